@@ -10,7 +10,7 @@ use proto::words::Protocol;
 use super::declared::{declared, routable};
 use super::judged::{self, Judged};
 pub(super) use super::refusal::{WhyNot, content, gateway};
-use crate::world::key::{CORE, GATEWAY_API};
+use crate::world::key::CORE;
 use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
 

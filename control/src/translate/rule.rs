@@ -290,6 +290,7 @@ fn header_ops(ops: &HeaderOps) -> (Vec<HeaderValueOption>, Vec<String>) {
     let option = |(name, value): &(String, String), action: HeaderAppendAction| HeaderValueOption {
         // In Envoy's values `%` starts a substitution; here it is a letter like any other.
         header: Some(HeaderValue { key: name.clone(), value: value.replace('%', "%%") }),
+        append: None,
         append_action: action.into(),
         keep_empty_value: true,
     };

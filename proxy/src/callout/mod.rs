@@ -116,7 +116,7 @@ impl Callout {
     /// A connection to the server of an address, which has proved itself where it is to.
     async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn Wire>, Away> {
         let mut last = Away::Nowhere(at.host().to_owned());
-        for place in whither::places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
+        for place in places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
             match timeout(CONNECT_MAX, self.connect(&place, at)).await {
                 Ok(Ok(wire)) => return Ok(wire),
                 Ok(Err(failure)) => last = Away::Unreached(failure.to_string()),

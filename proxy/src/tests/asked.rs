@@ -26,9 +26,9 @@ fn grpc() -> mesh::ExternalAuth {
     mesh::ExternalAuth {
         policy: "shop/authz".into(),
         cluster: "bad_backend".into(),
-        protocol: Some(mesh::external_auth::Protocol::Grpc(mesh::GrpcCheck {
+        protocol: Some(mesh::external_auth::Protocol::Grpc(mesh::ExternalGrpc {
             authority: "authz.shop:9000".into(),
-            ..mesh::GrpcCheck::default()
+            ..mesh::ExternalGrpc::default()
         })),
         timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..mesh::ExternalAuth::default()
@@ -36,7 +36,7 @@ fn grpc() -> mesh::ExternalAuth {
 }
 
 fn http() -> mesh::ExternalAuth {
-    let check = mesh::HttpCheck { path: "/auth".into(), response_headers: vec!["x-user".into()], ..mesh::HttpCheck::default() };
+    let check = mesh::ExternalHttp { path: "/auth".into(), response_headers: vec!["x-user".into()], ..mesh::ExternalHttp::default() };
     mesh::ExternalAuth { protocol: Some(mesh::external_auth::Protocol::Http(check)), ..grpc() }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::mesh::external_auth::Protocol;
-use proto::mesh::{self, CheckCache, GrpcCheck, HttpCheck};
+use proto::mesh::{self, CheckCache, ExternalGrpc, ExternalHttp};
 use proto::names::BAD_BACKEND;
 
 use super::ladder::{Climb, Held, Rung};
@@ -116,14 +116,14 @@ fn of_object(
     let (_, owner) = held.fields.iter().find(|(field, _)| *field == "backendRef")?;
     let (cluster, authority) = service(index, owner, to.as_ref()?, backends);
     let protocol = if http.unwrap_or_default() {
-        Protocol::Http(HttpCheck {
+        Protocol::Http(ExternalHttp {
             path: path.clone().unwrap_or_default(),
             request_headers: request_headers.clone().unwrap_or_default(),
             response_headers: response_headers.clone().unwrap_or_default(),
             all_response_headers: false,
         })
     } else {
-        Protocol::Grpc(GrpcCheck { authority, request_headers: Vec::new() })
+        Protocol::Grpc(ExternalGrpc { authority, request_headers: Vec::new() })
     };
     let BodyShown { bytes_max, partial } = body.unwrap_or_default();
     Some(mesh::ExternalAuth {
@@ -145,14 +145,14 @@ fn of_rule(index: &Index, OwnCheck { route, name, says }: OwnCheck<'_>, backends
     let RouteExternal { to, http, path, request_headers, response_headers, body_bytes_max } = says;
     let (cluster, authority) = service(index, route, to, backends);
     let protocol = if *http {
-        Protocol::Http(HttpCheck {
+        Protocol::Http(ExternalHttp {
             path: path.clone(),
             request_headers: request_headers.clone(),
             response_headers: response_headers.clone(),
             all_response_headers: response_headers.is_empty(),
         })
     } else {
-        Protocol::Grpc(GrpcCheck { authority, request_headers: request_headers.clone() })
+        Protocol::Grpc(ExternalGrpc { authority, request_headers: request_headers.clone() })
     };
     mesh::ExternalAuth {
         policy: name.to_owned(),

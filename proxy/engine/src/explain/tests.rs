@@ -73,7 +73,7 @@ fn unknown_destinations_and_strict_ports_say_why() {
     let two = Asked { fault: Some(FAULT), ..asked };
     assert_eq!(reason(outbound(&snapshot, "10.0.0.1:80".parse().unwrap(), &two)), "bad_request");
     assert_eq!(reason(edge(&snapshot, 80, EdgeOrigin::default(), &asked)), "no_route");
-    assert_eq!(reason(edge(&Snapshot::default(), 80, &asked)), "config_pending");
+    assert_eq!(reason(edge(&Snapshot::default(), 80, EdgeOrigin::default(), &asked)), "config_pending");
     let closed = inbound(&snapshot, 9090, by(None), &asked);
     assert_eq!(closed.stages.last().unwrap().verdict, "Close");
     assert_eq!(closed.reply.unwrap().status, 0);

@@ -123,7 +123,7 @@ impl External {
         let timeout = timeout.ok_or_else(|| Wrong::new("timeout", format!("is not above 0s and up to {}s", TIMEOUT_MAX.as_secs())))?;
         let form = match protocol {
             None => return Err(Wrong::new("protocol", "is missing: grpc or http")),
-            Some(Protocol::Grpc(mesh::GrpcCheck { authority, request_headers })) => {
+            Some(Protocol::Grpc(mesh::ExternalGrpc { authority, request_headers })) => {
                 let authority = authority.parse().map_err(|_| Wrong::new("grpc.authority", "is no host"))?;
                 Form::Grpc(authority, named(request_headers, "grpc.request_headers", |_| true)?)
             }

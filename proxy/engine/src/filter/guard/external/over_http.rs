@@ -38,8 +38,8 @@ pub(super) struct HttpForm {
 }
 
 impl HttpForm {
-    pub(super) fn compile(raw: &mesh::HttpCheck) -> Result<Self, Wrong> {
-        let mesh::HttpCheck { path, request_headers, response_headers, all_response_headers } = raw;
+    pub(super) fn compile(raw: &mesh::ExternalHttp) -> Result<Self, Wrong> {
+        let mesh::ExternalHttp { path, request_headers, response_headers, all_response_headers } = raw;
         let plain = path.len() <= PATH_BYTES_MAX && !path.contains(['?', '#']) && (path.is_empty() || path.starts_with('/'));
         if !plain || PathAndQuery::try_from(format!("{path}/")).is_err() {
             return Err(Wrong::new("path", format!("`{}` is no path", path.escape_debug())));

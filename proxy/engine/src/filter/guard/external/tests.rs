@@ -22,13 +22,13 @@ fn grpc() -> mesh::ExternalAuth {
     mesh::ExternalAuth {
         policy: "shop/authz".into(),
         cluster: "shop/authz:9000".into(),
-        protocol: Some(Protocol::Grpc(mesh::GrpcCheck { authority: "authz.shop:9000".into(), request_headers: Vec::new() })),
+        protocol: Some(Protocol::Grpc(mesh::ExternalGrpc { authority: "authz.shop:9000".into(), request_headers: Vec::new() })),
         timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..mesh::ExternalAuth::default()
     }
 }
 
-fn plain(check: mesh::HttpCheck) -> mesh::ExternalAuth {
+fn plain(check: mesh::ExternalHttp) -> mesh::ExternalAuth {
     mesh::ExternalAuth { protocol: Some(Protocol::Http(check)), ..grpc() }
 }
 
@@ -178,7 +178,7 @@ fn a_service_is_shown_the_request_and_who_calls() {
     assert_eq!(context("certificate_uris"), Some("spiffe://partner/acme"));
     assert_eq!(attributes.source.unwrap().principal, "spiffe://partner/acme");
 
-    let some = mesh::GrpcCheck { authority: "a".into(), request_headers: vec!["x-a".into()] };
+    let some = mesh::ExternalGrpc { authority: "a".into(), request_headers: vec!["x-a".into()] };
     let ask =
         Scene::new(&mesh::ExternalAuth { protocol: Some(Protocol::Grpc(some)), ..grpc() }, request(&[("x-a", "1"), ("x-b", "2")])).asks();
     let sent = ask.request(Bytes::new(), false).unwrap();
@@ -298,7 +298,7 @@ fn what_is_no_answer_goes_by_on_error() {
 #[test]
 fn by_http_named_headers_go_and_come() {
     // Aim: method, prefixed path, named headers and no hop's; 200 sets what is named and nothing else, other statuses are the client's.
-    let check = mesh::HttpCheck {
+    let check = mesh::ExternalHttp {
         path: "/auth/".into(),
         request_headers: vec!["cookie".into(), "connection".into()],
         response_headers: vec!["x-user".into(), "authorization".into()],
@@ -339,7 +339,7 @@ fn by_http_named_headers_go_and_come() {
         scene.asks();
         assert_eq!(scene.status(told), Some(status));
     }
-    let all = mesh::HttpCheck { all_response_headers: true, ..mesh::HttpCheck::default() };
+    let all = mesh::ExternalHttp { all_response_headers: true, ..mesh::ExternalHttp::default() };
     let mut scene = Scene::of(&plain(all));
     scene.asks();
     scene.status(http(200, &[("x-user", "ada"), ("host", "evil"), ("content-length", "4"), ("x-meshwright-reason-not", "1")]));
@@ -394,12 +394,12 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         (mesh::ExternalAuth { timeout: None, ..grpc() }, "timeout"),
         (mesh::ExternalAuth { timeout: Some(prost_types::Duration { seconds: 61, nanos: 0 }), ..grpc() }, "timeout"),
         (mesh::ExternalAuth { body_bytes_max: BODY_BYTES_MAX + 1, ..grpc() }, "body_bytes_max"),
-        (mesh::ExternalAuth { protocol: Some(Protocol::Grpc(mesh::GrpcCheck::default())), ..grpc() }, "grpc.authority"),
+        (mesh::ExternalAuth { protocol: Some(Protocol::Grpc(mesh::ExternalGrpc::default())), ..grpc() }, "grpc.authority"),
         (mesh::ExternalAuth { when: "1".into(), ..grpc() }, "when"),
         (mesh::ExternalAuth { cache: Some(mesh::CheckCache::default()), ..grpc() }, "cache.ttl"),
-        (plain(mesh::HttpCheck { path: "a".into(), ..mesh::HttpCheck::default() }), "http.path"),
-        (plain(mesh::HttpCheck { response_headers: vec!["host".into()], ..mesh::HttpCheck::default() }), "http.response_headers[0]"),
-        (plain(mesh::HttpCheck { request_headers: vec!["a b".into()], ..mesh::HttpCheck::default() }), "http.request_headers[0]"),
+        (plain(mesh::ExternalHttp { path: "a".into(), ..mesh::ExternalHttp::default() }), "http.path"),
+        (plain(mesh::ExternalHttp { response_headers: vec!["host".into()], ..mesh::ExternalHttp::default() }), "http.response_headers[0]"),
+        (plain(mesh::ExternalHttp { request_headers: vec!["a b".into()], ..mesh::ExternalHttp::default() }), "http.request_headers[0]"),
     ] {
         let told = External::compile(&raw, &Callouts::default()).unwrap_err().text();
         assert!(told.contains(field), "{field}: {told}");

@@ -55,7 +55,7 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 
 fn ops(name: &str) -> Vec<HeaderValueOption> {
     let header = HeaderValue { key: name.to_owned(), value: "v".to_owned() };
-    vec![HeaderValueOption { header: Some(header), append_action: 2, keep_empty_value: true }]
+    vec![HeaderValueOption { header: Some(header), append: None, append_action: 2, keep_empty_value: true }]
 }
 
 fn extension<M: Message + Name>(policy: &M) -> BTreeMap<String, Any> {
@@ -337,7 +337,7 @@ fn external() -> Vec<mesh::ExternalAuth> {
     let grpc = mesh::ExternalAuth {
         policy: "shop/authz".into(),
         cluster: "shop/a:80".into(),
-        protocol: Some(Protocol::Grpc(mesh::GrpcCheck { authority: "authz.shop:9000".into(), request_headers: vec!["cookie".into()] })),
+        protocol: Some(Protocol::Grpc(mesh::ExternalGrpc { authority: "authz.shop:9000".into(), request_headers: vec!["cookie".into()] })),
         body_bytes_max: 1024,
         body_partial: true,
         timeout: seconds(1),
@@ -346,7 +346,7 @@ fn external() -> Vec<mesh::ExternalAuth> {
         cache: Some(mesh::CheckCache { ttl: seconds(5), key, entries: 100 }),
         allow_without: true,
     };
-    let check = mesh::HttpCheck {
+    let check = mesh::ExternalHttp {
         path: "/auth".into(),
         request_headers: vec!["cookie".into()],
         response_headers: vec!["x-user".into()],
