@@ -144,7 +144,8 @@ fn a_service_is_shown_the_request_and_who_calls() {
     // Aim: what Envoy shows is shown, with consumer, claims and certificate beside it; the body only as far as was asked for.
     let mut scene =
         Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[("x-a", "1"), ("x-a", "2"), ("x-request-id", "r1")]));
-    let consumer = Consumer { path: "partners/acme".into(), groups: vec!["gold".into()], ..Consumer::default() };
+    let mut consumer = Consumer::default();
+    (consumer.path, consumer.groups) = ("partners/acme".into(), vec!["gold".into()]);
     scene.found = Found::of(Identified {
         method: AuthMethod::ApiKey,
         consumer: Some(Arc::new(consumer)),
