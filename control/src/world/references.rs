@@ -23,6 +23,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
+        Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
         Spec::AuthorizationPolicy(policy) => {
             let named = lists(policy).filter_map(|path| path.split_once('/'));
@@ -73,6 +74,10 @@ mod tests {
             (
                 "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: team}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 "ConfigMap team/roots",
+            ),
+            (
+                "kind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], introspection: [{url: 'https://id.example/i', clientId: gw, clientSecretRef: {name: gw, key: s}}]}",
+                "Secret shop/gw",
             ),
             ("kind: Workload\nmetadata: {name: w, namespace: shop}\nspec: {command: [x]}", ""),
         ] {

@@ -6,15 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
-use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
+use proto::mesh::{
+    self, CertificateCredential, ClientSecret, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential,
+};
 
-use super::api_key::chosen;
+use super::api_key::{chosen, chosen_by};
 use super::together::Together;
 use super::{basic, tokens};
-use crate::translate::attach::WhyNot;
+use crate::translate::attach::{self, WhyNot};
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
+use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, consumer_page, page_of};
+use crate::world::key::GATEWAY_API;
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
@@ -22,6 +25,8 @@ const KEY_BYTES_MIN: usize = 20;
 /// Labels of a Consumer that proxies are told: one with more would have its whole page refused, and what is revoked there stay in force. By a label
 /// beyond it nobody is chosen.
 const LABELS_MAX: usize = 64;
+/// Longest secret that is shown to an authorization server.
+const SECRET_BYTES_MAX: usize = 2_048;
 /// Letters of a key of somebody's own that are told.
 const TOLD_BYTES: usize = 4;
 
@@ -33,8 +38,14 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&Consumer> {
 /// Which consumers a Gateway's objects can use; empty: nobody asks for any.
 pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
     let (mut found, mut files) = (BTreeSet::new(), BTreeSet::new());
-    if index.edge.is_empty() {
+    let verifies = certificates_asked(index, gateway);
+    if index.edge.is_empty() && !verifies {
         return Usable::default();
+    }
+    let mut secrets = BTreeSet::new();
+    if verifies {
+        let choice = of_certificates(index, gateway);
+        found.insert((choice.namespaces, choice.names, choice.labels));
     }
     for place in super::ladder::all_places(index, gateway) {
         for object in index.edge.get(&place).into_iter().flatten() {
@@ -44,14 +55,52 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     files.extend(spec.users.clone());
                     chosen(index, object, &spec.consumers.clone().unwrap_or_default())
                 }
-                Spec::RequestAuthentication(_) => chosen(index, object, &tokens::choice()),
+                Spec::RequestAuthentication(spec) => {
+                    secrets.extend(spec.introspection.iter().filter_map(|said| said.secret.clone()));
+                    chosen(index, object, &tokens::choice())
+                }
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
         }
     }
     let lists = super::authorization::listed(index, gateway);
-    Usable { choices: found.into_iter().collect(), files: files.into_iter().collect(), lists: lists.into_iter().collect() }
+    Usable {
+        choices: found.into_iter().collect(),
+        files: files.into_iter().collect(),
+        lists: lists.into_iter().collect(),
+        secrets: secrets.into_iter().collect(),
+    }
+}
+
+/// Whether a Gateway asks clients for certificates somewhere.
+fn certificates_asked(index: &Index, gateway: &Name) -> bool {
+    let found = index.gateways.get(gateway).and_then(|gateway| attach::gateway(gateway));
+    found.is_some_and(|gateway| gateway.clients.all().next().is_some())
+}
+
+/// Whose certificates count at a Gateway: consumers of its namespace, and of others where a ReferenceGrant lets it refer to them.
+pub(super) fn of_certificates(index: &Index, gateway: &Name) -> mesh::ConsumerChoice {
+    let all = ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() };
+    chosen_by(index, (GATEWAY_API, "Gateway", &gateway.0), &all)
+}
+
+/// What we prove with to an authorization server; what is not there proves nothing, and is left out.
+fn secret(world: &World, at: &ContentRef) -> Option<ClientSecret> {
+    let content = world.content(at).ok()?;
+    let secret = content.trim_ascii();
+    (!secret.is_empty() && secret.len() <= SECRET_BYTES_MAX)
+        .then(|| ClientSecret { name: basic::file_name(at), secret: secret.to_vec().into() })
+}
+
+/// Why a secret cannot be used.
+pub(super) fn secret_fault(world: &World, at: &ContentRef) -> Option<String> {
+    match world.content(at) {
+        Err(error) => Some(error.to_string()),
+        Ok(content) if content.trim_ascii().is_empty() => Some(format!("{at} is empty")),
+        Ok(content) if content.trim_ascii().len() > SECRET_BYTES_MAX => Some(format!("{at} has more than {SECRET_BYTES_MAX} bytes")),
+        Ok(_) => None,
+    }
 }
 
 /// One page: `None` where nobody of it can be used.
@@ -68,7 +117,8 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let files =
         usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
-    let page = mesh::Consumers { consumers, files, lists };
+    let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at))).filter_map(|at| secret(world, at)).collect();
+    let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
 }
 
@@ -101,7 +151,8 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
     }
 }
 
-/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses.
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses, what we
+/// prove with to authorization servers.
 pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
     let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
     let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
@@ -109,6 +160,10 @@ pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTre
     for object in index.edge.values().flatten().filter(|object| references(object).contains(content)) {
         match &object.spec {
             Spec::BasicAuth(spec) => pages.extend(spec.users.iter().map(|at| page_of(&basic::file_name(at)))),
+            Spec::RequestAuthentication(spec) => {
+                let secrets = spec.introspection.iter().filter_map(|said| said.secret.as_ref());
+                pages.extend(secrets.map(|at| page_of(&basic::file_name(at))));
+            }
             _ => _ = pages.insert(page_of(&content.path())),
         }
     }

@@ -75,6 +75,8 @@ fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> Edge
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use crate::translate::edge::ladder::Spot;
     use crate::translate::edge::policy;
     use crate::translate::edge::tests::world;
@@ -92,7 +94,7 @@ mod tests {
         let gateway = ("shop".to_owned(), "edge".to_owned());
         let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
         let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
-        let limits = policy(world.index(), &spot).unwrap_or_default().limits;
+        let limits = policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap_or_default().limits;
         limits.into_iter().map(|object| (object.policy, object.memory, u32::try_from(object.limits.len()).unwrap())).collect()
     }
 

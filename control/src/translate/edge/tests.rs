@@ -1,5 +1,7 @@
 //! Objects at several places, and what comes of them for a rule.
 
+use std::collections::BTreeSet;
+
 use super::ladder::{Spot, places};
 use crate::source::parse;
 use crate::translate::{Affected, Subject, audit, statuses, touched};
@@ -48,7 +50,7 @@ fn told(world: &World, rule: &str) -> proto::mesh::EdgePolicy {
     let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
     let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
     assert_eq!(places(&spot).len(), 6);
-    super::policy(world.index(), &spot).unwrap_or_default()
+    super::policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap_or_default()
 }
 
 fn keys(name: &str, namespace: &str, spec: &str) -> String {
@@ -177,7 +179,12 @@ fn no_consumer_spoils_its_page() {
     let world = world(&[&consumer, &keys]);
     let choice = (vec!["team".to_owned()], Vec::new(), [("l0".to_owned(), "x".to_owned())].into());
     let asked = (0..70).map(|number| (vec!["team".to_owned()], Vec::new(), [(format!("l{number}"), "x".to_owned())].into()));
-    let usable = crate::translate::usable::Usable { choices: asked.chain([choice]).collect(), files: Vec::new(), lists: Vec::new() };
+    let usable = crate::translate::usable::Usable {
+        choices: asked.chain([choice]).collect(),
+        files: Vec::new(),
+        lists: Vec::new(),
+        secrets: Vec::new(),
+    };
     let page = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
     let told = super::consumers::page(&world, &usable, page).unwrap();
     assert_eq!(told.consumers[0].labels.len(), 64);

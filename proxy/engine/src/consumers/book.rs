@@ -9,8 +9,10 @@ use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
 use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
+use zeroize::Zeroizing;
 
 use super::addresses::AddressList;
+use super::certificate::ClientCertificate;
 use super::consumer::{AuthMethod, Consumer, Credential};
 use super::identified::Identified;
 use super::password::typical;
@@ -48,7 +50,7 @@ type Place = (u32, u32);
 type ClaimNamed = (Box<str>, Box<str>, Box<str>);
 
 /// Everybody who may call. Immutable; [`BookCell`] holds the one in force.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Book {
     consumers: Vec<Arc<Consumer>>,
     /// By name; made at the first use, which most books never see.
@@ -64,6 +66,8 @@ pub struct Book {
     files: HashMap<Box<str>, Users>,
     /// Lists of addresses.
     lists: HashMap<Box<str>, Arc<AddressList>>,
+    /// What we prove with to authorization servers.
+    secrets: HashMap<Box<str>, Zeroizing<Vec<u8>>>,
 }
 
 /// Users of a file.
@@ -80,13 +84,20 @@ type ClaimsWanted = Arc<[(Box<str>, Box<str>)]>;
 
 /// What a certificate is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CertificateName {
+enum CertificateName {
     /// A URI of its alternative names.
     Uri(Box<str>),
     /// A DNS name of them.
     Dns(Box<str>),
     /// Its own hash.
     Hash(Digest),
+}
+
+impl std::fmt::Debug for Book {
+    /// Nothing of it is printed: some of it is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book").field("consumers", &self.consumers.len()).finish_non_exhaustive()
+    }
 }
 
 impl Book {
@@ -117,9 +128,20 @@ impl Book {
         self.lists.get(list).map(|list| list.holds(address))
     }
 
-    /// Whose certificate that is.
-    pub fn by_certificate(&self, name: &CertificateName) -> Option<Owner> {
-        self.owner(*self.certificates.get(name)?)
+    /// Whose certificate that is: by itself, then by a URI of it, then by a DNS name.
+    pub fn by_certificate(&self, shown: &ClientCertificate) -> Option<Owner> {
+        if self.certificates.is_empty() {
+            return None;
+        }
+        let uris = shown.uris().iter().cloned().map(CertificateName::Uri);
+        let names = shown.dns_names().iter().cloned().map(CertificateName::Dns);
+        let mut known = std::iter::once(CertificateName::Hash(*shown.hash())).chain(uris).chain(names);
+        known.find_map(|name| self.owner(*self.certificates.get(&name)?))
+    }
+
+    /// What we prove with to an authorization server.
+    pub fn secret(&self, name: &str) -> Option<&Zeroizing<Vec<u8>>> {
+        self.secrets.get(name)
     }
 
     /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
@@ -205,12 +227,20 @@ impl BookCell {
 }
 
 /// One resource's consumers, checked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Page {
     entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
     files: Vec<(Box<str>, Users)>,
     lists: Vec<(Box<str>, Arc<AddressList>)>,
+    secrets: Vec<(Box<str>, Zeroizing<Vec<u8>>)>,
     pub(crate) credentials: usize,
+}
+
+impl std::fmt::Debug for Page {
+    /// As [`Book`].
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page").field("consumers", &self.entries.len()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -245,6 +275,12 @@ impl Page {
             let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
+        for mesh::ClientSecret { name, secret } in &raw.secrets {
+            if secret.len() > TEXT_BYTES_MAX {
+                return Err(Wrong::new(format!("secrets[{}]", name.escape_debug()), format!("has more than {TEXT_BYTES_MAX} bytes")));
+            }
+            page.secrets.push((name.as_str().into(), Zeroizing::new(secret.to_vec())));
+        }
         Ok(page)
     }
 
@@ -257,6 +293,9 @@ impl Page {
         }
         for (name, list) in pages.iter().flat_map(|page| &page.lists) {
             book.lists.insert(name.clone(), Arc::clone(list));
+        }
+        for (name, secret) in pages.iter().flat_map(|page| &page.secrets) {
+            book.secrets.insert(name.clone(), secret.clone());
         }
         for (consumer, secrets) in pages.iter().flat_map(|page| &page.entries) {
             let number = u32::try_from(book.consumers.len()).unwrap_or(u32::MAX);
@@ -349,7 +388,7 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
             use mesh::certificate_credential::Kind as By;
             let name = match kind {
                 Some(By::Uri(uri)) => CertificateName::Uri(text(uri, "certificate.uri")?),
-                Some(By::Dns(dns)) => CertificateName::Dns(text(dns, "certificate.dns")?),
+                Some(By::Dns(dns)) => CertificateName::Dns(text(&dns.to_ascii_lowercase(), "certificate.dns")?),
                 Some(By::Sha256(bytes)) => CertificateName::Hash(hash(bytes, "certificate.sha256")?),
                 None => return Err(Wrong::new("certificate", "is missing: uri, dns or sha256")),
             };

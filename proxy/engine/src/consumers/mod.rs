@@ -3,6 +3,7 @@
 
 mod addresses;
 mod book;
+mod certificate;
 mod choice;
 mod consumer;
 mod identified;
@@ -12,6 +13,7 @@ mod verified;
 pub use addresses::{AddressList, LISTED_MAX as ADDRESSES_MAX};
 pub(crate) use book::Page;
 pub use book::{Book, BookCell, CREDENTIALS_MAX, Digest, KEY_BYTES_MAX, Owner, digest};
+pub use certificate::ClientCertificate;
 pub use choice::ConsumerChoice;
 pub use consumer::{AuthMethod, Consumer, Credential, Lapsed};
 pub use identified::{CONSUMER_HEADER, Identified};
