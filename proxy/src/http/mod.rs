@@ -7,6 +7,7 @@ mod forwarded;
 pub(crate) mod health;
 mod hop;
 pub(crate) mod http2;
+mod hygiene;
 mod judge;
 mod kept;
 mod packed;
@@ -16,8 +17,9 @@ mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
 pub use deadline::{Neighbour, Patient, take_patience, tell_patience};
-pub use forwarded::mark_outside;
+pub use forwarded::{Outsider, mark_outside};
 pub use hop::{OfHop, Upgrade, clean_request, clean_response, clean_trailers, names_http};
+pub use hygiene::inspect;
 pub use judge::{Hop, Raw, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
 pub use reply::{CutOff, grpc_status, grpc_trailers, local_reply, problem, takes_json};

@@ -2,8 +2,9 @@
 
 mod caller;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,18 +13,19 @@ use std::time::Duration;
 use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::client::ClientFound;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::guard::{Counted, Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
-use http::{HeaderMap, Response, StatusCode, request};
+use engine::model::{ClientRules, Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
+use http::{Response, StatusCode, request};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::ground::body::{Body, Received};
 use crate::ground::limits::STORE_WAIT;
-use crate::http::{self as rules, Caller, CutOff, Raw, Upgrade, clean_request, judge_request};
+use crate::http::{self as rules, Caller, CutOff, OfHop, Raw, Upgrade, clean_request, inspect, judge_request};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
@@ -77,8 +79,23 @@ pub trait Door: Sized + 'static {
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
 
+    /// Who asks, where that is not who has connected; what stands in the way of telling is taken off. `None`: whoever has connected.
+    fn find(&self, _listener: &Self::Listener, _parts: &mut request::Parts) -> Option<ClientFound> {
+        None
+    }
+
+    /// What holds for clients from outside.
+    fn rules<'v>(&self, _listener: &'v Self::Listener) -> Option<&'v Arc<ClientRules>> {
+        None
+    }
+
+    /// Who has connected to us in the end, whoever has said for whom.
+    fn peer(&self, downstream: &Downstream) -> IpAddr {
+        downstream.address.ip()
+    }
+
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
-    fn mark(&self, listener: &Self::Listener, headers: &mut HeaderMap);
+    fn mark(&self, listener: &Self::Listener, parts: &mut request::Parts, found: (Option<&ClientFound>, OfHop));
 
     /// Whether the caller may say who called at the mesh's edge.
     fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
@@ -94,7 +111,7 @@ pub trait Door: Sized + 'static {
     fn judge<'s>(
         &self,
         _snapshot: &'s Snapshot,
-        _downstream: &Downstream,
+        (_downstream, _client): (&Downstream, IpAddr),
         _request: (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
         None
@@ -131,6 +148,11 @@ pub trait Answers {
     /// Its requests' direction.
     fn direction(&self) -> Direction;
 
+    /// What holds for clients from outside.
+    fn rules(&self) -> Option<Arc<ClientRules>> {
+        None
+    }
+
     /// Answers one request.
     fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering;
 
@@ -155,7 +177,7 @@ pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
     let HttpConnection { stream, version, connection, .. } = *served;
     let answer = |head, received| Rc::clone(&connection).answer(head, received).answer();
     let drain = shared.drain.of(connection.direction());
-    if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
+    if let Some(status) = rules::serve(stream, (version, connection.caller()), (&shared.serving, connection.rules()), drain, answer).await {
         connection.malformed(status);
     }
 }
@@ -202,6 +224,10 @@ pub struct Connection<D: Door> {
     door: D,
     downstream: Downstream,
     view: RefCell<InForce<D::Listener>>,
+    /// Requests that have come from outside.
+    asked: Cell<u32>,
+    /// When it came.
+    since: Instant,
 }
 
 /// One epoch, and what it says of a connection.
@@ -230,7 +256,8 @@ struct Passing<'v> {
 impl<D: Door> Connection<D> {
     /// A connection that has come in by `door`, under the epoch that it was recognised by.
     pub fn new(shared: &Rc<Shared>, door: D, downstream: Downstream, view: InForce<D::Listener>) -> Rc<Self> {
-        Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view) })
+        let (asked, since) = (Cell::new(0), Instant::now());
+        Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view), asked, since })
     }
 
     /// Takes up an epoch.
@@ -245,15 +272,17 @@ impl<D: Door> Connection<D> {
     /// One request, which had to wait so long: one epoch for the whole of it.
     fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received, waited: Duration) -> Answering {
         let view = self.view.borrow();
+        let found = self.door.find(&view.listener, &mut parts);
         let (raw, there) = Raw::of(&parts.headers, &received, self.hop());
         let forms = Forms { traceparent: there.traceparent, tracestate: there.tracestate, b3_single: there.b3, b3_multi: there.x_b3 };
         let mut account = self.shared.observer.begin_walked(D::DIRECTION, &view.snapshot, (&mut parts, forms), &self.downstream);
         self.door.note(&view.listener, &mut account);
         if D::OUTSIDE {
             account.came_from_outside(rules::takes_json(&parts.headers));
+            self.outside(&view.listener, (&received, found.as_ref()), &mut account);
         }
         let version = parts.version;
-        match self.decided(&view, &mut parts, (raw, waited), &mut account) {
+        match self.decided(&view, &mut parts, (raw, waited, found.as_ref()), &mut account) {
             Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
             Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
             Err(short) => Answering::Ready(Box::new(match short {
@@ -269,9 +298,10 @@ impl<D: Door> Connection<D> {
         &self,
         view: &'v InForce<D::Listener>,
         parts: &mut request::Parts,
-        (raw, waited): (Raw, Duration),
+        (raw, waited, found): (Raw, Duration, Option<&ClientFound>),
         account: &mut Account,
     ) -> Result<Passing<'v>, Short<'v>> {
+        let fields = raw.fields();
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
@@ -282,7 +312,12 @@ impl<D: Door> Connection<D> {
         if D::DIRECTION == Direction::Inbound {
             account.asks(&self.downstream, parts);
         }
-        self.door.mark(&view.listener, &mut parts.headers);
+        let rules = self.door.rules(&view.listener);
+        if let Some(rules) = rules {
+            inspect(parts, fields, rules).map_err(|fault| Short::Refused(TurnedAway::of_fault(fault)))?;
+        }
+        self.door.mark(&view.listener, parts, (found, of_hop));
+        let client = found.map_or_else(|| self.downstream.address.ip(), |found| found.address);
         if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
             parts.headers.remove(CONSUMER_HEADER);
         }
@@ -294,7 +329,7 @@ impl<D: Door> Connection<D> {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        self.authorized(view, &head, token.as_deref(), account)?;
+        self.authorized(view, (&head, client), token.as_deref(), account)?;
         let draw = self.shared.draw.next();
         let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
@@ -318,7 +353,7 @@ impl<D: Door> Connection<D> {
         let stand = if upgrade == Upgrade::Asked { stood() } else { None };
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
-            let exchange = self.exchange(parts, draw, account);
+            let exchange = self.exchange((parts, client), draw, account);
             (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
         }
         let leg = Leg {
@@ -339,6 +374,9 @@ impl<D: Door> Connection<D> {
             found: Found::default(),
             counted: Counted::default(),
             draw,
+            client,
+            timeouts: rules.map(|rules| rules.timeouts),
+            place: self.downstream.place.as_ref().filter(|_| upgrade == Upgrade::Asked).cloned(),
         };
         Ok(Passing { plan, leg, home })
     }
@@ -348,12 +386,12 @@ impl<D: Door> Connection<D> {
     fn authorized(
         &self,
         view: &InForce<D::Listener>,
-        head: &RequestHead<'_>,
+        (head, client): (&RequestHead<'_>, IpAddr),
         token: Option<&Accepted>,
         account: &mut Account,
     ) -> Result<(), Short<'static>> {
         let claims = token.map(|token| &*token.claims);
-        let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (head, claims)) else { return Ok(()) };
+        let Some(judgement) = self.door.judge(&view.snapshot, (&self.downstream, client), (head, claims)) else { return Ok(()) };
         if !judgement.is_silent() {
             account.judged(&judgement);
         }
@@ -490,11 +528,11 @@ impl<D: Door> Connection<D> {
     }
 
     /// What stages see of a request.
-    fn exchange<'e>(&'e self, request: &'e mut request::Parts, draw: u64, account: &Account) -> Exchange<'e> {
+    fn exchange<'e>(&'e self, (request, client): (&'e mut request::Parts, IpAddr), draw: u64, account: &Account) -> Exchange<'e> {
         Exchange {
             request,
             caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
-            address: self.downstream.address.ip(),
+            address: client,
             called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
             watch: None,
             now: self.shared.moment(account.started()),
@@ -511,18 +549,17 @@ impl<D: Door> Connection<D> {
         account: &mut Account,
     ) -> Passage<'f> {
         if !forward.is_guarded() {
-            return forward.forth(place, from, &mut self.exchange(parts, leg.draw, account));
+            return forward.forth(place, from, &mut self.exchange((parts, leg.client), leg.draw, account));
         }
         let book = self.view.borrow().snapshot.consumers.load();
         let passage = {
             let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
-            let mut exchange = self.exchange(parts, leg.draw, account);
-            let peer = self.downstream.address;
+            let mut exchange = self.exchange((parts, leg.client), leg.draw, account);
             exchange.watch = Some(Watch {
                 book: &book,
                 tokens: &mut tokens,
-                peer: peer.ip(),
-                port: peer.port(),
+                peer: self.door.peer(&self.downstream),
+                port: self.downstream.address.port(),
                 verified: &mut verified,
                 wall_secs: self.shared.wall_secs().into(),
                 found: &mut leg.found,
@@ -556,6 +593,10 @@ impl<D: Door> Answers for Connection<D> {
 
     fn direction(&self) -> Direction {
         D::DIRECTION
+    }
+
+    fn rules(&self) -> Option<Arc<ClientRules>> {
+        self.door.rules(&self.view.borrow().listener).cloned()
     }
 
     fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering {

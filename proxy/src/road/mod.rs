@@ -13,6 +13,7 @@ pub mod guests;
 pub mod hashing;
 pub mod hedging;
 pub mod inbound;
+pub mod introduced;
 pub mod journey;
 pub mod mirror;
 pub mod opening;

@@ -76,7 +76,7 @@ impl Gate {
         let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
         let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];
         let table = RouteTable { name: "t".into(), domains: Arc::clone(&table.domains), hosts, content: 2 };
-        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::new(table)), content: 2 };
+        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::new(table)), clients: Arc::default(), content: 2 };
         let mut snapshot = client_snapshot(&world.setup, 2);
         snapshot.edges.insert(80, Arc::new(edge));
         (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());

@@ -1,6 +1,6 @@
 //! Whether a caller may: what this workload's policies say of a request, or of the connection of opaque bytes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::identity::Identity;
 
@@ -36,11 +36,17 @@ pub fn judge<'s>(
     Some(snapshot.authorization.as_deref()?.judge(&call))
 }
 
-/// Judges whoever comes to a Gateway's port, before any rule is asked, and connections that have none: by addresses alone.
-pub fn door<'s>(snapshot: &'s Snapshot, port: u16, caller: Caller<'_>, head: Option<&RequestHead<'_>>) -> Option<Judgement<'s>> {
+/// Judges whoever comes to a Gateway's port, before any rule is asked, and connections that have none: by addresses alone. `caller` is the
+/// client, `peer` who has connected: a proxy in front of us, perhaps.
+pub fn door<'s>(
+    snapshot: &'s Snapshot,
+    port: u16,
+    (caller, peer): (Caller<'_>, IpAddr),
+    head: Option<&RequestHead<'_>>,
+) -> Option<Judgement<'s>> {
     let policies = snapshot.doors.get(&port)?;
     let book = snapshot.consumers.load();
-    let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+    let edge = Some(AtEdge { peer, book: &book });
     Some(policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, head, None) }))
 }
 

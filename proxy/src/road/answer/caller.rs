@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use engine::client::ClientFound;
 use engine::decide::Plan;
 use engine::model::SessionHome;
 use http::HeaderMap;
 
 use super::{Connection, Door, InForce};
+use crate::ground::body::Received;
 use crate::http::{Caller, Hop, OfHop, Patient, take_patience};
+use crate::observe::Account;
 use crate::road::session::Sticky;
 
 impl<D: Door> Connection<D> {
@@ -37,6 +40,31 @@ impl<D: Door> Connection<D> {
         // As of its coming.
         let waited = u64::try_from(waited.as_millis()).unwrap_or(0);
         take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms().saturating_sub(waited))
+    }
+
+    /// What a request from outside means for its connection, and what is told of its client.
+    #[inline]
+    pub(super) fn outside(&self, listener: &D::Listener, (received, found): (&Received, Option<&ClientFound>), account: &mut Account) {
+        let Some(rules) = self.door.rules(listener) else { return };
+        if let Some(found) = found {
+            account.came_for(found.address);
+        }
+        if self.downstream.tls.is_some() {
+            account.says_strictly(rules.headers.hsts.as_ref());
+        }
+        let lives = &rules.lives;
+        if lives.max_requests == 0 && lives.max_age.is_none() {
+            return;
+        }
+        let asked = self.asked.get().saturating_add(1);
+        self.asked.set(asked);
+        let worn = lives.max_requests > 0 && asked >= lives.max_requests;
+        let old = lives.max_age.is_some_and(|age| self.since.elapsed() >= age);
+        if (worn || old)
+            && let Some(line) = received.line()
+        {
+            line.be_the_last();
+        }
     }
 
     pub(super) fn hop(&self) -> Hop {
