@@ -181,6 +181,7 @@ impl Random {
             57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
             60 => (OWN, "BasicAuth", &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
+            65..67 => (OWN, "ClientPolicy", &["y0", "y1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -362,6 +363,11 @@ impl Random {
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
             }
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
+            "ClientPolicy" => {
+                let target = self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
+                let said = self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
+                format!("targetRefs: [{{{target}}}], {said}")
+            }
             "Consumer" => {
                 let digit = self.draw(4);
                 format!("disabled: {}, credentials: [{{name: k, apiKey: {{sha256: '{}'}}}}]", number > 6, digit.to_string().repeat(64))

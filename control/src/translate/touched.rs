@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, backend_tls, edge, edge_tls, mtls, policy, protocol};
+use super::{attach, backend_tls, edge, edge_listeners, edge_tls, mtls, policy, protocol};
 use crate::world::edge::CONSUMER_PAGES;
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
@@ -284,6 +284,11 @@ impl<'a> Sum<'a> {
         match key.kind {
             Kind::Service => _ = self.touched.insert(Subject::service(&name)),
             Kind::Gateway => _ = self.touched.insert(Subject::gateway(&name)),
+            Kind::ListenerSet => {
+                let sets = self.both().map(|index| index.listener_sets.get(&name));
+                let gateways = sets.into_iter().flatten().filter_map(|set| edge_listeners::set(set)?.parent(&name.0));
+                self.touched.extend(gateways.map(|gateway| Subject::gateway(&gateway)));
+            }
             _ => [worlds.0, worlds.1].into_iter().filter_map(|world| world.get(key)).for_each(|route| self.parents(route)),
         }
     }
