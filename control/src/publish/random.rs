@@ -153,7 +153,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(67) {
+        match self.draw(69) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),

@@ -82,7 +82,6 @@ struct ProxyProtocol {
     #[schemars(length(max = 256))]
     trusted_cidrs: Option<Vec<AddressRange>>,
     /// How long it may take, at most 1h.
-    #[schemars(extend("default" = "3s"))]
     timeout: Option<ClientWait>,
 }
 
@@ -114,19 +113,17 @@ struct Connections {
     #[schemars(range(min = 1, max = 1_000_000))]
     max: Option<u32>,
     /// Of one address, or one /64 of IPv6.
-    #[schemars(range(min = 0, max = 1_000_000), extend("default" = 0))]
+    #[schemars(range(min = 0, max = 1_000_000))]
     per_address: Option<u32>,
     /// New ones in a second.
-    #[schemars(range(min = 0, max = 1_000_000), extend("default" = 0))]
+    #[schemars(range(min = 0, max = 1_000_000))]
     new_per_second: Option<u32>,
     /// How long one is kept without an exchange.
-    #[schemars(extend("default" = "5m"))]
     idle: Option<Positive>,
     /// How long in all; 0s: for ever.
-    #[schemars(extend("default" = "0s"))]
     max_age: Option<Duration>,
     /// Requests of one connection.
-    #[schemars(range(min = 0, max = 1_000_000), extend("default" = 0))]
+    #[schemars(range(min = 0, max = 1_000_000))]
     max_requests: Option<u32>,
 }
 
@@ -135,19 +132,15 @@ struct Connections {
 #[schemars(rename_all = "camelCase")]
 struct ClientTimeouts {
     /// For its TLS handshake.
-    #[schemars(extend("default" = "10s"))]
     tls_handshake: Option<ClientWait>,
     /// For the head of a request.
-    #[schemars(extend("default" = "10s"))]
     request_headers: Option<ClientWait>,
     /// For the next piece of a body.
-    #[schemars(extend("default" = "30s"))]
     body_idle: Option<ClientPause>,
     /// Taking nothing of an answer.
-    #[schemars(extend("default" = "30s"))]
     write_stall: Option<ClientPause>,
     /// How fast a body must come, while it is waited for.
-    #[schemars(range(min = 0, max = 1_000_000), extend("default" = 240))]
+    #[schemars(range(min = 0, max = 1_000_000))]
     min_bytes_per_second: Option<u32>,
 }
 
@@ -156,16 +149,16 @@ struct ClientTimeouts {
 #[schemars(rename_all = "camelCase")]
 struct ClientLimits {
     /// Bytes of its head: 431.
-    #[schemars(range(min = 1024, max = 65_536), extend("default" = 65_536))]
+    #[schemars(range(min = 1024, max = 65_536))]
     header_bytes: Option<u32>,
     /// Fields of its head: 431.
-    #[schemars(range(min = 1, max = 100), extend("default" = 100))]
+    #[schemars(range(min = 1, max = 100))]
     headers: Option<u32>,
     /// Bytes of path and query: 414.
-    #[schemars(range(min = 1, max = 65_536), extend("default" = 16_384))]
+    #[schemars(range(min = 1, max = 65_536))]
     uri_bytes: Option<u32>,
     /// Bytes of its body, also where nobody says how long it is: 413. 0: any number.
-    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64), extend("default" = 0))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     body_bytes: Option<u64>,
 }
 
@@ -174,13 +167,10 @@ struct ClientLimits {
 #[schemars(rename_all = "camelCase")]
 struct Http1 {
     /// Whether it is spoken.
-    #[schemars(extend("default" = true))]
     enabled: Option<bool>,
     /// Whether HTTP/1.0 is.
-    #[schemars(extend("default" = true))]
     allow10: Option<bool>,
     /// Whether names of headers keep the case in which they came.
-    #[schemars(extend("default" = true))]
     keep_header_case: Option<bool>,
 }
 
@@ -195,10 +185,9 @@ struct Http1 {
 ])))]
 struct Http2 {
     /// Whether it is spoken.
-    #[schemars(extend("default" = true))]
     enabled: Option<bool>,
     /// Requests at once on a connection.
-    #[schemars(range(min = 1, max = 2048), extend("default" = 100))]
+    #[schemars(range(min = 1, max = 2048))]
     max_streams: Option<u32>,
     /// Window of a stream; said together with the connection's. Without: as much as there is room for.
     #[schemars(range(min = 65_535, max = 2_147_483_647))]
@@ -207,7 +196,7 @@ struct Http2 {
     #[schemars(range(min = 65_535, max = 2_147_483_647))]
     connection_window: Option<u32>,
     /// Requests that may be taken back in a minute.
-    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 200))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     resets_per_minute: Option<u32>,
     /// How often a silent client is asked whether it lives; never, yet.
     #[schemars(extend("default" = "0s"))]
@@ -233,10 +222,8 @@ struct Http3 {
 #[schemars(rename_all = "camelCase")]
 struct Paths {
     /// What becomes of %2F and %5C.
-    #[schemars(extend("default" = "Keep"))]
     escaped_slashes: Option<EscapedSlashes>,
     /// What becomes of headers with an underscore in their names.
-    #[schemars(extend("default" = "Drop"))]
     underscore_headers: Option<UnderscoreHeaders>,
 }
 
@@ -263,13 +250,10 @@ struct ClientHeaders {
     /// Of requests.
     early: Option<EarlyHeaders>,
     /// Whether the id that a trusted proxy gave a request is kept.
-    #[schemars(extend("default" = "Generate"))]
     request_id: Option<RequestId>,
     /// For how long clients are told to come by TLS only, at most 17520h; 0s: they are not.
-    #[schemars(extend("default" = "0s"))]
     hsts: Option<Duration>,
     /// Whether what a client's certificate proves is told on.
-    #[schemars(extend("default" = "Set"))]
     forward_client_cert: Option<ForwardClientCert>,
 }
 
