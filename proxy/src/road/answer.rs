@@ -342,6 +342,7 @@ impl<D: Door> Connection<D> {
         };
         account.matched(plan.rule);
         let mut aim = (None, Protocol::Auto);
+        let web = self.web(plan.rule, parts);
         let (sticky, home) = self.session(view, &plan, &parts.headers);
         if let Some(cluster) = home.as_ref().map(|home| &home.cluster).or(plan.target.ok()) {
             account.to_cluster(cluster);
@@ -359,7 +360,7 @@ impl<D: Door> Connection<D> {
         let leg = Leg {
             only: aim.0,
             destination: self.downstream.local,
-            speaks: aim.1,
+            speaks: if web.is_some() { Protocol::Http2 } else { aim.1 },
             expects: of_hop.expect,
             upgrade,
             version,
@@ -376,6 +377,7 @@ impl<D: Door> Connection<D> {
             draw,
             client,
             timeouts: rules.map(|rules| rules.timeouts),
+            web,
             place: self.downstream.place.as_ref().filter(|_| upgrade == Upgrade::Asked).cloned(),
         };
         Ok(Passing { plan, leg, home })

@@ -23,7 +23,7 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::{Overdue, Spoilt};
 use crate::http::{
-    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, names_http,
+    Hop, Patient, Tunnel, Upgrade, WebForm, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, names_http,
     pack, to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
@@ -78,6 +78,8 @@ pub struct Leg {
     pub client: IpAddr,
     /// How long a client from outside may take.
     pub timeouts: Option<ClientTimeouts>,
+    /// How a browser that calls gRPC reads its answer.
+    pub web: Option<WebForm>,
     /// Its place among the clients of an edge, which a tunnel keeps.
     pub place: Option<Arc<Admitted>>,
 }
@@ -115,6 +117,7 @@ pub struct Journey {
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
     counted: Counted,
+    web: Option<WebForm>,
     /// Until when the answer's next bytes wait.
     pace: Option<Pin<Box<Sleep>>>,
     version: Version,
@@ -157,6 +160,7 @@ impl Journey {
             counted,
             draw,
             timeouts,
+            web,
             place: admitted,
             ..
         } = leg;
@@ -184,6 +188,9 @@ impl Journey {
         let bounds = UploadBounds::of(policy.body_bytes_max, timeouts);
         let held = line.as_ref().filter(|_| holds_back);
         let mut request = Request::from_parts(parts, upload(received, (&overdue, bounds), held, (&account, ends)));
+        if let Some(web) = web {
+            request = request.map(|body| web.request(body));
+        }
         if long {
             overdue.wait.upload().spoil(Spoilt::TooLong);
         }
@@ -225,6 +232,7 @@ impl Journey {
                 sticky,
                 stand,
                 counted,
+                web,
                 pace: None,
                 version,
                 connect,
@@ -310,11 +318,16 @@ impl Journey {
             // What is no tunnel is finished as it was begun.
             self.stand = None;
         }
-        response.map(|received| {
-            // With a length there is no place for trailers.
-            self.chunked = self.version == Version::HTTP_11 && received.size_hint().exact().is_none();
+        let web = self.web;
+        let response = response.map(|received| {
+            // With a length there is no place for trailers; a browser reads them in the body.
+            self.chunked = self.version == Version::HTTP_11 && web.is_none() && received.size_hint().exact().is_none();
             Body::followed(received, self)
-        })
+        });
+        match web {
+            Some(web) => web.answer(response),
+            None => response,
+        }
     }
 
     /// No body, but the length of one: hyper would leave it out.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use engine::client::ClientFound;
 use engine::decide::Plan;
-use engine::model::SessionHome;
-use http::HeaderMap;
+use engine::model::{Rule, SessionHome};
+use http::{HeaderMap, request};
 
 use super::{Connection, Door, InForce};
 use crate::ground::body::Received;
-use crate::http::{Caller, Hop, OfHop, Patient, take_patience};
+use crate::http::{Caller, Hop, WebForm, OfHop, Patient, take_patience};
 use crate::observe::Account;
 use crate::road::session::Sticky;
 
@@ -65,6 +65,17 @@ impl<D: Door> Connection<D> {
         {
             line.be_the_last();
         }
+    }
+
+    /// How a browser calls gRPC by a GRPCRoute's rule: what goes on is gRPC. Other routes may lead to servers that know that form themselves.
+    #[inline]
+    pub(super) fn web(&self, rule: &Rule, parts: &mut request::Parts) -> Option<WebForm> {
+        if !D::OUTSIDE {
+            return None;
+        }
+        let form = WebForm::of(&parts.headers).filter(|_| &*rule.source.kind == "GRPCRoute")?;
+        form.begin(parts);
+        Some(form)
     }
 
     pub(super) fn hop(&self) -> Hop {
