@@ -364,8 +364,10 @@ impl Random {
             }
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
             "ClientPolicy" => {
-                let target = self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
-                let said = self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
+                let target =
+                    self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
+                let said =
+                    self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
                 format!("targetRefs: [{{{target}}}], {said}")
             }
             "Consumer" => {

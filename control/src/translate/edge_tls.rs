@@ -16,8 +16,8 @@ use super::attach::{WhyNot, covers};
 use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
-use crate::world::edge::ClientPolicy;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
+use crate::world::edge::ClientPolicy;
 use crate::world::gateway::{ClientDemand, Gateway};
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::listener::ObjectRef;
@@ -217,10 +217,8 @@ pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: 
             tls_certificate_sds_secret_configs: shown.into_iter().map(sds).collect(),
             validation_context_type: demand.map(validation),
             alpn_protocols: if https { alpn(&policy) } else { Vec::new() },
-            tls_params: (policy.tls12 == Some(false)).then(|| tls::TlsParameters {
-                tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
-                ..tls::TlsParameters::default()
-            }),
+            tls_params: (policy.tls12 == Some(false))
+                .then(|| tls::TlsParameters { tls_minimum_protocol_version: TlsProtocol::TlSv13.into(), ..tls::TlsParameters::default() }),
             ..tls::CommonTlsContext::default()
         }),
         require_client_certificate: demand.map(|(_, demand)| !demand.insecure),

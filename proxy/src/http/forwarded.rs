@@ -34,10 +34,7 @@ pub struct Outsider<'c> {
 pub fn is_forwarded(name: &str) -> bool {
     match name.len() {
         9 => name == "forwarded",
-        13.. => {
-            name.starts_with(X_FORWARDED)
-                && !matches!(&name[X_FORWARDED.len()..], "for" | "proto" | "client-cert" | "client_cert")
-        }
+        13.. => name.starts_with(X_FORWARDED) && !matches!(&name[X_FORWARDED.len()..], "for" | "proto" | "client-cert" | "client_cert"),
         _ => false,
     }
 }
@@ -96,8 +93,7 @@ fn rest_of_family(parts: &mut request::Parts, outsider: &Outsider<'_>) {
         return;
     }
     let told = if parts.headers.contains_key(X_FORWARDED_HOST) { HeaderValue::from_bytes(&host()).ok() } else { None };
-    let others: Vec<HeaderName> =
-        parts.headers.keys().filter(|name| is_forwarded(name.as_str()) && **name != FORWARDED).cloned().collect();
+    let others: Vec<HeaderName> = parts.headers.keys().filter(|name| is_forwarded(name.as_str()) && **name != FORWARDED).cloned().collect();
     for name in others {
         parts.headers.remove(name);
     }

@@ -307,9 +307,13 @@ mod tests {
             headers.insert(CONTENT_TYPE, kind.parse().unwrap());
             assert_eq!(WebForm::of(&headers), form, "{kind}");
         }
-        let mut parts = http::Request::post("/a.B/C").header(CONTENT_TYPE, "application/grpc-web-text+proto").body(()).unwrap().into_parts().0;
+        let mut parts =
+            http::Request::post("/a.B/C").header(CONTENT_TYPE, "application/grpc-web-text+proto").body(()).unwrap().into_parts().0;
         WebForm::Text.begin(&mut parts);
-        assert_eq!((&parts.headers[CONTENT_TYPE], &parts.headers[TE]), (&"application/grpc+proto".parse().unwrap(), &"trailers".parse().unwrap()));
+        assert_eq!(
+            (&parts.headers[CONTENT_TYPE], &parts.headers[TE]),
+            (&"application/grpc+proto".parse().unwrap(), &"trailers".parse().unwrap())
+        );
     }
 
     #[tokio::test]

@@ -186,11 +186,8 @@ mod tests {
         assert_eq!(inspected(&rules(Underscores::Keep), Version::HTTP_11, "/", &sent).unwrap(), "/ x_user=root x-user=me");
         assert_eq!(inspected(&rules(Underscores::Reject), Version::HTTP_11, "/", &sent), Err(400));
         let name = HeaderName::from_static;
-        let headers = EarlyHeaders {
-            set: vec![(name("x-edge"), "yes".parse().unwrap())],
-            remove: vec![name("x-user")],
-            ..EarlyHeaders::default()
-        };
+        let headers =
+            EarlyHeaders { set: vec![(name("x-edge"), "yes".parse().unwrap())], remove: vec![name("x-user")], ..EarlyHeaders::default() };
         let early = ClientRules { headers, ..ClientRules::default() };
         assert_eq!(inspected(&early, Version::HTTP_2, "/", &[("x-edge", "no"), ("x-user", "me")]).unwrap(), "/ x-edge=yes");
     }

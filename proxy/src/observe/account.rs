@@ -12,8 +12,8 @@ use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
-use http::request::Parts;
 use http::header::STRICT_TRANSPORT_SECURITY;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::calls::CALL_NONE;

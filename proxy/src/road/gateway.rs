@@ -103,9 +103,7 @@ impl Visit<'_> {
                 Step::Learn(Learn::Termination) => return self.terminate(heard, socket).await,
                 Step::Learn(_) => {
                     let said = match std::mem::take(&mut heard.seen) {
-                        seen if seen.is_empty() => {
-                            watch::client_first(&mut socket, Some(patience), &self.shared.drain.outbound).await?
-                        }
+                        seen if seen.is_empty() => watch::client_first(&mut socket, Some(patience), &self.shared.drain.outbound).await?,
                         seen => watch::client_goes_on(&mut socket, seen).await,
                     };
                     heard.said(said);

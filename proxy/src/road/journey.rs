@@ -23,8 +23,8 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::{Overdue, Spoilt};
 use crate::http::{
-    Hop, Patient, Tunnel, Upgrade, WebForm, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, names_http,
-    pack, to_http1, to_http2, tunnel,
+    Hop, Patient, Tunnel, Upgrade, WebForm, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer,
+    names_http, pack, to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
 use crate::pool::{Lease, To};
@@ -196,8 +196,8 @@ impl Journey {
         }
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
-        let upgraded =
-            (upgrades && version != Version::HTTP_2).then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller, place: admitted }));
+        let upgraded = (upgrades && version != Version::HTTP_2)
+            .then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller, place: admitted }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }

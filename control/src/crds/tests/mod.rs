@@ -216,7 +216,10 @@ fn the_door_asks_for_no_field_that_the_schema_lacks() {
 fn elsewhere(kind: &str, word: &str) -> bool {
     matches!(
         (kind, word),
-        ("TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ClientPolicy", "namespace")
+        (
+            "TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ClientPolicy",
+            "namespace"
+        )
     )
 }
 

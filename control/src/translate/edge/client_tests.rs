@@ -57,8 +57,16 @@ fn the_narrowest_says_each_field_of_a_chain() {
     // Aim: listener > Gateway > mesh, per field, for each chain of TLS and for the one of plaintext; without any object nothing is sent.
     let policies = [
         ("mesh", "meshwright-system", "limits: {headers: 50}, timeouts: {bodyIdle: 9s}".to_owned()),
-        ("gateway", "shop", format!("{EDGE}, limits: {{headers: 40}}, proxyProtocol: {{mode: Require}}, connections: {{max: 7, idle: 1m}}")),
-        ("tls", "shop", "targetRefs: [{kind: Gateway, name: edge, sectionName: tls}], limits: {headers: 30}, http1: {enabled: false}".to_owned()),
+        (
+            "gateway",
+            "shop",
+            format!("{EDGE}, limits: {{headers: 40}}, proxyProtocol: {{mode: Require}}, connections: {{max: 7, idle: 1m}}"),
+        ),
+        (
+            "tls",
+            "shop",
+            "targetRefs: [{kind: Gateway, name: edge, sectionName: tls}], limits: {headers: 30}, http1: {enabled: false}".to_owned(),
+        ),
     ];
     let policies: Vec<_> = policies.iter().map(|(name, namespace, spec)| (*name, *namespace, spec.as_str())).collect();
     let built = world(&policies);

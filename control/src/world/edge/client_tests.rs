@@ -3,8 +3,9 @@ use crate::source::parse;
 use crate::world::{Candidate, Spec};
 
 fn candidate(namespace: &str, spec: &str) -> Candidate {
-    let text =
-        format!("apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: c, namespace: {namespace}}}\nspec: {{{spec}}}\n");
+    let text = format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: c, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+    );
     parse("f.yaml", &text).candidates.remove(0)
 }
 

@@ -83,6 +83,21 @@ impl ClientAddress {
         }
     }
 
+    /// Who the client is, in words.
+    pub fn story(&self) -> String {
+        let header = match self.header {
+            ForwardedHeader::XForwardedFor => "X-Forwarded-For",
+            ForwardedHeader::Forwarded => "Forwarded",
+        };
+        match &self.trust {
+            Trust::Nobody => "whoever connects".to_owned(),
+            Trust::Hops(hops) => format!("entry {hops} from the right of {header}"),
+            Trust::Ranges(_) => {
+                format!("of a trusted peer the first address from the right of {header} that is not trusted, else whoever connects")
+            }
+        }
+    }
+
     fn by_hops(&self, hops: usize, peer: IpAddr, headers: &HeaderMap) -> ClientFound {
         let mut believed: SmallVec<[IpAddr; 4]> = SmallVec::new();
         self.walk(headers, |entry| {

@@ -31,8 +31,8 @@ pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
 pub use client::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, EscapedSlashes,
-    Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
+    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 pub use cluster::{Cluster, ClusterKind, ClusterLive};
 pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, Prefer};

@@ -47,7 +47,10 @@ pub(crate) async fn serve<F, A>(
     let terms = KeptTerms::of(rules, false);
     let notes = Notes::of(pressure, false, terms.stall);
     let inner = sender == Sender::Peer;
-    let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)), Tally::new(sender, bodies.floods()).resets(rules.map(|rules| rules.http2.resets_per_minute)));
+    let (stream, gathering) = gather(
+        Unstalled::new(stream, Arc::clone(&notes)),
+        Tally::new(sender, bodies.floods()).resets(rules.map(|rules| rules.http2.resets_per_minute)),
+    );
     let windows = bodies.connection();
     let serving = async {
         let mut member = drain.join();

@@ -9,7 +9,7 @@ use http::{HeaderMap, request};
 
 use super::{Connection, Door, InForce};
 use crate::ground::body::Received;
-use crate::http::{Caller, Hop, WebForm, OfHop, Patient, take_patience};
+use crate::http::{Caller, Hop, OfHop, Patient, WebForm, take_patience};
 use crate::observe::Account;
 use crate::road::session::Sticky;
 

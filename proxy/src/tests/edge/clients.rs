@@ -28,7 +28,11 @@ fn a_trusted_proxy_says_who_asks() {
         let mut world = World::new(Setup::default());
         under(&world, ClientPolicy::of_all(behind(1)));
         let mut client = world.knock();
-        write(&mut client, &format!("{GET}x-forwarded-for: 127.0.0.1, 203.0.113.9\r\nx-forwarded-proto: https\r\nx-forwarded-host: b\r\n\r\n")).await;
+        write(
+            &mut client,
+            &format!("{GET}x-forwarded-for: 127.0.0.1, 203.0.113.9\r\nx-forwarded-proto: https\r\nx-forwarded-host: b\r\n\r\n"),
+        )
+        .await;
         let request = head(&mut world.application().await).await;
         for wanted in ["x-forwarded-for: 203.0.113.9, 192.0.2.9\r\n", "x-forwarded-proto: https\r\n", "x-forwarded-host: b\r\n"] {
             assert!(request.contains(wanted), "{wanted}: {request}");
@@ -49,7 +53,10 @@ fn a_stranger_forges_nothing() {
         for lie in ["1.1.1.1", "evil", "x-forwarded-port", "mine", "x_own"] {
             assert!(!request.contains(lie), "{lie}: {request}");
         }
-        assert!(request.contains("forwarded: for=192.0.2.9;proto=http;host=\"a\"\r\n") && request.contains("x-forwarded-host: a\r\n"), "{request}");
+        assert!(
+            request.contains("forwarded: for=192.0.2.9;proto=http;host=\"a\"\r\n") && request.contains("x-forwarded-host: a\r\n"),
+            "{request}"
+        );
     });
 }
 
@@ -220,4 +227,91 @@ fn heads_and_connections_have_the_times_of_the_policy() {
 async fn rest_of_body(client: &mut Socket, head: &str) -> String {
     let length = head.to_lowercase().split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
     exactly(client, length.unwrap_or(0)).await
+}
+
+/// The edge's only rule is a GRPCRoute's.
+fn grpc_route(world: &World) {
+    let mut snapshot = client_snapshot(&world.setup, 2);
+    let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup);
+    let forward = Arc::new(Forward::to(Arc::default(), Target::Cluster(cluster)));
+    let text = |text: &str| Arc::<str>::from(text);
+    let source = RuleSource {
+        kind: text("GRPCRoute"),
+        namespace: text("shop"),
+        name: text("catalog"),
+        rule: text("0"),
+        label: text("shop/catalog"),
+    };
+    let rule = Rule { id: 9, source, matches: Arc::default(), action: Action::Forward(forward) };
+    let port = Port::Http(Arc::new(RouteTable::everywhere("edge/80", vec![Arc::new(rule)], 4)));
+    snapshot.edges.insert(80, Arc::new(Edge { name: "edge/80".into(), port, clients: Arc::default(), content: 4 }));
+    world.client_means.snapshots.publish(Arc::new(snapshot));
+}
+
+/// Answers one call of gRPC with what it said, and trailers.
+async fn echo(socket: Socket) {
+    let mut connection = h2::server::handshake(socket).await.unwrap();
+    while let Some(Ok((request, mut reply))) = connection.accept().await {
+        tokio::task::spawn_local(async move {
+            assert_eq!(request.headers()["content-type"], "application/grpc+proto");
+            assert_eq!(request.headers()["te"], "trailers");
+            let mut body = request.into_body();
+            let mut said = Vec::new();
+            while let Some(Ok(data)) = body.data().await {
+                said.extend_from_slice(&data);
+            }
+            let head = http::Response::builder().header("content-type", "application/grpc+proto").body(()).unwrap();
+            let mut stream = reply.send_response(head, false).unwrap();
+            stream.send_data(said.into(), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            stream.send_trailers(trailers).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_browser_calls_grpc_over_http1() {
+    // Aim: both forms of gRPC-Web reach a gRPC server over HTTP/2, and their trailers come in the body.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        grpc_route(&world);
+        for (kind, said, heard) in [
+            ("application/grpc-web+proto", "\0\0\0\0\u{1}x", "\\x00\\x00\\x00\\x00\\x01x\\x80\\x00\\x00\\x00\\x10grpc-status: 0\\r\\n"),
+            ("application/grpc-web-text+proto", "AAAAAAF4", "AAAAAAF4gAAAABBncnBjLXN0YXR1czogMA0K"),
+        ] {
+            let mut client = world.knock();
+            let length = said.len();
+            write(
+                &mut client,
+                &format!(
+                    "POST /a.B/C HTTP/1.1\r\nHost: a\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{said}"
+                ),
+            )
+            .await;
+            if world.applications.is_empty() && kind.ends_with("web+proto") {
+                let application = world.application().await;
+                tokio::task::spawn_local(echo(application));
+            }
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(&format!("content-type: {kind}\r\n")), "{answer}");
+            let mut body = Vec::new();
+            client.read_to_end(&mut body).await.unwrap();
+            assert_eq!(unchunked(&body).escape_ascii().to_string(), heard, "{kind}");
+        }
+    });
+}
+
+/// The data of a body that came in chunks.
+fn unchunked(mut body: &[u8]) -> Vec<u8> {
+    let mut data = Vec::new();
+    while let Some(end) = body.windows(2).position(|pair| pair == b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&body[..end]).unwrap(), 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        data.extend_from_slice(&body[end + 2..end + 2 + size]);
+        body = &body[end + 2 + size + 2..];
+    }
+    data
 }

@@ -45,7 +45,10 @@ pub(super) fn compile(raw: &mesh::ClientPolicy, names: &HashSet<&str>, before: O
     for (index, raw) in chains.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("chains[{index}]"));
         if !names.contains(raw.chain.as_str()) || !known.insert(raw.chain.as_str()) {
-            return Err(at(Wrong::new("chain", format!("`{}` is no filter chain, or one that was named before", raw.chain.escape_debug()))));
+            return Err(at(Wrong::new(
+                "chain",
+                format!("`{}` is no filter chain, or one that was named before", raw.chain.escape_debug()),
+            )));
         }
         compiled.push((raw.chain.as_str().into(), Arc::new(rules(raw).map_err(at)?)));
     }
@@ -76,8 +79,18 @@ fn ranges(raw: &[String]) -> Result<AddressList, Wrong> {
 }
 
 fn rules(raw: &mesh::ClientChain) -> Result<ClientRules, Wrong> {
-    let mesh::ClientChain { chain: _, policy, address: from, timeouts: times, limits: bounds, lives: kept, http1: one, http2: two, paths, headers } =
-        raw;
+    let mesh::ClientChain {
+        chain: _,
+        policy,
+        address: from,
+        timeouts: times,
+        limits: bounds,
+        lives: kept,
+        http1: one,
+        http2: two,
+        paths,
+        headers,
+    } = raw;
     Ok(ClientRules {
         policy: policy.as_str().into(),
         address: from.as_ref().map(address).transpose().map_err(|wrong| wrong.within("address"))?.unwrap_or_default(),

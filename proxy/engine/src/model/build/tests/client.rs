@@ -35,10 +35,7 @@ fn what_cannot_hold_is_refused_by_name() {
         ),
         (|policy| of_chain(policy).address = Some(ClientAddress { header: 7, ..hops(1) }), "header: unknown value 7"),
         (|policy| policy.proxy_protocol = Some(ProxyProtocol::default()), "proxy_protocol.trusted_cidrs: are missing"),
-        (
-            |policy| policy.proxy_protocol.as_mut().unwrap().trusted_cidrs = vec!["# all".into()],
-            "trusted_cidrs[0]: `# all` is no range",
-        ),
+        (|policy| policy.proxy_protocol.as_mut().unwrap().trusted_cidrs = vec!["# all".into()], "trusted_cidrs[0]: `# all` is no range"),
         (
             |policy| of_chain(policy).timeouts.as_mut().unwrap().request_headers = Some(prost_types::Duration::default()),
             "timeouts.request_headers: is no time",
