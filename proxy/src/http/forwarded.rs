@@ -74,16 +74,14 @@ fn chain(headers: &mut HeaderMap, outsider: &Outsider<'_>) {
 /// `x-forwarded-host` and `forwarded` say what is so.
 #[cold]
 fn rest_of_family(parts: &mut request::Parts, outsider: &Outsider<'_>) {
-    let host = || {
-        let named = parts.uri.authority().map(|name| name.as_str().as_bytes());
-        named.or_else(|| parts.headers.get(HOST).map(HeaderValue::as_bytes)).unwrap_or_default().to_vec()
-    };
+    let named = parts.uri.authority().map(|name| name.as_str().as_bytes());
+    let host = named.or_else(|| parts.headers.get(HOST).map(HeaderValue::as_bytes)).unwrap_or_default().to_vec();
     if parts.headers.contains_key(FORWARDED) {
         let believed = match outsider.found.trusted {
             Some(ForwardedHeader::Forwarded) => elements_of(&parts.headers, outsider.found.believed.len()),
             _ => Vec::new(),
         };
-        let value = forwarded(&believed, outsider, &host());
+        let value = forwarded(&believed, outsider, &host);
         match value {
             Some(value) => drop(parts.headers.insert(FORWARDED, value)),
             None => drop(parts.headers.remove(FORWARDED)),
@@ -92,7 +90,7 @@ fn rest_of_family(parts: &mut request::Parts, outsider: &Outsider<'_>) {
     if outsider.found.trusted == Some(ForwardedHeader::XForwardedFor) {
         return;
     }
-    let told = if parts.headers.contains_key(X_FORWARDED_HOST) { HeaderValue::from_bytes(&host()).ok() } else { None };
+    let told = if parts.headers.contains_key(X_FORWARDED_HOST) { HeaderValue::from_bytes(&host).ok() } else { None };
     let others: Vec<HeaderName> = parts.headers.keys().filter(|name| is_forwarded(name.as_str()) && **name != FORWARDED).cloned().collect();
     for name in others {
         parts.headers.remove(name);

@@ -187,7 +187,7 @@ impl Hall {
     fn open(&self, client: SocketAddr, place: Place) -> Result<Session, Failure> {
         let shared = &self.shared;
         let snapshot = shared.reader.load();
-        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
+        let judged = door(&snapshot, self.port, (standing::caller_of(None, client, self.port), client.ip()), None);
         if judged.is_some_and(|judgement| !judgement.allows()) {
             return Err(Failure::new(Reason::Denied, "its address may not"));
         }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 
 use super::edge::LOCKED;
-use super::parts::{Duration, EdgeTarget, HeaderName, Positive, rules};
+use super::parts::{Duration, EdgeTarget, HeaderName, rules};
 
 /// What holds for clients before any rule is asked. Targets are Gateways, ListenerSets and their listeners; limits.bodyBytes alone may be said
 /// of routes. Without targetRefs: in the root namespace the mesh, else limits.bodyBytes of all routes of the namespace.
@@ -100,6 +100,23 @@ enum ProxyMode {
 )])))]
 struct ClientWait(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
 
+/// Some time, at most thirty days.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "duration(self) > duration('0s') && duration(self) <= duration('720h')", "use 1ms to 720h",
+)])))]
+struct ClientLife(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
+
+/// At most thirty days; 0s: for ever.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) <= duration('720h')", "use at most 720h")])))]
+struct ClientAge(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
+
+/// At most two years; 0s: nothing is said.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) <= duration('17520h')", "use at most 17520h")])))]
+struct StrictAge(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
+
 /// At most an hour; 0s: any time.
 #[derive(JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) <= duration('1h')", "use at most 1h")])))]
@@ -119,9 +136,9 @@ struct Connections {
     #[schemars(range(min = 0, max = 1_000_000))]
     new_per_second: Option<u32>,
     /// How long one is kept without an exchange.
-    idle: Option<Positive>,
+    idle: Option<ClientLife>,
     /// How long in all; 0s: for ever.
-    max_age: Option<Duration>,
+    max_age: Option<ClientAge>,
     /// Requests of one connection.
     #[schemars(range(min = 0, max = 1_000_000))]
     max_requests: Option<u32>,
@@ -252,7 +269,7 @@ struct ClientHeaders {
     /// Whether the id that a trusted proxy gave a request is kept.
     request_id: Option<RequestId>,
     /// For how long clients are told to come by TLS only, at most 17520h; 0s: they are not.
-    hsts: Option<Duration>,
+    hsts: Option<StrictAge>,
     /// Whether what a client's certificate proves is told on.
     forward_client_cert: Option<ForwardClientCert>,
 }

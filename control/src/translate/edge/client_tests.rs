@@ -38,7 +38,7 @@ fn world(policies: &[(&str, &str, &str)]) -> World {
 fn told(world: &World, port: u16, family: Family) -> Option<mesh::ClientPolicy> {
     let name = ("shop".to_owned(), "edge".to_owned());
     let edge = Edge::of(world.index(), &name).unwrap();
-    let built = edge_port::port(world, &edge, (port, family), &Caller::default());
+    let built = edge_port::port(world, &edge, (port, family), &Caller { namespace: "shop".to_owned(), service_account: None });
     let filter = built.listener.listener_filters.iter().find(|filter| filter.name == "meshwright.client_policy")?;
     let Some(listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("{filter:?}") };
     Some(mesh::ClientPolicy::decode(any.value.as_slice()).unwrap())

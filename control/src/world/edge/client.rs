@@ -23,6 +23,8 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const HSTS_MAX: Duration = Duration::from_secs(730 * 24 * 3600);
 /// Most of anything that is counted in a policy.
 const COUNT_MAX: i64 = 1_000_000;
+/// Largest bound of a body that every reader of JSON keeps as it is.
+const BODY_BYTES_MAX: i64 = 9_007_199_254_740_991;
 /// Windows of HTTP/2 (RFC 9113, section 6.9.1), and the smallest that a connection can have.
 const WINDOW_BYTES_MAX: i64 = 0x7fff_ffff;
 const WINDOW_BYTES_MIN: i64 = 65_535;
@@ -197,7 +199,7 @@ impl ClientPolicy {
         self.header_bytes = fields.get("headerBytes").and_then(|at| within(&at, 1024, i64::from(CLIENT_HEAD_BYTES_MAX)));
         self.headers = fields.get("headers").and_then(|at| within(&at, 1, i64::from(CLIENT_FIELDS_MAX)));
         self.uri_bytes = fields.get("uriBytes").and_then(|at| within(&at, 1, i64::from(CLIENT_HEAD_BYTES_MAX)));
-        self.body_bytes = fields.get("bodyBytes").and_then(|at| at.int(0..=i64::MAX)).and_then(|bytes| u64::try_from(bytes).ok());
+        self.body_bytes = fields.get("bodyBytes").and_then(|at| at.int(0..=BODY_BYTES_MAX)).and_then(|bytes| u64::try_from(bytes).ok());
         fields.done();
     }
 

@@ -119,7 +119,7 @@ fn more_than_may_come_are_closed() {
         head(&mut first).await;
         drop(first);
         while admission.open() > 0 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let metrics = world.client_means.telemetry.render();
         assert!(metrics.contains("meshwright_edge_clients_refused_total{bound=\"per_address\"} 1\n"), "{metrics}");
@@ -289,7 +289,7 @@ fn a_browser_calls_grpc_over_http1() {
                 ),
             )
             .await;
-            if world.applications.is_empty() && kind.ends_with("web+proto") {
+            if kind == "application/grpc-web+proto" {
                 let application = world.application().await;
                 tokio::task::spawn_local(echo(application));
             }

@@ -41,7 +41,7 @@ pub(super) struct Road {
 
 impl Listener {
     /// What counts the clients of an edge's port.
-    pub(super) const fn admission(&self) -> Option<&Arc<Admission>> {
+    pub(super) fn admission(&self) -> Option<&Arc<Admission>> {
         if let Self::Edge(_, draft) = self { draft.clients.admission.as_ref() } else { None }
     }
 }

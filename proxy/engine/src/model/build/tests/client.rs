@@ -64,15 +64,14 @@ fn counts_outlive_what_is_said_of_them() {
     // Aim: other bounds at the same port go on with the clients that are there; a chain of which nothing is said goes by the defaults.
     let mut parts = Parts::default();
     let named = |name: &str| proto::xds::listener::FilterChain { name: name.into(), ..chain(&tcp_to("c")) };
-    let with = |max: u32| mesh::ClientPolicy {
+    let with = |max: u32| ClientPolicy {
         connections: Some(mesh::ClientConnections { max, ..mesh::ClientConnections::default() }),
-        ..mesh::ClientPolicy::default()
+        ..ClientPolicy::default()
     };
     put(&mut parts, "edge/80", &with_clients(edge(80, vec![named("a")]), &with(5))).unwrap();
     let first = parts.assemble(1, &Snapshot::default());
     let before = first.edges[&80].clients.admission.clone().unwrap();
     let kept = before.enter("192.0.2.1".parse().unwrap(), crate::Moment::default()).unwrap();
-    put(&mut parts, "edge/80", &with_clients(edge(80, vec![named("a")]), &with(1))).unwrap_or_default();
     let raw = with_clients(edge(80, vec![named("a")]), &with(1));
     parts.put(proto::xds::LISTENER, "edge/80", "2", &proto::xds::pack(&raw)).unwrap();
     let second = parts.assemble(2, &first);
