@@ -31,7 +31,7 @@ pub struct Outsider<'c> {
 }
 
 /// Whether a header says for whom a proxy asks, and is none of those that an edge always says itself.
-pub fn is_forwarded(name: &str) -> bool {
+pub(super) fn is_forwarded(name: &str) -> bool {
     match name.len() {
         9 => name == "forwarded",
         13.. => name.starts_with(X_FORWARDED) && !matches!(&name[X_FORWARDED.len()..], "for" | "proto" | "client-cert" | "client_cert"),

@@ -354,7 +354,7 @@ impl<D: Door> Connection<D> {
         let stand = if upgrade == Upgrade::Asked { stood() } else { None };
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
-            let exchange = self.exchange((parts, client), draw, account);
+            let exchange = self.exchange((&mut *parts, client), draw, account);
             (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
         }
         let leg = Leg {

@@ -240,9 +240,10 @@ impl Visit<'_> {
     }
 
     fn downstream(&self) -> Downstream {
-        let place = self.place.clone();
         let ends = (self.peer, self.destination);
-        Downstream { place, ..self.shared.observer.downstream(Direction::Outbound, &self.snapshot, ends, None, None) }
+        let mut downstream = self.shared.observer.downstream(Direction::Outbound, &self.snapshot, ends, None, None);
+        downstream.place.clone_from(&self.place);
+        downstream
     }
 
     /// What a client asks for, for people.

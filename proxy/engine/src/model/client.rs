@@ -16,9 +16,9 @@ pub struct ClientPolicy {
     /// How many may be connected. Its counts outlive epochs.
     pub admission: Option<Arc<Admission>>,
     /// By filter chain.
-    pub(crate) chains: Vec<(Arc<str>, Arc<ClientRules>)>,
+    pub chains: Vec<(Arc<str>, Arc<ClientRules>)>,
     /// Of a chain of which nothing is said.
-    pub(crate) usual: Arc<ClientRules>,
+    pub usual: Arc<ClientRules>,
 }
 
 impl ClientPolicy {
