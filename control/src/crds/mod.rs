@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 13] = [
+pub const DEFINITIONS: [Definition; 14] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -54,6 +54,13 @@ pub const DEFINITIONS: [Definition; 13] = [
         short: "mwba",
         columns: &[("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
         spec: structural::of::<kinds::BasicAuthSpec>,
+    },
+    Definition {
+        kind: Kind::ClientPolicy,
+        plural: "clientpolicies",
+        short: "mwcp",
+        columns: &[TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::ClientPolicySpec>,
     },
     Definition {
         kind: Kind::Consumer,

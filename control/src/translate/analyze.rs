@@ -149,7 +149,7 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
-            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
@@ -378,6 +378,9 @@ impl Audit<'_> {
                 let remedy = match reason {
                     "Locked" => "remove the field, or ask whoever owns the Gateway",
                     "Conflicted" => "merge the two",
+                    "UnsupportedValue" if object.key.kind == Kind::ClientPolicy => {
+                        "say it of the Gateway, or give the listener a port of its own"
+                    }
                     "UnsupportedValue" => "name the listeners or routes that it is meant for",
                     _ => "correct the reference",
                 };

@@ -12,6 +12,7 @@ pub mod authorize;
 pub mod balance;
 pub mod budget;
 pub mod claims;
+pub mod client;
 pub mod consumers;
 pub mod decide;
 pub mod dns;

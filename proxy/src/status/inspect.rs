@@ -1,11 +1,13 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use engine::Moment;
-use engine::decide::{RequestHead, Version};
+use engine::client::ClientFound;
+use engine::decide::{RequestHead, Version, chain};
 use engine::explain::{self, Asked, dump, limits};
-use engine::model::Snapshot;
+use engine::model::{ClientRules, Snapshot};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request};
@@ -15,7 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::http::{Hop, Raw, clean_request, judge_request, mark_outside};
+use crate::http::{Hop, Outsider, Raw, clean_request, inspect, judge_request, mark_outside};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
@@ -59,6 +61,13 @@ impl Time {
     }
 }
 
+/// What holds for clients of an edge's port that ask for a host.
+fn rules(snapshot: &Snapshot, port: u16, host: Option<&str>) -> Arc<ClientRules> {
+    let Some(edge) = snapshot.edges.get(&port) else { return Arc::default() };
+    let chain = chain(snapshot, port, host);
+    Arc::clone(chain.map_or_else(|| edge.clients.only(), |chain| edge.clients.on(&chain.name)))
+}
+
 /// What a request would meet. On the caller's side names and listeners not used before are fetched first, as a request would.
 ///
 /// # Errors
@@ -85,10 +94,17 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-        let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
-        mark_outside(&mut parts.headers, None, tls, None);
+        let snapshot = snapshots.load();
+        let rules = rules(&snapshot, port, url.host());
+        let judged = judge_request(&mut parts, Raw::plainly(Hop::First, fields));
+        let more = judged.as_ref().is_ok_and(|there| there.forwarded);
+        let fault = judged.err().or_else(|| inspect(&mut parts, fields, &rules).err());
+        // Who asks is not known; what they say of it is not believed.
+        let peer = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let outsider = Outsider { peer, peer_value: None, found: &ClientFound::peer(peer), https: tls, certificate: None };
+        mark_outside(&mut parts, &outsider, more);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs }));
+        return json(&explain::edge(&snapshot, port, &Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs }));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, consumers};
+use super::{authorization, basic, client, consumers};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
@@ -68,9 +68,10 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
     let resolved = resolved(world, object);
     ancestors.extend(gateways.into_iter().map(|((namespace, name), (spots, field))| {
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
-        let (accepted, partly) = verdict(&lost);
+        let (accepted, locked) = verdict(&lost);
         let gateway = (namespace, name);
-        let partly = partly.or_else(|| authorization::partly(index, object, &gateway));
+        let partly =
+            locked.or_else(|| authorization::partly(index, object, &gateway)).or_else(|| client::misplaced(index, object, &gateway));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
         EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
@@ -82,6 +83,7 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
     match &object.spec {
         Spec::ApiKeyAuth(_) => Climb::<ApiKeyAuth>::of(index, places).lost(&object.key),
         Spec::BasicAuth(_) => Climb::<BasicAuth>::of(index, places).lost(&object.key),
+        Spec::ClientPolicy(_) => Climb::<ClientPolicy>::of(index, places).lost(&object.key),
         Spec::RequestAuthentication(_) => Climb::<RequestAuthentication>::of(index, places).lost(&object.key),
         _ => Lost { kept: 1, ..Lost::default() },
     }

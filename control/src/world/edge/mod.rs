@@ -3,12 +3,14 @@
 
 mod api_key;
 mod basic;
+mod client;
 mod consumer;
 mod rate_limit;
 mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
+pub use client::{ClientPolicy, ClientReach};
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};

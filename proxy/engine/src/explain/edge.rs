@@ -4,7 +4,7 @@ use super::{Asked, Explanation, NAMES_TOLD_MAX, Visitor, taken, towards, walk};
 use crate::decide::{self, Course, Door, EdgeDoor, First, Terms};
 use crate::explain::way::{Drawn, Way};
 use crate::filter::Called;
-use crate::model::{Chain, Chains, Port, Snapshot, TlsTerms};
+use crate::model::{Chain, Chains, Edge, Port, Snapshot, TlsTerms};
 use crate::sniff::Sniffed;
 
 /// What a request to a Gateway's listener port meets.
@@ -22,6 +22,10 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let explanation = match found.map(|edge| &edge.port) {
         Some(Port::Tls(chains)) => by_server_name(explanation, chains, &client, chain.map(|chain| &**chain)),
         _ => explanation,
+    };
+    let explanation = match found {
+        Some(edge) => of_clients(explanation, edge, chain.map(|chain| &*chain.name)),
+        None => explanation,
     };
     let terms = chain.and_then(|chain| chain.terms.as_ref());
     let door = match terms {
@@ -73,6 +77,21 @@ fn by_server_name(explanation: Explanation, chains: &Chains, client: &Visitor, c
             explanation.stage("tls", "Continue", why)
         }
     }
+}
+
+/// What holds for clients, where some object says something.
+fn of_clients(explanation: Explanation, edge: &Edge, chain: Option<&str>) -> Explanation {
+    let rules = chain.map_or_else(|| edge.clients.only(), |chain| edge.clients.on(chain));
+    if rules.policy.is_empty() && edge.clients.proxy.is_none() && edge.clients.admission.is_none() {
+        return explanation;
+    }
+    let proxy = match &edge.clients.proxy {
+        None => "",
+        Some(rule) if rule.required => ", which must begin with the PROXY protocol",
+        Some(_) => ", which may begin with the PROXY protocol",
+    };
+    let by = if rules.policy.is_empty() { "the Gateway's ClientPolicy" } else { &*rules.policy };
+    explanation.stage("client_policy", "Continue", format!("{by}: the client is {}{proxy}", rules.address.story()))
 }
 
 /// How TLS is ended, in words.

@@ -20,7 +20,8 @@ pub(super) fn guards(
     (cells, memories): (&mut Cells, &LimitMemories),
     failures: &mut FailureMemories,
 ) -> Result<Vec<Stage>, Wrong> {
-    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits } = raw;
+    // How long a body may be is the rule's own (`build::policy`).
+    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits, body_bytes_max: _ } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }
