@@ -131,7 +131,8 @@ fn chain(name: &str, held: &Held<'_, ClientPolicy>) -> Option<ClientChain> {
             set: says.early_set.clone().unwrap_or_default(),
             remove: says.early_remove.clone().unwrap_or_default(),
             keep_trusted_id: says.keep_trusted_id.unwrap_or_default(),
-            hsts: says.hsts.and_then(wire),
+            // Browsers count seconds.
+            hsts: says.hsts.and_then(|age| wire(Duration::from_secs(age.as_secs()))),
         }),
         ..ClientChain::default()
     };

@@ -218,6 +218,9 @@ fn early(raw: &mesh::ClientHeaders) -> Result<EarlyHeaders, Wrong> {
         Ok((name(&header.name, format!("set[{index}].name"))?, value))
     };
     let hsts = duration(hsts.as_ref(), "hsts")?.filter(|age| !age.is_zero());
+    if hsts.is_some_and(|age| age.subsec_nanos() > 0) {
+        return Err(Wrong::new("hsts", "is no whole number of seconds (RFC 6797, section 6.1.1)"));
+    }
     Ok(EarlyHeaders {
         set: set.iter().enumerate().map(one).collect::<Result<_, Wrong>>()?,
         remove: remove.iter().enumerate().map(|(index, text)| name(text, format!("remove[{index}]"))).collect::<Result<_, Wrong>>()?,
