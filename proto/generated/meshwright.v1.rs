@@ -960,6 +960,414 @@ pub mod certificates_server {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClientPolicy {
+    /// Of the socket, before anything is known of who comes.
+    #[prost(message, optional, tag = "1")]
+    pub proxy_protocol: ::core::option::Option<ProxyProtocol>,
+    #[prost(message, optional, tag = "2")]
+    pub connections: ::core::option::Option<ClientConnections>,
+    /// Of clients that meet a filter chain.
+    #[prost(message, repeated, tag = "3")]
+    pub chains: ::prost::alloc::vec::Vec<ClientChain>,
+}
+impl ::prost::Name for ClientPolicy {
+    const NAME: &'static str = "ClientPolicy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientPolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientPolicy".into()
+    }
+}
+/// The PROXY protocol, versions 1 and 2, before anything else.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProxyProtocol {
+    /// Who does not send it is closed; else it is taken of those in `trusted_cidrs` that send it.
+    #[prost(bool, tag = "1")]
+    pub required: bool,
+    /// Who may send it; none, where it is required: everybody.
+    #[prost(string, repeated, tag = "2")]
+    pub trusted_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "3")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ProxyProtocol {
+    const NAME: &'static str = "ProxyProtocol";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ProxyProtocol".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ProxyProtocol".into()
+    }
+}
+/// Zero: no bound, but for `max`, which is the default then.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientConnections {
+    /// Of one proxy, at this port.
+    #[prost(uint32, tag = "1")]
+    pub max: u32,
+    /// Of one address, or of one /64 of IPv6.
+    #[prost(uint32, tag = "2")]
+    pub per_address: u32,
+    #[prost(uint32, tag = "3")]
+    pub new_per_second: u32,
+}
+impl ::prost::Name for ClientConnections {
+    const NAME: &'static str = "ClientConnections";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientConnections".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientConnections".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClientChain {
+    /// Name of the filter chain.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME of the narrowest object that says something.
+    #[prost(string, tag = "2")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub address: ::core::option::Option<ClientAddress>,
+    #[prost(message, optional, tag = "4")]
+    pub timeouts: ::core::option::Option<ClientTimeouts>,
+    #[prost(message, optional, tag = "5")]
+    pub limits: ::core::option::Option<ClientLimits>,
+    #[prost(message, optional, tag = "6")]
+    pub lives: ::core::option::Option<ClientLives>,
+    #[prost(message, optional, tag = "7")]
+    pub http1: ::core::option::Option<ClientHttp1>,
+    #[prost(message, optional, tag = "8")]
+    pub http2: ::core::option::Option<ClientHttp2>,
+    #[prost(message, optional, tag = "9")]
+    pub paths: ::core::option::Option<ClientPaths>,
+    #[prost(message, optional, tag = "10")]
+    pub headers: ::core::option::Option<ClientHeaders>,
+}
+impl ::prost::Name for ClientChain {
+    const NAME: &'static str = "ClientChain";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientChain".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientChain".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientAddress {
+    /// So many proxies stand in front; or those at these addresses do.
+    #[prost(uint32, tag = "1")]
+    pub trusted_hops: u32,
+    #[prost(string, repeated, tag = "2")]
+    pub trusted_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "client_address::Header", tag = "3")]
+    pub header: i32,
+}
+/// Nested message and enum types in `ClientAddress`.
+pub mod client_address {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Header {
+        XForwardedFor = 0,
+        Forwarded = 1,
+    }
+    impl Header {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::XForwardedFor => "X_FORWARDED_FOR",
+                Self::Forwarded => "FORWARDED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "X_FORWARDED_FOR" => Some(Self::XForwardedFor),
+                "FORWARDED" => Some(Self::Forwarded),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for ClientAddress {
+    const NAME: &'static str = "ClientAddress";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientAddress".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientAddress".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientTimeouts {
+    #[prost(message, optional, tag = "1")]
+    pub tls_handshake: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "2")]
+    pub request_headers: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "3")]
+    pub body_idle: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "4")]
+    pub write_stall: ::core::option::Option<::prost_types::Duration>,
+    /// Of a body that is waited for.
+    #[prost(uint32, optional, tag = "5")]
+    pub min_bytes_per_second: ::core::option::Option<u32>,
+}
+impl ::prost::Name for ClientTimeouts {
+    const NAME: &'static str = "ClientTimeouts";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientTimeouts".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientTimeouts".into()
+    }
+}
+/// Zero: the default.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientLimits {
+    #[prost(uint32, tag = "1")]
+    pub header_bytes: u32,
+    #[prost(uint32, tag = "2")]
+    pub headers: u32,
+    #[prost(uint32, tag = "3")]
+    pub uri_bytes: u32,
+}
+impl ::prost::Name for ClientLimits {
+    const NAME: &'static str = "ClientLimits";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientLimits".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientLimits".into()
+    }
+}
+/// How long a connection of requests is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientLives {
+    #[prost(message, optional, tag = "1")]
+    pub idle: ::core::option::Option<::prost_types::Duration>,
+    /// Zero: for ever.
+    #[prost(message, optional, tag = "2")]
+    pub max_age: ::core::option::Option<::prost_types::Duration>,
+    /// Zero: any number.
+    #[prost(uint32, tag = "3")]
+    pub max_requests: u32,
+}
+impl ::prost::Name for ClientLives {
+    const NAME: &'static str = "ClientLives";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientLives".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientLives".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientHttp1 {
+    #[prost(bool, tag = "1")]
+    pub disabled: bool,
+    #[prost(bool, tag = "2")]
+    pub refuse10: bool,
+    /// Names of headers are sent in lower case.
+    #[prost(bool, tag = "3")]
+    pub lower_case: bool,
+}
+impl ::prost::Name for ClientHttp1 {
+    const NAME: &'static str = "ClientHttp1";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientHttp1".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientHttp1".into()
+    }
+}
+/// Zero: the default.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientHttp2 {
+    #[prost(bool, tag = "1")]
+    pub disabled: bool,
+    #[prost(uint32, tag = "2")]
+    pub max_streams: u32,
+    #[prost(uint32, tag = "3")]
+    pub stream_window: u32,
+    #[prost(uint32, tag = "4")]
+    pub connection_window: u32,
+    #[prost(uint32, tag = "5")]
+    pub resets_per_minute: u32,
+}
+impl ::prost::Name for ClientHttp2 {
+    const NAME: &'static str = "ClientHttp2";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientHttp2".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientHttp2".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientPaths {
+    #[prost(enumeration = "client_paths::EscapedSlashes", tag = "1")]
+    pub escaped_slashes: i32,
+    #[prost(enumeration = "client_paths::UnderscoreHeaders", tag = "2")]
+    pub underscore_headers: i32,
+}
+/// Nested message and enum types in `ClientPaths`.
+pub mod client_paths {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum EscapedSlashes {
+        KeepSlashes = 0,
+        RejectSlashes = 1,
+        DecodeSlashes = 2,
+    }
+    impl EscapedSlashes {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::KeepSlashes => "KEEP_SLASHES",
+                Self::RejectSlashes => "REJECT_SLASHES",
+                Self::DecodeSlashes => "DECODE_SLASHES",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KEEP_SLASHES" => Some(Self::KeepSlashes),
+                "REJECT_SLASHES" => Some(Self::RejectSlashes),
+                "DECODE_SLASHES" => Some(Self::DecodeSlashes),
+                _ => None,
+            }
+        }
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum UnderscoreHeaders {
+        DropUnderscores = 0,
+        KeepUnderscores = 1,
+        RejectUnderscores = 2,
+    }
+    impl UnderscoreHeaders {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::DropUnderscores => "DROP_UNDERSCORES",
+                Self::KeepUnderscores => "KEEP_UNDERSCORES",
+                Self::RejectUnderscores => "REJECT_UNDERSCORES",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "DROP_UNDERSCORES" => Some(Self::DropUnderscores),
+                "KEEP_UNDERSCORES" => Some(Self::KeepUnderscores),
+                "REJECT_UNDERSCORES" => Some(Self::RejectUnderscores),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for ClientPaths {
+    const NAME: &'static str = "ClientPaths";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientPaths".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientPaths".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClientHeaders {
+    /// Of requests, before anything is asked of them.
+    #[prost(message, repeated, tag = "1")]
+    pub set: ::prost::alloc::vec::Vec<EarlyHeader>,
+    #[prost(string, repeated, tag = "2")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The id that a trusted proxy has given a request is kept; any other is replaced.
+    #[prost(bool, tag = "3")]
+    pub keep_trusted_id: bool,
+    /// Answers over TLS say for so long that there is nothing else (RFC 6797); absent: they do not.
+    #[prost(message, optional, tag = "4")]
+    pub hsts: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ClientHeaders {
+    const NAME: &'static str = "ClientHeaders";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientHeaders".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientHeaders".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EarlyHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EarlyHeader {
+    const NAME: &'static str = "EarlyHeader";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EarlyHeader".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EarlyHeader".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
     #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<report::Kind>,
@@ -4192,6 +4600,9 @@ pub struct EdgePolicy {
     /// All of them must allow.
     #[prost(message, repeated, tag = "11")]
     pub limits: ::prost::alloc::vec::Vec<EdgeLimits>,
+    /// Of a request's body; 0: any number.
+    #[prost(uint64, tag = "20")]
+    pub body_bytes_max: u64,
     /// Services that are asked, in this order, once it is known who calls; each must allow.
     #[prost(message, repeated, tag = "21")]
     pub external: ::prost::alloc::vec::Vec<ExternalAuth>,

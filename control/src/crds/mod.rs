@@ -56,6 +56,13 @@ pub const DEFINITIONS: [Definition; 14] = [
         spec: structural::of::<kinds::BasicAuthSpec>,
     },
     Definition {
+        kind: Kind::ClientPolicy,
+        plural: "clientpolicies",
+        short: "mwcp",
+        columns: &[TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::ClientPolicySpec>,
+    },
+    Definition {
         kind: Kind::Consumer,
         plural: "consumers",
         short: "mwc",

@@ -154,7 +154,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(70) {
+        match self.draw(72) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
@@ -183,6 +183,7 @@ impl Random {
             60 => (OWN, self.pick(&["BasicAuth", "ExternalAuth"]), &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             65..68 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
+            68..70 => (OWN, "ClientPolicy", &["y0", "y1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -388,6 +389,13 @@ impl Random {
                 let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
                 let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
                 format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
+            }
+            "ClientPolicy" => {
+                let target =
+                    self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
+                let said =
+                    self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
+                format!("targetRefs: [{{{target}}}], {said}")
             }
             "Consumer" => {
                 let digit = self.draw(4);

@@ -149,7 +149,7 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
-            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
             Spec::ExternalAuth(spec) => {
                 self.edge(object);
                 for (severity, field, message, remedy) in edge::external::findings(spec) {
@@ -379,6 +379,9 @@ impl Audit<'_> {
                 let remedy = match reason {
                     "Locked" => "remove the field, or ask whoever owns the Gateway",
                     "Conflicted" => "merge the two",
+                    "UnsupportedValue" if object.key.kind == Kind::ClientPolicy => {
+                        "say it of the Gateway, or give the listener a port of its own"
+                    }
                     "UnsupportedValue" => "name the listeners or routes that it is meant for",
                     _ => "correct the reference",
                 };

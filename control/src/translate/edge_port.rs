@@ -13,6 +13,7 @@ use proto::xds::pack;
 use super::attach::covers;
 use super::cluster::{Destination, destinations};
 use super::edge::authorization::DoorPolicies;
+use super::edge::client;
 use super::edge_listeners::{Edge, Family, Judged};
 use super::protocol::Protocol;
 use super::route::{self, RouteTable};
@@ -55,13 +56,19 @@ fn http(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort 
     let filters = vec![wire::http(Protocol::Http, Routes::Named(name.clone()), false)];
     let chain = FilterChain { name: name.clone(), filters, ..FilterChain::default() };
     let tables = vec![route::edge_http(world, edge, port, caller)];
-    EdgePort { listener: listener(name, port, vec![chain]), tables, destinations: BTreeSet::new() }
+    let mut listener = listener(name.clone(), port, vec![chain]);
+    // Several listeners cannot be told apart before a request is read.
+    let mut here = edge.at(port, Family::Http).map(|(_, judged)| judged);
+    let only = here.next().filter(|_| here.next().is_none());
+    listener.listener_filters.extend(client::sent(world.index(), edge, (port, Family::Http), &[(name, only)]));
+    EdgePort { listener, tables, destinations: BTreeSet::new() }
 }
 
 fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let index = world.index();
     let asked = DoorPolicies::at(index, edge.name, port);
     let (mut chains, mut tables, mut backends) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut led_to: Vec<(String, Option<&Judged<'_>>)> = Vec::new();
     for (place, judged) in edge.at(port, Family::Tls) {
         let socket = judged.terminates().then(|| {
             let context = edge_tls::downstream(index, edge.name, edge.gateway, judged);
@@ -69,7 +76,9 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
         });
         if judged.listener.protocol == "HTTPS" {
             let table = names::edge_listener(port, &judged.name());
-            let verified = edge.gateway.clients.on(port).is_some();
+            led_to.push((judged.name(), Some(judged)));
+            let tells = client::at_listener(index, edge.name, judged).tells_client != Some(false);
+            let verified = tells && edge.gateway.clients.on(port).is_some();
             let mut chain = chain(judged.name(), judged.host(), wire::edge_http(table, verified));
             chain.transport_socket = socket;
             chains.push(chain);
@@ -83,6 +92,7 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
         let several = led.len() > 1;
         for (host, filter) in led {
             let name = if several || judged.passes() { format!("{}/{host}", judged.name()) } else { judged.name() };
+            led_to.push((name.clone(), Some(judged)));
             let mut chain = chain(name, &host, filter);
             chain.transport_socket.clone_from(&socket);
             if let Some(own) = &own {
@@ -94,6 +104,7 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     }
     let mut listener = listener(names::edge(port), port, chains);
     listener.listener_filters.push(wire::tls_inspector());
+    listener.listener_filters.extend(client::sent(index, edge, (port, Family::Tls), &led_to));
     EdgePort { listener, tables, destinations: destinations(backends).collect() }
 }
 
@@ -124,14 +135,17 @@ fn chain(name: String, host: &str, filter: Filter) -> FilterChain {
 }
 
 fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
-    let (mut chains, mut backends) = (Vec::new(), BTreeSet::new());
+    let (mut chains, mut backends, mut led_to) = (Vec::new(), BTreeSet::new(), Vec::new());
     for (place, judged) in edge.at(port, Family::Tcp).take(1) {
+        led_to.push((judged.name(), Some(judged)));
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let closed = DoorPolicies::at(index, edge.name, port).closes(index, edge.name, judged);
         let filters = vec![if closed { wire::tcp(&[], None) } else { stream::oldest(&front, edge, place, &mut backends) }];
         chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
     }
-    EdgePort { listener: listener(names::edge(port), port, chains), tables: Vec::new(), destinations: destinations(backends).collect() }
+    let mut listener = listener(names::edge(port), port, chains);
+    listener.listener_filters.extend(client::sent(index, edge, (port, Family::Tcp), &led_to));
+    EdgePort { listener, tables: Vec::new(), destinations: destinations(backends).collect() }
 }
 
 fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {

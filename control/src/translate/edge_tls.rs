@@ -9,12 +9,15 @@ use proto::xds::core::{DataSource, data_source::Specifier};
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use proto::xds::tls::downstream_tls_context::SessionTicketKeysType;
+use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
+use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
+use crate::world::edge::ClientPolicy;
 use crate::world::gateway::{ClientDemand, Gateway};
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::listener::ObjectRef;
@@ -199,6 +202,7 @@ pub(super) fn shown(index: &Index, name: &Name, gateway: &Gateway) -> Option<Str
 /// How a listener meets its clients.
 pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: &Judged<'_>) -> tls::DownstreamTlsContext {
     let https = judged.listener.protocol == "HTTPS";
+    let policy = client::at_listener(index, name, judged);
     let sds = |name: String| tls::SdsSecretConfig { name, sds_config: Some(wire::ads()) };
     let mut shown: Vec<String> = permitted(index, judged).iter().map(|key| names::certificate(&key.namespace, &key.name)).collect();
     if shown.is_empty() {
@@ -219,12 +223,20 @@ pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: 
         common_tls_context: Some(tls::CommonTlsContext {
             tls_certificate_sds_secret_configs: shown.into_iter().map(sds).collect(),
             validation_context_type: demand.map(validation),
-            alpn_protocols: if https { vec!["h2".to_owned(), "http/1.1".to_owned()] } else { Vec::new() },
+            alpn_protocols: if https { alpn(&policy) } else { Vec::new() },
+            tls_params: (policy.tls12 == Some(false))
+                .then(|| tls::TlsParameters { tls_minimum_protocol_version: TlsProtocol::TlSv13.into(), ..tls::TlsParameters::default() }),
             ..tls::CommonTlsContext::default()
         }),
         require_client_certificate: demand.map(|(_, demand)| !demand.insecure),
         session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(sds(names::tickets(&name.0, &name.1)))),
     }
+}
+
+/// The versions of HTTP that are spoken, the dearest first.
+fn alpn(policy: &ClientPolicy) -> Vec<String> {
+    let all = [("h2", policy.http2), ("http/1.1", policy.http1)];
+    all.into_iter().filter(|(_, enabled)| *enabled != Some(false)).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn bytes(bytes: &[u8]) -> Option<DataSource> {

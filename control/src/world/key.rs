@@ -41,6 +41,7 @@ pub enum Kind {
     BasicAuth,
     RateLimit,
     ExternalAuth,
+    ClientPolicy,
 }
 
 /// API group of the core kinds.
@@ -88,6 +89,7 @@ impl Kind {
         Self::BasicAuth,
         Self::RateLimit,
         Self::ExternalAuth,
+        Self::ClientPolicy,
     ];
 
     /// The name as manifests spell it.
@@ -126,6 +128,7 @@ impl Kind {
             Self::BasicAuth => "BasicAuth",
             Self::RateLimit => "RateLimit",
             Self::ExternalAuth => "ExternalAuth",
+            Self::ClientPolicy => "ClientPolicy",
         }
     }
 
@@ -158,7 +161,8 @@ impl Kind {
             | Self::Consumer
             | Self::BasicAuth
             | Self::RateLimit
-            | Self::ExternalAuth => OWN,
+            | Self::ExternalAuth
+            | Self::ClientPolicy => OWN,
         }
     }
 

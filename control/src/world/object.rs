@@ -7,7 +7,7 @@ use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
-use super::edge::{ApiKeyAuth, BasicAuth, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth};
+use super::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -78,6 +78,7 @@ pub enum Spec {
     RequestAuthentication(RequestAuthentication),
     ApiKeyAuth(Box<ApiKeyAuth>),
     RateLimit(Box<EdgeRateLimit>),
+    ClientPolicy(Box<ClientPolicy>),
     Consumer(Box<Consumer>),
     BasicAuth(Box<BasicAuth>),
     ExternalAuth(Box<ExternalAuth>),
@@ -310,6 +311,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::ExternalAuth => Spec::ExternalAuth(Box::new(ExternalAuth::read(fields.need("spec")?.fields())?)),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
+        Kind::ClientPolicy => Spec::ClientPolicy(Box::new(ClientPolicy::read(fields.need("spec")?.fields())?)),
         Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
@@ -378,6 +380,7 @@ pub fn attachment(object: &Object) -> Option<&EdgeAttachment> {
         Spec::BasicAuth(spec) => Some(&spec.attachment),
         Spec::RateLimit(spec) => Some(&spec.attachment),
         Spec::ExternalAuth(spec) => Some(&spec.attachment),
+        Spec::ClientPolicy(spec) => Some(&spec.attachment),
         Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::Broken(attachment) => Some(attachment),

@@ -8,7 +8,7 @@ use rustls::crypto::tls13::OkmBlock;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::index::Name;
+use super::Name;
 
 /// How long tickets are made with one seed.
 pub const SEED_MS: i64 = 12 * 60 * 60 * 1000;

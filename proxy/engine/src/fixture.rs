@@ -347,6 +347,53 @@ pub(crate) fn edge(port: u16, filter_chains: Vec<FilterChain>) -> Listener {
     Listener { name: format!("edge/{port}"), bind_to_port: None, filter_chains, ..out_nowhere(&format!("0.0.0.0:{port}")) }
 }
 
+/// The same port with everything that may be said of its clients, on a chain.
+pub(crate) fn with_clients(mut listener: Listener, policy: &mesh::ClientPolicy) -> Listener {
+    listener.listener_filters.push(ListenerFilter {
+        name: "clients".into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(proto::xds::pack(policy))),
+    });
+    listener
+}
+
+/// Everything that may be said of an edge's clients, on this chain.
+pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::ClientPolicy {
+    let secs = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    mesh::ClientPolicy {
+        proxy_protocol: Some(mesh::ProxyProtocol { required: true, trusted_cidrs: vec!["10.0.0.0/8".into()], timeout: secs(2) }),
+        connections: Some(mesh::ClientConnections { max: 100, per_address: 10, new_per_second: 20 }),
+        chains: vec![mesh::ClientChain {
+            chain: chain.into(),
+            policy: "shop/edge".into(),
+            address: Some(trusted),
+            timeouts: Some(mesh::ClientTimeouts {
+                tls_handshake: secs(1),
+                request_headers: secs(2),
+                body_idle: secs(3),
+                write_stall: secs(4),
+                min_bytes_per_second: Some(5),
+            }),
+            limits: Some(mesh::ClientLimits { header_bytes: 2048, headers: 20, uri_bytes: 200 }),
+            lives: Some(mesh::ClientLives { idle: secs(5), max_age: secs(6), max_requests: 9 }),
+            http1: Some(mesh::ClientHttp1 { disabled: false, refuse10: true, lower_case: true }),
+            http2: Some(mesh::ClientHttp2 {
+                disabled: false,
+                max_streams: 10,
+                stream_window: 70_000,
+                connection_window: 700_000,
+                resets_per_minute: 30,
+            }),
+            paths: Some(mesh::ClientPaths { escaped_slashes: 1, underscore_headers: 2 }),
+            headers: Some(mesh::ClientHeaders {
+                set: vec![mesh::EarlyHeader { name: "x-edge".into(), value: "1".into() }],
+                remove: vec!["x-debug".into()],
+                keep_trusted_id: true,
+                hsts: secs(60),
+            }),
+        }],
+    }
+}
+
 /// Datagrams of an edge's port.
 pub(crate) fn edge_datagrams(port: u16, to: &[(&str, u32)]) -> Listener {
     let clusters = to.iter().map(|(cluster, weight)| mesh::UdpCluster { cluster: (*cluster).to_owned(), weight: *weight }).collect();

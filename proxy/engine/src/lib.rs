@@ -13,6 +13,7 @@ pub mod balance;
 pub mod budget;
 pub mod callout;
 pub mod claims;
+pub mod client;
 pub mod consumers;
 pub mod decide;
 pub mod dns;

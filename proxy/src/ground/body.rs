@@ -122,6 +122,10 @@ pub struct Followed {
 pub trait Follower {
     /// A frame passes.
     fn frame(&mut self, frame: &Frame<Bytes>);
+    /// Whether the frame that passed last is more than there may be, which cuts the body.
+    fn refused(&self) -> Option<Reason> {
+        None
+    }
     /// Nothing comes any more: complete, or cut by the sender or by this proxy.
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
@@ -466,7 +470,10 @@ impl Followed {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
-                return Poll::Ready(self.passed(frame).map(Ok));
+                match self.follower.refused() {
+                    Some(reason) => Cut::Overdue(reason),
+                    None => return Poll::Ready(self.passed(frame).map(Ok)),
+                }
             }
             Poll::Ready(None) => {
                 self.end(Ok(()));

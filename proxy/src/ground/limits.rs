@@ -119,6 +119,8 @@ pub const INTERIM_ANSWERS_MAX: usize = 16;
 /// How long a body that the client holds back (`Expect: 100-continue`) waits for the upstream's word: then it is taken as it comes, as
 /// from clients that ask for no word.
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Time that a client's body is waited for before its average speed counts (ClientPolicy, `minBytesPerSecond`).
+pub const UPLOAD_GRACE: Duration = Duration::from_secs(5);
 /// How long the sender of a body that nobody wants any more may be silent until its connection is closed. Meanwhile the body is read and
 /// forgotten, so that its sender gets to the answer.
 pub const UNWANTED_SILENCE: Duration = Duration::from_secs(10);

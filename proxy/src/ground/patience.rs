@@ -48,6 +48,17 @@ struct Pulse {
     upload_waker: RefCell<Option<Waker>>,
     /// How many are to come.
     expected: Cell<u64>,
+    /// Why this proxy has cut the upload.
+    spoilt: Cell<Option<Spoilt>>,
+}
+
+/// Why a client's upload was cut at an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoilt {
+    /// It is longer than it may be: 413.
+    TooLong,
+    /// It comes too slowly: 408.
+    TooSlow,
 }
 
 impl Patience {
@@ -87,6 +98,7 @@ impl Patience {
             stopped: Cell::new(None),
             upload_waker: RefCell::new(None),
             expected: Cell::new(0),
+            spoilt: Cell::new(None),
         });
         pulses.push(Rc::clone(&pulse));
         pulse
@@ -234,6 +246,11 @@ impl Wait {
         self.pulse.uploaded.get()
     }
 
+    /// Why the upload was cut, if this proxy has done that.
+    pub fn spoilt(&self) -> Option<Spoilt> {
+        self.pulse.spoilt.get()
+    }
+
     /// Whether all has come that is to come from downstream.
     pub fn is_uploaded(&self) -> bool {
         self.uploaded() >= self.pulse.expected.get()
@@ -250,6 +267,7 @@ impl Drop for Wait {
         pulse.upload_waker.borrow_mut().take();
         pulse.uploaded.set(0);
         pulse.expected.set(0);
+        pulse.spoilt.set(None);
         pulse.generation.set(pulse.generation.get().wrapping_add(1));
         self.patience.free.borrow_mut().push(pulse.index);
     }
@@ -269,6 +287,13 @@ impl Upload {
         if self.pulse.generation.get() == self.generation {
             self.pulse.last.set(self.tick.get());
             self.pulse.uploaded.set(self.pulse.uploaded.get() + bytes as u64);
+        }
+    }
+
+    /// It is cut, for this reason.
+    pub fn spoil(&self, why: Spoilt) {
+        if self.pulse.generation.get() == self.generation {
+            self.pulse.spoilt.set(Some(why));
         }
     }
 

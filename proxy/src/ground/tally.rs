@@ -63,6 +63,8 @@ pub struct Tally {
     since: Instant,
     flooded: bool,
     floods: Floods,
+    /// How many requests may be taken back in a minute, and those that still may.
+    resets: Option<(u32, f64, Instant)>,
 }
 
 impl Tally {
@@ -70,7 +72,13 @@ impl Tally {
     pub fn new(sender: Sender, floods: &Floods) -> Self {
         let skip = if sender == Sender::Server { 0 } else { PREFACE_BYTES };
         let (since, floods) = (Instant::now(), floods.clone());
-        Self { head: [0; HEAD_BYTES], have: 0, skip, sender, owed_bytes: 0, since, flooded: false, floods }
+        Self { head: [0; HEAD_BYTES], have: 0, skip, sender, owed_bytes: 0, since, flooded: false, floods, resets: None }
+    }
+
+    /// The same of a peer that may take back so many requests in a minute, and as many at once.
+    pub fn resets(mut self, per_minute: Option<u32>) -> Self {
+        self.resets = per_minute.map(|per_minute| (per_minute, f64::from(per_minute), self.since));
+        self
     }
 
     /// Whether it was too much.
@@ -96,6 +104,9 @@ impl Tally {
             (bytes, self.have) = (&bytes[wanted..], 0);
             let [high, middle, low, kind, flags, ..] = self.head;
             self.skip = u32::from_be_bytes([0, high, middle, low]);
+            if kind == RST_STREAM && self.resets.is_some() {
+                self.taken_back();
+            }
             let cost = self.cost(kind, flags);
             if cost > 0 {
                 self.charge(cost);
@@ -127,6 +138,20 @@ impl Tally {
         self.owed_bytes += cost;
         if self.owed_bytes > IDLE_FRAMES_MAX * IDLE_FRAME_BYTES && !self.flooded {
             self.remit();
+        }
+    }
+
+    /// A request was taken back.
+    #[cold]
+    fn taken_back(&mut self) {
+        let Some((per_minute, left, since)) = &mut self.resets else { return };
+        let now = Instant::now();
+        let most = f64::from(*per_minute);
+        *left = (*left + now.duration_since(*since).as_secs_f64() * most / 60.0).min(most) - 1.0;
+        *since = now;
+        if *left < 0.0 && !self.flooded {
+            self.flooded = true;
+            self.floods.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -210,6 +235,20 @@ mod tests {
             }
             tokio::time::advance(Duration::from_secs(1)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_taken_back_at_a_rate() {
+        // Aim: as many at once as in a minute, then one for each part of it; whoever has no such bound goes by the usual one.
+        let reset = frame(RST_STREAM, 0, 4);
+        let mut tally = Tally::new(Sender::Server, &Floods::default()).resets(Some(60));
+        for _ in 0..60 {
+            assert!(tally.read(&reset));
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(tally.read(&reset) && tally.read(&reset));
+        assert!(!tally.read(&reset), "more than there was time for");
+        assert_eq!(tally.floods.count(), 1);
     }
 
     #[tokio::test(start_paused = true)]

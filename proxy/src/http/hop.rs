@@ -6,16 +6,20 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODI
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
+use super::forwarded::is_forwarded;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What `connection` cannot take off: what this proxy says itself may stand there already, and a sender must not unsay it.
-const KEPT: [HeaderName; 8] = [
+const KEPT: [HeaderName; 10] = [
     UPGRADE,
     TE,
     HOST,
     HeaderName::from_static("x-forwarded-client-cert"),
+    HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -115,6 +119,8 @@ pub struct OfHop {
     pub b3: bool,
     pub x_b3: bool,
     pub host: bool,
+    /// What says for whom a proxy asks, beside what an edge always says itself.
+    pub forwarded: bool,
     /// A name that some read as one of the mesh's own.
     pub shadow: bool,
     /// More than one, or one that is none.
@@ -136,6 +142,7 @@ impl OfHop {
         let (mut there, mut host) = (Self::default(), None);
         for (at, name) in headers.keys().enumerate() {
             let name = name.as_str();
+            there.forwarded |= is_forwarded(name);
             match name.len() {
                 2 if name == "te" => there.te = true,
                 2 => there.b3 |= name == "b3",

@@ -40,6 +40,11 @@ impl Raw {
         (Self { at, fields: headers.len(), fragment, walked: Some(hop) }, hop)
     }
 
+    /// How many fields it came with.
+    pub const fn fields(self) -> usize {
+        self.fields
+    }
+
     /// With so many fields, over no connection.
     pub const fn plainly(at: Hop, fields: usize) -> Self {
         Self { at, fields, fragment: false, walked: None }

@@ -3,6 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use engine::model::ClientRules;
 
 use crate::ground::limits::{FAREWELL_WAIT, HEAD_WAIT, KEPT_WAIT};
 use crate::ground::patience::{Patience, Wait};
@@ -18,15 +21,35 @@ pub(crate) struct Kept {
     exchange: (bool, u32),
     /// A head has begun, and is waited for.
     in_head: bool,
-    guarded: bool,
+    terms: KeptTerms,
     finished: bool,
 }
 
+/// How long a downstream connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptTerms {
+    /// Without an exchange.
+    pub(crate) idle: Duration,
+    /// For a head, from its first byte on; `None`: as long as it likes.
+    pub(crate) head: Option<Duration>,
+    /// Taking nothing of what is written to it; `None`: as long as nobody wants its place.
+    pub(crate) stall: Option<Duration>,
+}
+
+impl KeptTerms {
+    /// As a policy says, else as for everybody. `guarded`: the client is not trusted with its time for a head.
+    pub(crate) fn of(rules: Option<&ClientRules>, guarded: bool) -> Self {
+        let head = rules.map_or(HEAD_WAIT, |rules| rules.timeouts.request_headers);
+        let stall = rules.map(|rules| rules.timeouts.write_stall).filter(|stall| !stall.is_zero());
+        Self { idle: rules.map_or(KEPT_WAIT, |rules| rules.lives.idle), head: guarded.then_some(head), stall }
+    }
+}
+
 impl Kept {
-    /// Begins to wait for the first exchange. `guarded`: the client is not trusted with its time for a head.
-    pub(crate) fn new(patience: &Rc<Patience>, notes: Arc<Notes>, guarded: bool) -> Box<Self> {
-        let wait = patience.keep(KEPT_WAIT);
-        Box::new(Self { notes, wait, exchange: (false, 0), in_head: false, guarded, finished: false })
+    /// Begins to wait for the first exchange.
+    pub(crate) fn new(patience: &Rc<Patience>, notes: Arc<Notes>, terms: KeptTerms) -> Box<Self> {
+        let wait = patience.keep(terms.idle);
+        Box::new(Self { notes, wait, exchange: (false, 0), in_head: false, terms, finished: false })
     }
 
     /// Ready when the connection has been kept for too long, or a head has taken too long. Asked at every turn of the connection; what the
@@ -38,20 +61,23 @@ impl Kept {
             (self.exchange, self.in_head) = (exchange, false);
             // What came in the turn of an exchange's end is taken for its own.
             self.notes.heard();
-            self.wait.restart((!busy).then_some(KEPT_WAIT));
+            self.wait.restart((!busy).then_some(self.terms.idle));
         }
         if busy {
             return Poll::Pending;
         }
-        if self.guarded && !self.in_head && self.notes.heard() {
+        if let Some(head) = self.terms.head
+            && !self.in_head
+            && self.notes.heard()
+        {
             self.in_head = true;
-            self.wait.restart(Some(HEAD_WAIT));
+            self.wait.restart(Some(head));
         }
         if self.wait.poll_overdue(cx).is_pending() {
             return Poll::Pending;
         }
         if self.notes.held_up() {
-            self.wait.restart(Some(KEPT_WAIT));
+            self.wait.restart(Some(self.terms.idle));
             return self.wait.poll_overdue(cx);
         }
         Poll::Ready(())

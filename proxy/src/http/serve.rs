@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use engine::decide::Version;
+use engine::model::ClientRules;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::http2;
-use super::kept::Kept;
+use super::kept::{Kept, KeptTerms};
 use super::reply::CutOff;
 use crate::ground::body::{Body, Received};
 use crate::ground::drain::{Drain, DrainStage};
@@ -46,6 +47,8 @@ pub struct Serving {
     application: http1::Builder,
     peer: http1::Builder,
     anybody: http1::Builder,
+    /// The same, without the case of names.
+    lower_case: http1::Builder,
     bodies: Rc<Bodies>,
     patience: Rc<Patience>,
     pressure: Pressure,
@@ -58,6 +61,11 @@ impl Serving {
             application: http1_builder(true, limits::HEAD_BYTES_MAX),
             peer: http1_builder(false, limits::HEAD_BYTES_MAX + limits::HEAD_BYTES_ADDED_MAX),
             anybody: http1_builder(true, limits::HEAD_BYTES_MAX),
+            lower_case: {
+                let mut builder = http1_builder(true, limits::HEAD_BYTES_MAX);
+                builder.preserve_header_case(false);
+                builder
+            },
             bodies,
             patience,
             pressure,
@@ -82,15 +90,14 @@ fn http1_builder(half_close: bool, head_bytes_max: usize) -> http1::Builder {
 /// Serves one connection to its end. A connection without an exchange is closed after [`limits::KEPT_WAIT`]. An answer that is cut cuts the
 /// connection, so that a client which reads until the end does not take it for whole; so does dropping the future within an exchange. While
 /// the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and connections that are only
-/// kept are closed here in the end.
+/// kept are closed here in the end. `rules` hold for clients from outside, for as long as the connection lives.
 ///
 /// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. It says why in
 /// `x-meshwright-reason`.
 pub async fn serve<F, A>(
     stream: Rewound<Stream>,
-    version: Version,
-    caller: Caller,
-    serving: &Serving,
+    (version, caller): (Version, Caller),
+    (serving, rules): (&Serving, Option<Arc<ClientRules>>),
     drain: &Rc<Drain>,
     answer: F,
 ) -> Option<StatusCode>
@@ -102,12 +109,15 @@ where
         Version::Http1 => {
             let wakes = Arc::new(Wakes::default());
             let line = Line::of(Arc::clone(&wakes));
-            let notes = Notes::new(&serving.pressure, caller != Caller::Peer);
-            let mut kept = Kept::new(&serving.patience, Arc::clone(&notes), caller == Caller::Anybody);
+            let rules = rules.as_deref();
+            let terms = KeptTerms::of(rules, caller == Caller::Anybody);
+            let notes = Notes::of(&serving.pressure, caller != Caller::Peer, terms.stall);
+            let mut kept = Kept::new(&serving.patience, Arc::clone(&notes), terms);
             let io = TokioIo::new(Served::new(Unstalled::new(stream, notes), Arc::clone(&line), caller != Caller::Peer));
             let builder = match caller {
                 Caller::Application => &serving.application,
                 Caller::Peer => &serving.peer,
+                Caller::Anybody if rules.is_some_and(|rules| rules.http1.lower_case) => &serving.lower_case,
                 Caller::Anybody => &serving.anybody,
             };
             let own = Arc::clone(&line);
@@ -161,7 +171,8 @@ where
                 Caller::Peer => Sender::Peer,
                 Caller::Anybody => Sender::Stranger,
             };
-            Box::pin(http2::serve(stream, (&serving.bodies, &serving.patience, &serving.pressure, sender), drain, answer)).await;
+            let means = (&serving.bodies, &serving.patience, &serving.pressure);
+            Box::pin(http2::serve(stream, means, (sender, rules.as_deref()), drain, answer)).await;
             None
         }
     }

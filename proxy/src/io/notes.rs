@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Whether a worker has run out of places for connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ impl Pressure {
 pub struct Notes {
     pub(super) pressure: Pressure,
     pub(super) watched: bool,
+    /// How long the peer may take nothing of what is written to it; `None`: as long as nobody wants its place.
+    pub(super) stall: Option<Duration>,
     cut: AtomicBool,
     heard: AtomicBool,
     held_up: AtomicBool,
@@ -37,8 +40,13 @@ impl Notes {
     /// Of a connection of a worker's. `watched`: within an exchange flushing fails once the peer has reset it, so that what
     /// nobody waits for is given up although nobody reads.
     pub fn new(pressure: &Pressure, watched: bool) -> Arc<Self> {
+        Self::of(pressure, watched, None)
+    }
+
+    /// The same of a peer that may take nothing of what is written to it for so long at most.
+    pub fn of(pressure: &Pressure, watched: bool, stall: Option<Duration>) -> Arc<Self> {
         let [cut, heard, held_up] = [const { AtomicBool::new(false) }; 3];
-        Arc::new(Self { pressure: pressure.clone(), watched, cut, heard, held_up })
+        Arc::new(Self { pressure: pressure.clone(), watched, stall, cut, heard, held_up })
     }
 
     /// An answer was cut: so is the connection, when it is dropped.

@@ -42,8 +42,9 @@ impl<T: Abrupt> Unstalled<T> {
         Self { inner, notes, timers: None }
     }
 
-    fn timers(timers: &mut Option<Pin<Box<Timers>>>) -> Pin<&mut Timers> {
-        let begin = || Box::pin(Timers { stall: sleep(STALL_WAIT), moved: true, gone: sleep(RESET_ASKED_EVERY) });
+    fn timers<'t>(timers: &'t mut Option<Pin<Box<Timers>>>, notes: &Notes) -> Pin<&'t mut Timers> {
+        let stall = notes.stall.unwrap_or(STALL_WAIT);
+        let begin = || Box::pin(Timers { stall: sleep(stall), moved: true, gone: sleep(RESET_ASKED_EVERY) });
         timers.get_or_insert_with(begin).as_mut()
     }
 
@@ -61,17 +62,21 @@ impl<T: Abrupt> Unstalled<T> {
 
     #[cold]
     fn stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let begins = !self.notes.held_up();
         self.notes.hold_up(true);
-        let mut timers = Self::timers(&mut self.timers).project();
+        let stall = self.notes.stall.unwrap_or(STALL_WAIT);
+        let mut timers = Self::timers(&mut self.timers, &self.notes).project();
+        if begins && self.notes.stall.is_some() {
+            timers.stall.as_mut().reset(Instant::now() + stall);
+            *timers.moved = false;
+        }
         while timers.stall.as_mut().poll(cx).is_ready() {
             let moved = std::mem::take(timers.moved);
-            if !moved && self.notes.pressure.is_on() {
-                return Poll::Ready(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("the peer took nothing for {STALL_WAIT:?}, and its place is wanted"),
-                ));
+            if !moved && (self.notes.stall.is_some() || self.notes.pressure.is_on()) {
+                let why = if self.notes.stall.is_some() { "" } else { ", and its place is wanted" };
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, format!("the peer took nothing for {stall:?}{why}")));
             }
-            let wait = if moved { STALL_WAIT } else { PRESSURE_ASKED_EVERY };
+            let wait = if moved { stall } else { PRESSURE_ASKED_EVERY };
             timers.stall.as_mut().reset(Instant::now() + wait);
         }
         Poll::Pending
@@ -92,7 +97,7 @@ impl<T: Abrupt> Abrupt for Unstalled<T> {
             match ready!(self.inner.poll_reset(cx)) {
                 Seen::Reset => return Poll::Ready(io::ErrorKind::ConnectionReset.into()),
                 Seen::Unread => {
-                    let mut again = Self::timers(&mut self.timers).project().gone;
+                    let mut again = Self::timers(&mut self.timers, &self.notes).project().gone;
                     ready!(again.as_mut().poll(cx));
                     again.as_mut().reset(Instant::now() + RESET_ASKED_EVERY);
                 }

@@ -1,7 +1,7 @@
 //! One request or opaque connection, from its first byte to its last; recorded once, when dropped.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,8 +12,9 @@ use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
+use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
@@ -39,6 +40,8 @@ pub struct Account {
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
     outside: Option<FromOutside>,
+    /// What every answer says of encryption.
+    strictly: Option<HeaderValue>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -52,7 +55,7 @@ pub enum FromOutside {
 
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
-        Self { worker, seen, detail, started, live: None, outside: None }
+        Self { worker, seen, detail, started, live: None, outside: None, strictly: None }
     }
 
     /// Which road it takes.
@@ -63,6 +66,25 @@ impl Account {
     /// It came from outside the mesh, by an edge.
     pub fn came_from_outside(&mut self, takes_json: bool) {
         self.outside = Some(if takes_json { FromOutside::Json } else { FromOutside::Text });
+    }
+
+    /// Who asks, where a proxy in front of us may have said that.
+    pub fn came_for(&mut self, client: IpAddr) {
+        if let Some(detail) = &mut self.detail {
+            detail.client = Some(client);
+        }
+    }
+
+    /// What its answer says of encryption, whoever makes it.
+    pub fn says_strictly(&mut self, value: Option<&HeaderValue>) {
+        self.strictly = value.cloned();
+    }
+
+    /// Says it.
+    pub fn tell_strictly(&self, headers: &mut HeaderMap) {
+        if let Some(value) = &self.strictly {
+            headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+        }
     }
 
     /// How it is answered where it came from outside.

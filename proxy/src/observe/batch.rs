@@ -2,7 +2,7 @@
 //! takes the batch away; neither waits for the other, and the encoder is woken once per batch.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -56,6 +56,7 @@ pub(super) struct Record {
     pub(super) epoch: u64,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
+    pub(super) client: Option<IpAddr>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) attempts: u32,
@@ -119,6 +120,7 @@ impl Batch {
             epoch: seen.snapshot.epoch,
             downstream: detail.downstream,
             local: detail.local,
+            client: detail.client,
             request_bytes: seen.request_bytes,
             response_bytes: seen.response_bytes,
             attempts: seen.attempts,

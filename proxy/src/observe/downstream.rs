@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use engine::client::Admitted;
 use engine::consumers::ClientCertificate;
 
 use crate::tls::{Peer, TlsFacts};
@@ -22,6 +23,8 @@ pub struct Downstream {
     pub client_tls: Option<Arc<str>>,
     /// Its certificate, where it is a client from outside and somebody vouches for it who is believed at its listener.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// Its place among the clients of an edge's port.
+    pub place: Option<Arc<Admitted>>,
     pub(super) source: u32,
     /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
     pub(super) caller: Option<Arc<Peer>>,

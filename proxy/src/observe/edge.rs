@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use engine::client::NotAdmitted;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -24,6 +25,10 @@ pub struct EdgeReadings {
     pub handshakes_failed: AtomicU64,
     /// How often a handshake waited because as many were under way as may be.
     pub handshakes_full: AtomicU64,
+    /// Clients that did not say where they come from as they must.
+    pub proxy_refused: AtomicU64,
+    /// Clients that were not let in, by the bound: all, one address, new ones.
+    not_admitted: [AtomicU64; 3],
     /// Clients that asked for a name that nobody has.
     pub unnamed: AtomicU64,
     /// Sessions of datagrams now.
@@ -44,6 +49,11 @@ impl EdgeReadings {
         *self.handshakes.lock().entry((facts.version, facts.cipher, facts.resumed)).or_default() += 1;
     }
 
+    /// A client was not let in.
+    pub fn not_admitted(&self, why: NotAdmitted) {
+        self.not_admitted[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Nothing where there was nothing: a sidecar has no such clients.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let handshakes = self.handshakes.lock().clone();
@@ -61,6 +71,17 @@ impl EdgeReadings {
                 ("meshwright_edge_unrecognized_names", "Clients whose TLS asked for a name that nobody has", &self.unnamed),
             ];
             count(encoder, &counters)?;
+        }
+        if of(&self.proxy_refused) > 0 {
+            let help = "Clients closed: the PROXY protocol was missing, broken or not theirs to send";
+            count(encoder, &[("meshwright_edge_proxy_protocol_refused", help, &self.proxy_refused)])?;
+        }
+        if self.not_admitted.iter().any(|bound| of(bound) > 0) {
+            let help = "Clients closed: as many were connected, or new, as may be";
+            let mut metric = encoder.encode_descriptor("meshwright_edge_clients_refused", help, None, MetricType::Counter)?;
+            for why in [NotAdmitted::Full, NotAdmitted::Address, NotAdmitted::Rate] {
+                ConstCounter::new(of(&self.not_admitted[why as usize])).encode(metric.encode_family(&[("bound", why.text())])?)?;
+            }
         }
         let datagrams = of(&self.datagrams_received) + of(&self.datagrams_dropped) + of(&self.sessions_full);
         if datagrams > 0 {

@@ -215,6 +215,10 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     }
     out.extend_from_slice(b"],\"fault\":");
     optional(out, batch.word(record, Word::Fault));
+    if let Some(client) = record.client {
+        // An address needs no escapes.
+        let _ = write!(out, ",\"client_address\":\"{client}\"");
+    }
     // Only where there are policies: most exchanges have none to tell of.
     let policies: [(&[u8], Word); 7] = [
         (b",\"consumer\":", Word::Consumer),

@@ -1,6 +1,6 @@
 //! What one exchange saw: cheap for all, with more detail where it is logged or sampled.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,8 @@ pub(super) struct Detail {
     pub(super) head: Option<Head>,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
+    /// Who asked, where a proxy in front of an edge may have said that.
+    pub(super) client: Option<IpAddr>,
     pub(super) caller: Option<Arc<Peer>>,
     pub(super) tls: Option<TlsFacts>,
     pub(super) retries: Vec<(SocketAddr, Reason)>,
@@ -192,6 +194,7 @@ impl Detail {
             head: None,
             downstream,
             local,
+            client: None,
             caller: None,
             tls: None,
             retries: Vec::new(),

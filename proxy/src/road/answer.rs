@@ -4,27 +4,27 @@ mod asked;
 mod caller;
 mod stood;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
-use engine::consumers::CONSUMER_HEADER;
+use engine::client::ClientFound;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::guard::{Counted, Denied, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
-use http::{HeaderMap, Response, StatusCode, request};
+use engine::model::{ClientRules, Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
+use http::{Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
-use crate::http::{self as rules, Caller, CutOff, Raw, Upgrade, clean_request, judge_request};
+use crate::http::{self as rules, Caller, CutOff, OfHop, Raw, Upgrade, clean_request, judge_request};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
@@ -78,8 +78,23 @@ pub trait Door: Sized + 'static {
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
 
+    /// Who asks, where that is not who has connected; what stands in the way of telling is taken off. `None`: whoever has connected.
+    fn find(&self, _listener: &Self::Listener, _parts: &mut request::Parts) -> Option<ClientFound> {
+        None
+    }
+
+    /// What holds for clients from outside.
+    fn rules<'v>(&self, _listener: &'v Self::Listener) -> Option<&'v Arc<ClientRules>> {
+        None
+    }
+
+    /// Who has connected to us in the end, whoever has said for whom.
+    fn peer(&self, downstream: &Downstream) -> IpAddr {
+        downstream.address.ip()
+    }
+
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
-    fn mark(&self, view: &InForce<Self::Listener>, downstream: &Downstream, headers: &mut HeaderMap);
+    fn mark(&self, at: (&InForce<Self::Listener>, &Downstream), parts: &mut request::Parts, found: (Option<&ClientFound>, OfHop));
 
     /// Whether the caller may say who called at the mesh's edge.
     fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
@@ -95,7 +110,7 @@ pub trait Door: Sized + 'static {
     fn judge<'s>(
         &self,
         _snapshot: &'s Snapshot,
-        _downstream: &Downstream,
+        (_downstream, _client): (&Downstream, IpAddr),
         _request: (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
         None
@@ -112,8 +127,8 @@ pub trait Door: Sized + 'static {
         None
     }
 
-    /// What asks again whether what became of a request from outside may stay open.
-    fn rejudge(&self, _downstream: &Downstream, _asked: AskedOutside) -> Option<Rejudge> {
+    /// What asks again whether what became of a request from outside, by this client, may stay open.
+    fn rejudge(&self, _from: (&Downstream, IpAddr), _asked: AskedOutside) -> Option<Rejudge> {
         None
     }
 
@@ -136,6 +151,11 @@ pub trait Answers {
 
     /// Its requests' direction.
     fn direction(&self) -> Direction;
+
+    /// What holds for clients from outside.
+    fn rules(&self) -> Option<Arc<ClientRules>> {
+        None
+    }
 
     /// Answers one request.
     fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering;
@@ -161,7 +181,7 @@ pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
     let HttpConnection { stream, version, connection, .. } = *served;
     let answer = |head, received| Rc::clone(&connection).answer(head, received).answer();
     let drain = shared.drain.of(connection.direction());
-    if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
+    if let Some(status) = rules::serve(stream, (version, connection.caller()), (&shared.serving, connection.rules()), drain, answer).await {
         connection.malformed(status);
     }
 }
@@ -208,6 +228,10 @@ pub struct Connection<D: Door> {
     door: D,
     downstream: Downstream,
     view: RefCell<InForce<D::Listener>>,
+    /// Requests that have come from outside.
+    asked: Cell<u32>,
+    /// When it came.
+    since: Instant,
 }
 
 /// One epoch, and what it says of a connection.
@@ -236,7 +260,8 @@ struct Passing<'v> {
 impl<D: Door> Connection<D> {
     /// A connection that has come in by `door`, under the epoch that it was recognised by.
     pub fn new(shared: &Rc<Shared>, door: D, downstream: Downstream, view: InForce<D::Listener>) -> Rc<Self> {
-        Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view) })
+        let (asked, since) = (Cell::new(0), Instant::now());
+        Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view), asked, since })
     }
 
     /// Takes up an epoch.
@@ -251,15 +276,17 @@ impl<D: Door> Connection<D> {
     /// One request, which had to wait so long: one epoch for the whole of it.
     fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received, waited: Duration) -> Answering {
         let view = self.view.borrow();
+        let found = self.door.find(&view.listener, &mut parts);
         let (raw, there) = Raw::of(&parts.headers, &received, self.hop());
         let forms = Forms { traceparent: there.traceparent, tracestate: there.tracestate, b3_single: there.b3, b3_multi: there.x_b3 };
         let mut account = self.shared.observer.begin_walked(D::DIRECTION, &view.snapshot, (&mut parts, forms), &self.downstream);
         self.door.note(&view.listener, &mut account);
         if D::OUTSIDE {
             account.came_from_outside(rules::takes_json(&parts.headers));
+            self.outside(&view.listener, (&received, found.as_ref()), &mut account);
         }
         let version = parts.version;
-        match self.decided(&view, &mut parts, (raw, waited), &mut account) {
+        match self.decided(&view, &mut parts, (raw, waited, found.as_ref()), &mut account) {
             Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
             Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
             Err(short) => Answering::Ready(Box::new(match short {
@@ -275,9 +302,10 @@ impl<D: Door> Connection<D> {
         &self,
         view: &'v InForce<D::Listener>,
         parts: &mut request::Parts,
-        (raw, waited): (Raw, Duration),
+        (raw, waited, found): (Raw, Duration, Option<&ClientFound>),
         account: &mut Account,
     ) -> Result<Passing<'v>, Short<'v>> {
+        let fields = raw.fields();
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
@@ -288,10 +316,7 @@ impl<D: Door> Connection<D> {
         if D::DIRECTION == Direction::Inbound {
             account.asks(&self.downstream, parts);
         }
-        self.door.mark(view, &self.downstream, &mut parts.headers);
-        if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
-            parts.headers.remove(CONSUMER_HEADER);
-        }
+        let client = self.introduce(view, (parts, fields), (found, of_hop))?;
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);
@@ -300,7 +325,7 @@ impl<D: Door> Connection<D> {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        self.authorized(view, &head, token.as_deref(), account)?;
+        self.authorized(view, (&head, client), token.as_deref(), account)?;
         let draw = self.shared.draw.next();
         let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
@@ -313,6 +338,7 @@ impl<D: Door> Connection<D> {
         };
         account.matched(plan.rule);
         let mut aim = (None, Protocol::Auto);
+        let web = self.web(plan.rule, parts);
         let (sticky, home) = self.session(view, &plan, &parts.headers);
         if let Some(cluster) = home.as_ref().map(|home| &home.cluster).or(plan.target.ok()) {
             account.to_cluster(cluster);
@@ -320,16 +346,16 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let claims = token.as_ref().map(|token| &token.claims);
-        let (found, stand) = self.upgrading(view, (&*parts, claims), (upgrade, plan.forward.is_bare()));
+        let (found, stand) = self.upgrading((view, client), (&*parts, claims), (upgrade, plan.forward.is_bare()));
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
-            let exchange = self.exchange(parts, draw, account);
+            let exchange = self.exchange((&mut *parts, client), draw, account);
             (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
         }
         let leg = Leg {
             only: aim.0,
             destination: self.downstream.local,
-            speaks: aim.1,
+            speaks: if web.is_some() { Protocol::Http2 } else { aim.1 },
             expects: of_hop.expect,
             upgrade,
             version,
@@ -344,46 +370,12 @@ impl<D: Door> Connection<D> {
             found,
             counted: Counted::default(),
             draw,
+            client,
+            timeouts: self.door.rules(&view.listener).map(|rules| rules.timeouts),
+            web,
+            place: self.downstream.place.as_ref().filter(|_| upgrade == Upgrade::Asked).cloned(),
         };
         Ok(Passing { plan, leg, home })
-    }
-
-    /// Asks the policies.
-    #[inline]
-    fn authorized(
-        &self,
-        view: &InForce<D::Listener>,
-        head: &RequestHead<'_>,
-        token: Option<&Accepted>,
-        account: &mut Account,
-    ) -> Result<(), Short<'static>> {
-        let claims = token.map(|token| &*token.claims);
-        let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (head, claims)) else { return Ok(()) };
-        if !judgement.is_silent() {
-            account.judged(&judgement);
-        }
-        judgement.refusal().map_or(Ok(()), |reason| Err(Short::Denied(reason)))
-    }
-
-    /// Judges the token of a call to the application, and takes from the request what the application is not to see.
-    fn authenticated(&self, view: &InForce<D::Listener>, parts: &mut request::Parts) -> Result<Option<Arc<Accepted>>, Short<'static>> {
-        let rules = view.snapshot.authentication.as_ref().filter(|_| D::DIRECTION == Direction::Inbound);
-        let Some(rules) = rules else { return Ok(None) };
-        let head = RequestHead::nameless(&parts.method, &parts.uri, &parts.headers);
-        let verdict = rules.judge(&head, &mut self.shared.tokens.borrow_mut(), self.shared.wall_secs().into());
-        match verdict {
-            TokenVerdict::Refused(fault) => {
-                tracing::debug!(why = fault.text(), "a token is not believed");
-                if fault.reason() == Reason::PolicyUnavailable {
-                    self.shared.snapshots.miss_key();
-                }
-                Err(Short::Decided(fault.reply()))
-            }
-            verdict => {
-                rules.carry_out(&verdict, parts);
-                Ok(if let TokenVerdict::Accepted(accepted) = verdict { Some(accepted) } else { None })
-            }
-        }
     }
 
     /// Past all stages, or there are none. In place, because a request is large to be handed on.
@@ -413,7 +405,7 @@ impl<D: Door> Connection<D> {
         }
         let passage = self.gates(&mut parts, (plan.forward, plan.place), (from, &mut leg), &mut account);
         if matches!(passage, Passage::Through) && leg.upgrade == Upgrade::Asked && leg.stand.is_none() {
-            leg.stand = self.stands_outside(&mut leg.found);
+            leg.stand = self.stands_outside(&mut leg.found, leg.client);
         }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
@@ -449,11 +441,11 @@ impl<D: Door> Connection<D> {
     }
 
     /// What stages see of a request.
-    fn exchange<'e>(&'e self, request: &'e mut request::Parts, draw: u64, account: &Account) -> Exchange<'e> {
+    fn exchange<'e>(&'e self, (request, client): (&'e mut request::Parts, IpAddr), draw: u64, account: &Account) -> Exchange<'e> {
         Exchange {
             request,
             caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
-            address: self.downstream.address.ip(),
+            address: client,
             called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
             watch: None,
             now: self.shared.moment(account.started()),
@@ -470,18 +462,17 @@ impl<D: Door> Connection<D> {
         account: &mut Account,
     ) -> Passage<'f> {
         if !forward.is_guarded() {
-            return forward.forth(place, from, &mut self.exchange(parts, leg.draw, account));
+            return forward.forth(place, from, &mut self.exchange((parts, leg.client), leg.draw, account));
         }
         let book = self.view.borrow().snapshot.consumers.load();
         let passage = {
             let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
-            let mut exchange = self.exchange(parts, leg.draw, account);
-            let peer = self.downstream.address;
+            let mut exchange = self.exchange((parts, leg.client), leg.draw, account);
             exchange.watch = Some(Watch {
                 book: &book,
                 tokens: &mut tokens,
-                peer: peer.ip(),
-                port: peer.port(),
+                peer: self.door.peer(&self.downstream),
+                port: self.downstream.address.port(),
                 certificate: self.downstream.certificate.as_deref(),
                 verified: &mut verified,
                 wall_secs: self.shared.wall_secs().into(),
@@ -519,6 +510,10 @@ impl<D: Door> Answers for Connection<D> {
 
     fn direction(&self) -> Direction {
         D::DIRECTION
+    }
+
+    fn rules(&self) -> Option<Arc<ClientRules>> {
+        self.door.rules(&self.view.borrow().listener).cloned()
     }
 
     fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering {

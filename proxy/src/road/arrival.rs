@@ -86,6 +86,11 @@ enum Speaker {
 }
 
 impl Heard {
+    /// Of a client of which something was read before.
+    pub fn after(seen: Bytes) -> Self {
+        Self { seen, ..Self::default() }
+    }
+
     /// As the engine wants to know it. The control plane was asked before.
     pub fn known(&self) -> Known<'_> {
         Known { asked: true, first: self.first(), may_ask: self.may_ask(), ..Known::default() }

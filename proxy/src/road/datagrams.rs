@@ -239,7 +239,8 @@ impl Hall {
 
     /// Whether a client's address may come.
     fn lets_in(&self, snapshot: &Snapshot, client: SocketAddr) -> bool {
-        door(snapshot, self.port, standing::caller_of(None, client, self.port), None).is_none_or(|judgement| judgement.allows())
+        let caller = standing::caller_of(None, client, self.port);
+        door(snapshot, self.port, (caller, client.ip()), None).is_none_or(|judgement| judgement.allows())
     }
 
     /// Whether a session may go on: its client is still let in, its port still leads to its cluster, and that still has its endpoint. Who never pauses

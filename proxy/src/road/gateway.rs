@@ -1,47 +1,78 @@
 //! From outside into the mesh: a Gateway's own doors, joined to the outbound road from the decision on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::client::{Admitted, ClientFound};
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Chain, Chains, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
-use http::{HeaderMap, HeaderValue};
+use engine::model::{Chain, Chains, ClientRules, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
+use http::{HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
-use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
-use crate::http::{Caller, mark_outside};
+use crate::ground::limits::HEAD_WAIT;
+use crate::http::{Caller, OfHop, Outsider, mark_outside};
 use crate::io::{Abrupt as _, Rewound, Socket, Stream};
 use crate::observe::{Direction, Downstream, client_tls};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::OpenedTcp;
+use crate::road::introduced::introduced;
 use crate::road::opening;
 use crate::road::shared::Shared;
 use crate::road::standing::{self, AskedOutside, Denial, Rejudge};
 use crate::road::watch;
 use crate::tls::{Alert, EdgeAccepted, Proof, Shown};
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
-    match Box::pin(recognise(arrival, port, &shared)).await {
-        None => {}
-        Some(Carried::Http(served)) => serve(served, &shared).await,
-        Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
+    // It keeps its place for as long as it is carried.
+    let Some((carried, _place)) = Box::pin(recognise(arrival, port, &shared)).await else { return };
+    match carried {
+        Carried::Http(served) => serve(served, &shared).await,
+        Carried::Opaque(opaque) => Box::pin(carry(&shared, *opaque)).await,
     }
 }
 
-/// Finds out what a connection speaks and carries. `None`: it said nothing, or nothing that is served.
-async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<Carried> {
-    let Arrival { socket, peer, destination } = arrival;
+/// Finds out who comes, and what a connection speaks and carries. `None`: it may not come, said nothing, or nothing that is served.
+async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<(Carried, Option<Arc<Admitted>>)> {
+    let Arrival { mut socket, peer: near, destination } = arrival;
     let snapshot = shared.reader.load();
-    Visit { shared, snapshot, port, peer, destination }.words(socket).await
+    let clients = snapshot.edges.get(&port).map(|edge| Arc::clone(&edge.clients));
+    let (mut peer, mut seen, mut place) = (near, Bytes::new(), None);
+    if let Some(rule) = clients.as_ref().and_then(|clients| clients.proxy.as_ref()) {
+        match Box::pin(introduced(&mut socket, rule, near)).await {
+            Ok(told) => (peer, seen) = (told.from, told.rest),
+            Err(why) => {
+                shared.observer.edge().proxy_refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(peer = %near, port, why, "a client of an edge is closed");
+                socket.abort();
+                return None;
+            }
+        }
+    }
+    if let Some(admission) = clients.as_ref().and_then(|clients| clients.admission.as_ref()) {
+        match admission.enter(peer.ip(), shared.moment(shared.clock.now())) {
+            Ok(admitted) => place = Some(Arc::new(admitted)),
+            Err(why) => {
+                shared.observer.edge().not_admitted(why);
+                tracing::debug!(%peer, port, bound = why.text(), "a client of an edge is not let in");
+                socket.abort();
+                return None;
+            }
+        }
+    }
+    let visit = Visit { shared, snapshot, port, peer, near: near.ip(), place: place.clone(), destination };
+    visit.words(socket, seen).await.map(|carried| (carried, place))
 }
 
 /// A connection from outside.
@@ -49,7 +80,11 @@ struct Visit<'a> {
     shared: &'a Rc<Shared>,
     snapshot: Arc<Snapshot>,
     port: u16,
+    /// Who comes.
     peer: SocketAddr,
+    /// Who has connected: `peer`, or a balancer in front of us.
+    near: IpAddr,
+    place: Option<Arc<Admitted>>,
     destination: SocketAddr,
 }
 
@@ -67,14 +102,19 @@ impl Visit<'_> {
     }
 
     /// Listens as it comes, for as long as it takes to know where it goes.
-    async fn words(mut self, mut socket: Socket) -> Option<Carried> {
-        let patience = if self.chains().is_some() { HANDSHAKE_WAIT } else { HEAD_WAIT };
-        let mut heard = Heard::default();
+    /// `seen`: what was read already.
+    async fn words(mut self, mut socket: Socket, seen: Bytes) -> Option<Carried> {
+        let patience = self.patience();
+        let mut heard = Heard::after(seen);
         loop {
             match self.decide(&heard.known()) {
                 Step::Learn(Learn::Termination) => return self.terminate(heard, socket).await,
                 Step::Learn(_) => {
-                    heard.said(watch::client_first(&mut socket, Some(patience), &self.shared.drain.outbound).await?);
+                    let said = match std::mem::take(&mut heard.seen) {
+                        seen if seen.is_empty() => watch::client_first(&mut socket, Some(patience), &self.shared.drain.outbound).await?,
+                        seen => watch::client_goes_on(&mut socket, seen).await,
+                    };
+                    heard.said(said);
                     // It may have been silent for long: what counts is what is in force when it speaks.
                     self.snapshot = self.shared.reader.load();
                 }
@@ -98,6 +138,20 @@ impl Visit<'_> {
         }
     }
 
+    /// How long it may be silent at first.
+    fn patience(&self) -> Duration {
+        match self.snapshot.edges.get(&self.port) {
+            Some(edge) if matches!(edge.port, Port::Tls(_)) => edge.clients.only().timeouts.tls_handshake,
+            Some(edge) => edge.clients.only().timeouts.request_headers,
+            None => HEAD_WAIT,
+        }
+    }
+
+    /// What holds for clients that meet a chain.
+    fn rules(&self, chain: &str) -> Arc<ClientRules> {
+        self.snapshot.edges.get(&self.port).map(|edge| Arc::clone(edge.clients.on(chain))).unwrap_or_default()
+    }
+
     /// Ends the client's TLS by the terms of its chain.
     async fn terminate(self, heard: Heard, mut socket: Socket) -> Option<Carried> {
         let name: Option<Arc<str>> = heard.sni().map(Into::into);
@@ -114,7 +168,8 @@ impl Visit<'_> {
         let handshake = self.shared.handshakes.run(full, edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)));
         let late = || Failure::new(Reason::TlsFailed, "the TLS handshake took too long");
         let crowded = || Failure::new(Reason::TlsFailed, "the TLS handshake was the slowest of as many as may be, and made room");
-        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await {
+        let patience = self.rules(&chain.name).timeouts.tls_handshake;
+        let accepted = match Box::pin(timeout(patience, handshake)).await {
             Ok(done) => done.unwrap_or_else(|| Err(crowded())),
             Err(_) => Err(late()),
         };
@@ -149,8 +204,10 @@ impl Visit<'_> {
     ) -> Option<Carried> {
         match course {
             Course::Serve(_) | Course::Unreadable => {
-                let address = HeaderValue::from_str(&self.peer.ip().to_string()).ok();
-                let door = Edge { shared: Rc::clone(self.shared), port: self.port, address, client: Rc::new(client) };
+                let peer = self.peer.ip().to_canonical();
+                let address = HeaderValue::from_str(&peer.to_string()).ok();
+                let (shared, client) = (Rc::clone(self.shared), Rc::new(client));
+                let door = Edge { shared, port: self.port, peer, near: self.near, address, client };
                 let listener = door.served(&self.snapshot);
                 let view = InForce { snapshot: Arc::clone(&self.snapshot), listener };
                 let connection = Connection::new(self.shared, door, downstream, view);
@@ -159,7 +216,8 @@ impl Visit<'_> {
             Course::Carry => {
                 let name = self.snapshot.edges.get(&self.port).map_or("", |edge| &*edge.name);
                 let mut account = self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &downstream);
-                for judgement in decide::carried_by(&self.snapshot, self.port, chain.as_deref(), standing::caller(&downstream)) {
+                let from = (standing::caller(&downstream), self.near);
+                for judgement in decide::carried_by(&self.snapshot, self.port, chain.as_deref(), from) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
@@ -194,7 +252,10 @@ impl Visit<'_> {
     }
 
     fn downstream(&self) -> Downstream {
-        self.shared.observer.downstream(Direction::Outbound, &self.snapshot, (self.peer, self.destination), None, None)
+        let ends = (self.peer, self.destination);
+        let mut downstream = self.shared.observer.downstream(Direction::Outbound, &self.snapshot, ends, None, None);
+        downstream.place.clone_from(&self.place);
+        downstream
     }
 
     /// What a client asks for, for people.
@@ -225,7 +286,11 @@ enum EdgeClient {
 struct Edge {
     shared: Rc<Shared>,
     port: u16,
-    /// The client's.
+    /// Who comes, before what a proxy says of it.
+    peer: IpAddr,
+    /// Who has connected.
+    near: IpAddr,
+    /// `peer`'s.
     address: Option<HeaderValue>,
     client: Rc<EdgeClient>,
 }
@@ -236,6 +301,7 @@ enum Served {
         table: Arc<RouteTable>,
         /// What the client's certificate proves is told on.
         tells_client: bool,
+        rules: Arc<ClientRules>,
     },
     Misdirected,
     NoPort,
@@ -259,8 +325,18 @@ impl Edge {
                 (EdgeDoor::Tls { name: name.as_deref(), clients: terms.clients.as_ref() }, tells)
             }
         };
+        let rules = || {
+            let clients = live.edges.get(&self.port).map(|edge| &edge.clients);
+            let found = match &*self.client {
+                EdgeClient::Plaintext => clients.map(|clients| clients.only()),
+                EdgeClient::Tls { name, .. } => {
+                    clients.zip(decide::chain(live, self.port, name.as_deref())).map(|(clients, chain)| clients.on(&chain.name))
+                }
+            };
+            found.cloned().unwrap_or_default()
+        };
         match Terms::of_edge(live, self.port, &door) {
-            Terms::Edge(table) => Served::Table { table: Arc::clone(table), tells_client },
+            Terms::Edge(table) => Served::Table { table: Arc::clone(table), tells_client, rules: rules() },
             Terms::Misdirected => Served::Misdirected,
             Terms::Unconfigured => Served::Unconfigured,
             Terms::NoPort | Terms::Outbound(_) | Terms::Inbound(_) | Terms::Outside(_) => Served::NoPort,
@@ -281,9 +357,12 @@ impl Edge {
             return refused(Reason::Denied);
         }
         let head = RequestHead::new(&asked.head.method, &asked.head.uri, &asked.head.headers);
-        let by_door = decide::door(live, self.port, caller, Some(&head)).as_ref().and_then(Denial::of);
+        let by_door = decide::door(live, self.port, (caller, self.near), Some(&head)).as_ref().and_then(Denial::of);
         let Served::Table { table, .. } = &served else { return by_door };
-        by_door.or_else(|| decide::at_rule(live, table, caller, (&head, asked.who.as_deref())).as_ref().and_then(Denial::of))
+        by_door.or_else(|| {
+            let judged = decide::at_rule(live, table, (caller, self.near), (&head, asked.who.as_deref()));
+            judged.as_ref().and_then(Denial::of)
+        })
     }
 }
 
@@ -310,13 +389,40 @@ impl Door for Edge {
         }
     }
 
-    fn mark(&self, view: &InForce<Served>, _: &Downstream, headers: &mut HeaderMap) {
+    fn rules<'v>(&self, listener: &'v Served) -> Option<&'v Arc<ClientRules>> {
+        if let Served::Table { rules, .. } = listener { Some(rules) } else { None }
+    }
+
+    fn find(&self, listener: &Served, parts: &mut request::Parts) -> Option<ClientFound> {
+        let rules = self.rules(listener)?;
+        let found = rules.address.find(self.peer, &parts.headers);
+        if !(rules.headers.keep_trusted_id && found.trusted.is_some()) {
+            parts.headers.remove(X_REQUEST_ID);
+        }
+        Some(found)
+    }
+
+    fn peer(&self, _: &Downstream) -> IpAddr {
+        self.near
+    }
+
+    fn mark(&self, (view, _): (&InForce<Served>, &Downstream), parts: &mut request::Parts, (found, of_hop): (Option<&ClientFound>, OfHop)) {
         let (https, shown) = match &*self.client {
             EdgeClient::Plaintext => (false, None),
             EdgeClient::Tls { shown, .. } => (true, shown.as_ref()),
         };
         let tells = matches!(view.listener, Served::Table { tells_client: true, .. });
-        mark_outside(headers, self.address.as_ref(), https, shown.filter(|_| tells).and_then(Shown::told));
+        let usual;
+        let found = match found {
+            Some(found) => found,
+            None => {
+                usual = ClientFound::peer(self.peer);
+                &usual
+            }
+        };
+        let certificate = shown.filter(|_| tells).and_then(Shown::told);
+        let outsider = Outsider { peer: self.peer, peer_value: self.address.as_ref(), found, https, certificate };
+        mark_outside(parts, &outsider, of_hop.forwarded);
     }
 
     fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
@@ -326,14 +432,17 @@ impl Door for Edge {
     fn judge<'s>(
         &self,
         snapshot: &'s Snapshot,
-        downstream: &Downstream,
+        (downstream, client): (&Downstream, IpAddr),
         (head, _): (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
-        decide::door(snapshot, self.port, standing::caller(downstream), Some(head))
+        let source = SocketAddr::new(client, downstream.address.port());
+        let caller = decide::Caller { source, ..standing::caller(downstream) };
+        decide::door(snapshot, self.port, (caller, self.near), Some(head))
     }
 
-    fn rejudge(&self, downstream: &Downstream, asked: AskedOutside) -> Option<Rejudge> {
-        let (edge, source, port) = (self.clone(), downstream.address, downstream.local.port());
+    fn rejudge(&self, (downstream, client): (&Downstream, IpAddr), asked: AskedOutside) -> Option<Rejudge> {
+        let source = SocketAddr::new(client, downstream.address.port());
+        let (edge, port) = (self.clone(), downstream.local.port());
         Some(Box::new(move |live: &Snapshot| edge.denial(live, standing::caller_of(None, source, port), &asked)))
     }
 

@@ -1,20 +1,21 @@
 //! From the mesh (and, where permitted, from outside it) to the application beside this proxy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::client::ClientFound;
 use engine::consumers::{CONSUMER_HEADER, Identified};
 use engine::decide::{self, Course, Known, Learn, Proved, RequestHead, Step, Version, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
-use http::{HeaderMap, HeaderName, HeaderValue, request};
+use http::{HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
 use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
-use crate::http::Caller;
+use crate::http::{Caller, OfHop};
 use crate::io::{Rewound, Socket, Stream};
 use crate::observe::{Account, Direction, Downstream, Observer};
 use crate::pool::To;
@@ -270,7 +271,13 @@ impl Door for Inward {
         account.at_port(listener);
     }
 
-    fn mark(&self, view: &InForce<Self::Listener>, downstream: &Downstream, headers: &mut HeaderMap) {
+    fn mark(
+        &self,
+        (view, downstream): (&InForce<Self::Listener>, &Downstream),
+        parts: &mut request::Parts,
+        _: (Option<&ClientFound>, OfHop),
+    ) {
+        let headers = &mut parts.headers;
         match &self.client_cert {
             Some(own) => {
                 // Replaces whatever the caller said of itself; what a Gateway has seen of a client outside stays before it.
@@ -294,7 +301,7 @@ impl Door for Inward {
     fn judge<'s>(
         &self,
         snapshot: &'s Snapshot,
-        downstream: &Downstream,
+        (downstream, _): (&Downstream, IpAddr),
         (head, claims): (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
         snapshot.authorization.as_ref()?;

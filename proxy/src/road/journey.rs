@@ -1,6 +1,6 @@
 //! Carrying out a decided request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::client::Admitted;
+use engine::failure::{Blame, Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
 use engine::filter::guard::{Counted, Found};
 use engine::limit::Now;
-use engine::model::{Cluster, Forward, Policy, Protocol};
+use engine::model::{ClientTimeouts, Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::upgrade::OnUpgrade;
@@ -20,21 +21,21 @@ use tokio::time::{Sleep, sleep};
 
 use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
-use crate::ground::patience::Overdue;
+use crate::ground::patience::{Overdue, Spoilt};
 use crate::http::{
-    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, names_http,
-    pack, to_http1, to_http2, tunnel,
+    Hop, Patient, Tunnel, Upgrade, WebForm, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer,
+    names_http, pack, to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
 use crate::pool::{Lease, To};
 use crate::road::attempt::Tries;
 use crate::road::call::{Call, Terms};
 use crate::road::mirror::mirror;
-use crate::road::reply::{close_after, failed, too_late};
+use crate::road::reply::{close_after, failed, failed_as, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 use crate::road::standing::Stand;
-use crate::road::upload::upload;
+use crate::road::upload::{UploadBounds, upload};
 use crate::tls::{Carries, Peer, bound};
 
 /// What is known of a request's way beside the decision.
@@ -73,6 +74,14 @@ pub struct Leg {
     pub counted: Counted,
     /// The chance of this request.
     pub draw: u64,
+    /// Who asks.
+    pub client: IpAddr,
+    /// How long a client from outside may take.
+    pub timeouts: Option<ClientTimeouts>,
+    /// How a browser that calls gRPC reads its answer.
+    pub web: Option<WebForm>,
+    /// Its place among the clients of an edge, which a tunnel keeps.
+    pub place: Option<Arc<Admitted>>,
 }
 
 impl Leg {
@@ -87,6 +96,7 @@ impl Leg {
 struct Upgrading {
     stream: OnUpgrade,
     caller: Option<Arc<Peer>>,
+    place: Option<Arc<Admitted>>,
 }
 
 /// An answer's bytes that have come and have a pace.
@@ -117,6 +127,7 @@ pub struct Journey {
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
     counted: Counted,
+    web: Option<WebForm>,
     /// What of the answer waits for its time.
     portions: Option<Box<Portions>>,
     version: Version,
@@ -158,6 +169,9 @@ impl Journey {
             stand,
             counted,
             draw,
+            timeouts,
+            web,
+            place: admitted,
             ..
         } = leg;
         let connect = parts.method == Method::CONNECT;
@@ -175,16 +189,25 @@ impl Journey {
         let until = whole.map(|whole| tokio::time::Instant::now() + whole);
         let overdue = Overdue::new(&shared.patience, policy.idle_timeout, whole);
         let over = whole.is_some_and(|left| left.is_zero()).then_some(Reason::RequestTimeout);
+        let long = policy.body_bytes_max > 0 && received.size_hint().lower() > policy.body_bytes_max;
         let refused = received.refused().or(over);
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = expects && version != Version::HTTP_10;
         let ends = account.is_grpc() && version == Version::HTTP_2;
-        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), (&account, ends)));
+        let bounds = UploadBounds::of(policy.body_bytes_max, timeouts);
+        let held = line.as_ref().filter(|_| holds_back);
+        let mut request = Request::from_parts(parts, upload(received, (&overdue, bounds), held, (&account, ends)));
+        if let Some(web) = web {
+            request = request.map(|body| web.request(body));
+        }
+        if long {
+            overdue.wait.upload().spoil(Spoilt::TooLong);
+        }
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
-        let upgraded =
-            (upgrades && version != Version::HTTP_2).then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller }));
+        let upgraded = (upgrades && version != Version::HTTP_2)
+            .then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller, place: admitted }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }
@@ -219,6 +242,7 @@ impl Journey {
                 sticky,
                 stand,
                 counted,
+                web,
                 portions: None,
                 version,
                 connect,
@@ -233,6 +257,9 @@ impl Journey {
     pub async fn go(&mut self) -> Result<(), Failure> {
         if let Some(reason) = self.refused {
             return Err(not_sent(reason));
+        }
+        if let Some(spoilt) = self.overdue.wait.spoilt() {
+            return Err(cut_short(spoilt).0);
         }
         let Some(account) = &mut self.account else {
             return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
@@ -267,6 +294,7 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
             draining = self.shared.draining(account.direction());
+            account.tell_strictly(response.headers_mut());
         }
         if !self.forward.is_bare() {
             self.forward.back(self.place, &self.answered, response.headers_mut());
@@ -300,11 +328,16 @@ impl Journey {
             // What is no tunnel is finished as it was begun.
             self.stand = None;
         }
-        response.map(|received| {
-            // With a length there is no place for trailers.
-            self.chunked = self.version == Version::HTTP_11 && received.size_hint().exact().is_none();
+        let web = self.web;
+        let response = response.map(|received| {
+            // With a length there is no place for trailers; a browser reads them in the body.
+            self.chunked = self.version == Version::HTTP_11 && web.is_none() && received.size_hint().exact().is_none();
             Body::followed(received, self)
-        })
+        });
+        match web {
+            Some(web) => web.answer(response),
+            None => response,
+        }
     }
 
     /// No body, but the length of one: hyper would leave it out.
@@ -316,7 +349,10 @@ impl Journey {
     fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
         let Some(mut account) = self.account.take() else { return Response::default() };
         account.add_request_bytes(self.overdue.wait.uploaded());
-        let mut response = failed(&self.shared, failure, self.version, account);
+        let mut response = match self.overdue.wait.spoilt().map(cut_short) {
+            Some((failure, status)) => failed_as(&self.shared, (&failure, status), self.version, account),
+            None => failed(&self.shared, failure, self.version, account),
+        };
         self.forward.show(self.place, &self.answered, response.headers_mut());
         self.counted.tell(response.headers_mut());
         response
@@ -330,7 +366,7 @@ impl Journey {
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
         let policy = &self.forward.policy;
-        let Upgrading { stream: downstream, caller } = *downstream;
+        let Upgrading { stream: downstream, caller, place } = *downstream;
         let bonds = &self.shared.bonds;
         let answering = self.call.lease().and_then(Lease::peer);
         let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
@@ -345,7 +381,7 @@ impl Journey {
         let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
         tokio::task::spawn_local(async move {
             // A tunnel is a request under way.
-            let _under_way = counted;
+            let _under_way = (counted, place);
             if let Err(broken) = carrying.await {
                 tracing::debug!(%broken, "a tunnel was cut");
             }
@@ -479,6 +515,18 @@ fn not_sent(reason: Reason) -> Failure {
         _ => "this worker takes in as many bodies as it may already",
     };
     Failure::new(reason, cause)
+}
+
+/// What a request fails of whose upload this proxy has cut, and the status that says so.
+#[cold]
+fn cut_short(spoilt: Spoilt) -> (Failure, StatusCode) {
+    match spoilt {
+        Spoilt::TooLong => (Failure::new(Reason::TooLarge, "the request's body is longer than it may be"), StatusCode::PAYLOAD_TOO_LARGE),
+        Spoilt::TooSlow => {
+            let failure = Failure::new(Reason::RequestTimeout, "the request's body comes too slowly");
+            (Failure { blame: Blame::Client, ..failure }, StatusCode::REQUEST_TIMEOUT)
+        }
+    }
 }
 
 #[cold]

@@ -15,6 +15,7 @@ pub mod handshakes;
 pub mod hashing;
 pub mod hedging;
 pub mod inbound;
+pub mod introduced;
 pub mod journey;
 pub mod mirror;
 pub mod opening;

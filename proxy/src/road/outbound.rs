@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::client::ClientFound;
 use engine::decide::{self, Course, Known, Learn, Step, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, Forward, Outbound, Protocol, Snapshot};
-use http::HeaderMap;
+use http::request;
 
 use crate::ground::body::Received;
 use crate::ground::patience::ticks;
-use crate::http::Caller;
+use crate::http::{Caller, OfHop};
 use crate::io::{Abrupt as _, Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::pool::To;
@@ -185,7 +186,7 @@ impl Door for Outward {
         decide::Terms::Outbound(listener)
     }
 
-    fn mark(&self, _: &InForce<Self::Listener>, _: &Downstream, _: &mut HeaderMap) {}
+    fn mark(&self, _: (&InForce<Self::Listener>, &Downstream), _: &mut request::Parts, _: (Option<&ClientFound>, OfHop)) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<Outbound>, cluster: &Cluster) -> (Option<To>, Protocol) {
         (Shared::fixed(cluster.kind, snapshot, self.destination), cluster.protocol)

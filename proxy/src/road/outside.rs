@@ -7,16 +7,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use engine::client::ClientFound;
 use engine::decide::outside::{self, Departure, Forbidden};
 use engine::decide::{First, Known, RequestHead, Terms, TurnedAway};
 use engine::failure::{Failure, Reason};
 use engine::model::build::OPAQUE_IDLE_DEFAULT;
 use engine::model::{Barred, Cluster, EgressMode, ORIGINATE_PORT, Protocol, RouteTable, Snapshot, Spoken};
 use engine::sniff::Sniffed;
-use http::{HeaderMap, request};
+use http::request;
 use tokio::time::Instant;
 
-use crate::http::Caller;
+use crate::http::{Caller, OfHop};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
@@ -231,7 +232,7 @@ impl Door for Outside {
         }
     }
 
-    fn mark(&self, _: &InForce<Self::Listener>, _: &Downstream, _: &mut HeaderMap) {}
+    fn mark(&self, _: (&InForce<Self::Listener>, &Downstream), _: &mut request::Parts, _: (Option<&ClientFound>, OfHop)) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<RouteTable>, cluster: &Cluster) -> (Option<To>, Protocol) {
         let to = match snapshot.egress.originated(cluster) {

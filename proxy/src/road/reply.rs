@@ -33,6 +33,7 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
             }
         }
     }
+    account.tell_strictly(response.headers_mut());
     if draining && version != Version::HTTP_2 {
         close_after(&mut response);
     }
@@ -50,6 +51,14 @@ pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut account:
         answer.status = StatusCode::BAD_GATEWAY;
     }
     reply(shared, &answer, version, account)
+}
+
+/// The same, with a status of its own.
+#[cold]
+pub fn failed_as(shared: &Shared, (failure, status): (&Failure, StatusCode), version: Version, mut account: Account) -> Response<Body> {
+    tracing::debug!(%failure, %status, "a request failed");
+    account.failed(failure);
+    reply(shared, &LocalReply { status, ..LocalReply::of(failure.reason) }, version, account)
 }
 
 /// Answers a request that no rule is asked about; where the connection may not go on, this is the end of it.

@@ -4,25 +4,50 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::authenticate::Authentication;
 use engine::failure::Reason;
+use engine::model::ClientTimeouts;
 use http::HeaderMap;
 use http_body::Frame;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::ground::body::{Body, Cut, Follower, Received};
-use crate::ground::limits::CONTINUE_WAIT;
+use crate::ground::limits::{CONTINUE_WAIT, UPLOAD_GRACE};
 use crate::ground::line::{Continued, Line};
-use crate::ground::patience::{Overdue, Upload};
+use crate::ground::patience::{Overdue, Spoilt, Upload};
 use crate::http::clean_trailers;
 use crate::observe::Account;
+
+/// What a client's upload may be; all zero or none: anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UploadBounds {
+    bytes_max: u64,
+    /// Between two pieces that are waited for.
+    idle: Option<Duration>,
+    /// Bytes in each second that it is waited for.
+    bytes_per_sec_min: u32,
+}
+
+impl UploadBounds {
+    /// Of a rule, and of clients from outside.
+    pub fn of(bytes_max: u64, timeouts: Option<ClientTimeouts>) -> Self {
+        let idle = timeouts.map(|timeouts| timeouts.body_idle).filter(|idle| !idle.is_zero());
+        Self { bytes_max, idle, bytes_per_sec_min: timeouts.map_or(0, |timeouts| timeouts.bytes_per_sec_min) }
+    }
+}
 
 /// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle. The client holds it back
 /// until `held` brings the upstream's word.
 /// `ends`: its answer may end in order while it still comes, and then it ends as well.
-pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, (account, ends): (&Account, bool)) -> Body {
+pub fn upload(
+    received: Received,
+    (overdue, bounds): (&Overdue, UploadBounds),
+    held: Option<&Arc<Line>>,
+    (account, ends): (&Account, bool),
+) -> Body {
     if received.is_end_stream() {
         return Body::Empty;
     }
@@ -30,7 +55,8 @@ pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, (
     upload.expects(length);
     // With a length there is no place for trailers.
     let tokens = account.authentication().cloned();
-    let mut uploading = Box::new(Uploading { upload, chunked: length.is_none(), ends, tokens, upstream: None, held: None });
+    let pace = Pace::default();
+    let mut uploading = Box::new(Uploading { upload, bounds, pace, chunked: length.is_none(), ends, tokens, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
     uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
@@ -40,12 +66,59 @@ pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, (
 /// Follows a request's body.
 struct Uploading {
     upload: Upload,
+    bounds: UploadBounds,
+    pace: Pace,
     chunked: bool,
     ends: bool,
     /// Whose claims no caller says, in trailers either.
     tokens: Option<Arc<Authentication>>,
     upstream: Option<Arc<Line>>,
     held: Option<Box<HeldBack>>,
+}
+
+/// How fast a body comes. Only the time counts in which it is waited for: who takes it slowly is not its sender's doing.
+#[derive(Debug, Default)]
+struct Pace {
+    bytes: u64,
+    waited: Duration,
+    /// It is being waited for.
+    since: Option<Instant>,
+    /// Made when it is first waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn came(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Ready when a piece, or the average, has been waited for too long.
+    fn poll_slow(&mut self, bounds: UploadBounds, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = bounds.idle.unwrap_or(Duration::MAX);
+        let earned = match bounds.bytes_per_sec_min {
+            0 => Duration::MAX,
+            least => UPLOAD_GRACE.saturating_add(Duration::from_millis(self.bytes.saturating_mul(1000) / u64::from(least))),
+        };
+        let left = idle.min(earned.saturating_sub(self.waited));
+        if left == Duration::MAX {
+            return Poll::Pending;
+        }
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(now + left),
+                None => self.timer = Some(Box::pin(sleep(left))),
+            }
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// A body that the client holds back (RFC 9110, section 10.1.1).
@@ -57,7 +130,17 @@ struct HeldBack {
 
 impl Follower for Uploading {
     fn frame(&mut self, frame: &Frame<Bytes>) {
-        self.upload.moved(frame.data_ref().map_or(0, Bytes::len));
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.upload.moved(bytes);
+        self.pace.came(bytes as u64);
+    }
+
+    fn refused(&self) -> Option<Reason> {
+        if self.bounds.bytes_max == 0 || self.pace.bytes <= self.bounds.bytes_max {
+            return None;
+        }
+        self.upload.spoil(Spoilt::TooLong);
+        Some(Reason::TooLarge)
     }
 
     fn ended(&mut self, outcome: Result<(), &Cut>) {
@@ -67,6 +150,10 @@ impl Follower for Uploading {
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if self.pace.poll_slow(self.bounds, cx).is_ready() {
+            self.upload.spoil(Spoilt::TooSlow);
+            return Poll::Ready(Reason::RequestTimeout);
+        }
         // The answer's side watches for both.
         if self.ends { self.upload.poll_stopped(cx).map(|()| Reason::RequestTimeout) } else { Poll::Pending }
     }

@@ -52,6 +52,11 @@ pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Dur
     }
 }
 
+/// The same of a client of which something was read before.
+pub async fn client_goes_on<S: AsyncRead + Unpin>(client: &mut S, seen: Bytes) -> Said {
+    decided(client, BytesMut::from(&seen[..])).await
+}
+
 /// Watches a connection whose protocol nobody declared. After a moment of silence the upstream is opened by `open`, and then whichever
 /// side speaks first decides; an HTTP preface wins as long as the server has said nothing. A client that ends its side without a word
 /// may wait for the server's: its bytes are opaque, and none.

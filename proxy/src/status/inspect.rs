@@ -1,11 +1,13 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use engine::Moment;
-use engine::decide::{RequestHead, Version};
+use engine::client::ClientFound;
+use engine::decide::{RequestHead, Version, chain};
 use engine::explain::{self, Asked, dump, limits};
-use engine::model::Snapshot;
+use engine::model::{ClientRules, Snapshot};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request};
@@ -15,7 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::http::{Hop, Raw, clean_request, judge_request, mark_outside};
+use crate::http::{Hop, Outsider, Raw, clean_request, inspect, judge_request, mark_outside};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
@@ -59,6 +61,13 @@ impl Time {
     }
 }
 
+/// What holds for clients of an edge's port that ask for a host.
+fn rules(snapshot: &Snapshot, port: u16, host: Option<&str>) -> Arc<ClientRules> {
+    let Some(edge) = snapshot.edges.get(&port) else { return Arc::default() };
+    let chain = chain(snapshot, port, host);
+    Arc::clone(chain.map_or_else(|| edge.clients.only(), |chain| edge.clients.on(&chain.name)))
+}
+
 /// What a request would meet. On the caller's side names and listeners not used before are fetched first, as a request would.
 ///
 /// # Errors
@@ -85,13 +94,21 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-        let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
-        let client = address.and_then(|address| HeaderValue::from_str(&address.to_string()).ok());
-        mark_outside(&mut parts.headers, client.as_ref(), tls, None);
+        let snapshot = snapshots.load();
+        let rules = rules(&snapshot, port, url.host());
+        // Where nobody says who has connected, nothing is believed of what they say of whom they ask for.
+        let peer = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let found = address.map_or_else(|| ClientFound::peer(peer), |address| rules.address.find(address, &parts.headers));
+        let judged = judge_request(&mut parts, Raw::plainly(Hop::First, fields));
+        let more = judged.as_ref().is_ok_and(|there| there.forwarded);
+        let fault = judged.err().or_else(|| inspect(&mut parts, fields, &rules).err());
+        let outsider = Outsider { peer, peer_value: None, found: &found, https: tls, certificate: None };
+        mark_outside(&mut parts, &outsider, more);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        let origin = explain::EdgeOrigin { address, consumer: Some(ask.consumer.as_str()).filter(|consumer| !consumer.is_empty()) };
+        let consumer = Some(ask.consumer.as_str()).filter(|consumer| !consumer.is_empty());
+        let origin = explain::EdgeOrigin { peer: address, address: address.map(|_| found.address), consumer };
         let asked = Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs };
-        return json(&explain::edge(&snapshots.load(), port, origin, &asked));
+        return json(&explain::edge(&snapshot, port, origin, &asked));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,

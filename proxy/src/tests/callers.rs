@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use engine::client::{ClientAddress, ForwardedHeader};
 use engine::consumers::digest;
 use engine::model::build::Parts;
-use engine::model::{Action, Forward, RouteTable, Rule, Target};
+use engine::model::{Action, ClientPolicy, ClientRules, Forward, RouteTable, Rule, Target};
 use prost::Name;
 use proto::mesh;
 use proto::xds::pack;
@@ -26,6 +27,7 @@ pub(super) struct Gate {
     policy: mesh::RoutePolicy,
     /// Where services are that it asks.
     pub(super) asked: Vec<Arc<Cluster>>,
+    clients: Arc<ClientPolicy>,
 }
 
 impl Gate {
@@ -36,11 +38,8 @@ impl Gate {
             ..mesh::Cors::default()
         };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
-        Self {
-            parts: Parts::default(),
-            policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() },
-            asked: Vec::new(),
-        }
+        let policy = mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() };
+        Self { parts: Parts::default(), policy, asked: Vec::new(), clients: Arc::default() }
     }
 
     fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
@@ -85,7 +84,7 @@ impl Gate {
         let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
         let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];
         let table = RouteTable { name: "t".into(), domains: Arc::clone(&table.domains), hosts, content: 2 };
-        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::new(table)), content: 2 };
+        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::new(table)), clients: Arc::clone(&self.clients), content: 2 };
         let mut snapshot = client_snapshot(&world.setup, 2);
         snapshot.edges.insert(80, Arc::new(edge));
         (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());
@@ -311,18 +310,27 @@ fn denying(source: mesh::CallSource) -> mesh::Authorization {
 #[test]
 fn an_upgrade_ends_when_policies_forbid_it() {
     // Aim: what became of a request is judged again where a policy of addresses, or one of its rule, comes, by who called; also where nobody asked
-    // who that is; a policy for others leaves it open.
+    // who that is; a policy for others leaves it open. Behind a proxy that is believed who called is the client, not the proxy, which is its peer.
     let from = |block: &str| mesh::CallSource { ip_blocks: vec![block.into()], ..mesh::CallSource::default() };
     let of = |consumer: &str| mesh::CallSource { consumers: vec![consumer.into()], ..mesh::CallSource::default() };
-    for (keyed, at_door, other, own) in [
-        (true, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
-        (false, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
-        (true, false, of("shop/other"), of("shop/acme")),
-        (false, false, from("198.51.100.0/24"), from("192.0.2.0/24")),
+    let by = |block: &str| mesh::CallSource { peer_ip_blocks: vec![block.into()], ..mesh::CallSource::default() };
+    for (proxied, keyed, at_door, other, own) in [
+        (false, true, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
+        (false, false, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
+        (false, true, false, of("shop/other"), of("shop/acme")),
+        (false, false, false, from("198.51.100.0/24"), from("192.0.2.0/24")),
+        (true, true, true, from("192.0.2.0/24"), from("203.0.113.0/24")),
+        (true, false, false, from("192.0.2.0/24"), from("203.0.113.0/24")),
+        (true, false, true, by("203.0.113.0/24"), by("192.0.2.0/24")),
+        (true, true, false, by("203.0.113.0/24"), by("192.0.2.0/24")),
     ] {
         run(|| async {
             let mut world = World::new(Setup::default());
             let mut gate = Gate::new(if keyed { keys() } else { mesh::EdgePolicy::default() });
+            if proxied {
+                let address = ClientAddress::of_hops(1, ForwardedHeader::XForwardedFor);
+                gate.clients = Arc::new(ClientPolicy::of_all(ClientRules { address, ..ClientRules::default() }));
+            }
             gate.consumers(vec![key("k1", KEY)]);
             gate.set(&world);
             tokio::task::spawn_local(crate::road::standing::watch(
@@ -330,8 +338,9 @@ fn an_upgrade_ends_when_policies_forbid_it() {
                 world.client_means.snapshots.clone(),
             ));
             let mut client = world.knock();
-            let asked =
-                format!("GET /a HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            let asked = format!(
+                "GET /a HTTP/1.1\r\nhost: shop.example\r\nx-forwarded-for: 203.0.113.9\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+            );
             write(&mut client, &asked).await;
             let mut application = world.application().await;
             head(&mut application).await;
@@ -353,7 +362,7 @@ fn an_upgrade_ends_when_policies_forbid_it() {
             deny(&own);
             let mut byte = [0];
             let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut byte)).await.expect("it is cut");
-            assert!(!matches!(read, Ok(1..)), "{keyed} {at_door}: {read:?}");
+            assert!(!matches!(read, Ok(1..)), "{proxied} {keyed} {at_door}: {read:?}");
         });
     }
 }

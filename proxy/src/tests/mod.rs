@@ -434,7 +434,7 @@ pub(crate) fn client_snapshot(setup: &Setup, epoch: u64) -> Snapshot {
         (Some(table), _) => Port::Http(Arc::clone(table)),
         (None, tcp) => Port::Bytes(Arc::clone(tcp.as_ref().expect("HTTP or bytes"))),
     };
-    let edges = BTreeMap::from([(80, Arc::new(Edge { name: "edge/80".into(), port, content: epoch }))]);
+    let edges = BTreeMap::from([(80, Arc::new(Edge { name: "edge/80".into(), port, clients: Arc::default(), content: epoch }))]);
     Snapshot {
         epoch,
         settings: Some(settings(setup, "frontend", &["10.77.0.1"])),

@@ -37,9 +37,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub fn targets() -> [Target; 13] {
+pub fn targets() -> [Target; 14] {
     [
         Target { name: "first bytes", seeds: samples::first_bytes, take: wire::first_bytes },
+        Target { name: "proxy protocol", seeds: samples::proxied, take: wire::proxied },
         Target { name: "frames", seeds: samples::frames, take: wire::frames },
         Target { name: "dns", seeds: samples::questions, take: wire::dns },
         Target { name: "heads", seeds: samples::heads, take: http::heads },

@@ -4,6 +4,7 @@ use std::future::{Future, ready};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use engine::client::proxy_protocol::{self, HEADER_BYTES_MAX, Heard};
 use engine::dns::{Place, place};
 use engine::model::DnsAnswer;
 use engine::sniff::{SNIFF_BYTES_MAX, Sniffed, sniff};
@@ -19,6 +20,19 @@ pub(super) fn first_bytes(bytes: &[u8]) {
     for cut in [bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(1)] {
         let early = sniff(&bytes[..cut]);
         assert!(early == Sniffed::NeedMore || early == whole, "{early:?} after {cut} bytes became {whole:?}");
+    }
+}
+
+/// A header is found in time, whole within its bytes, and no further bytes change what was decided.
+pub(super) fn proxied(bytes: &[u8]) {
+    let whole = proxy_protocol::read(bytes);
+    assert!(bytes.len() < HEADER_BYTES_MAX || whole != Heard::NeedMore, "undecided after {} bytes", bytes.len());
+    if let Heard::Header { bytes: length, .. } = whole {
+        assert!((8..=bytes.len()).contains(&length), "{length} of {}", bytes.len());
+    }
+    for cut in [bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(1)] {
+        let early = proxy_protocol::read(&bytes[..cut]);
+        assert!(early == Heard::NeedMore || early == whole, "{early:?} after {cut} bytes became {whole:?}");
     }
 }
 

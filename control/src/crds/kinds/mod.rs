@@ -2,6 +2,7 @@
 //! world's own door, which tells lines and remedies, and the tests beside this hold the two together.
 #![allow(dead_code, reason = "they say what a schema is, and nothing else")]
 
+mod clients;
 mod edge;
 mod external;
 mod fault;
@@ -12,6 +13,7 @@ mod security;
 mod traffic;
 mod workload;
 
+pub(super) use clients::ClientPolicySpec;
 pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
 pub(super) use external::ExternalAuthSpec;
 pub(super) use limits::RateLimitSpec;

@@ -35,6 +35,10 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("AuthorizationPolicy", "spec.rules[].to[].paths[].value", ""),
     ("AuthorizationPolicy", "spec.rules[].when", "the condition"),
     ("BasicAuth", "spec.forward.headers[].cel", "the expression"),
+    ("ClientPolicy", "spec", "only limits.bodyBytes"),
+    ("ClientPolicy", "spec.clientAddress.trustedCidrs[]", "is no range of addresses"),
+    ("ClientPolicy", "spec.locked", "can be locked"),
+    ("ClientPolicy", "spec.proxyProtocol.trustedCidrs[]", "is no range of addresses"),
     ("ExternalAuth", "spec.cache.key[].cel", "the expression"),
     ("ExternalAuth", "spec.http.allowedResponseHeaders[]", "is not a service's to say"),
     ("ExternalAuth", "spec.locked", "can be locked"),
@@ -221,7 +225,14 @@ fn elsewhere(kind: &str, word: &str) -> bool {
     matches!(
         (kind, word),
         (
-            "TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ExternalAuth",
+            "TrafficPolicy"
+                | "AuthorizationPolicy"
+                | "RequestAuthentication"
+                | "ApiKeyAuth"
+                | "BasicAuth"
+                | "RateLimit"
+                | "ExternalAuth"
+                | "ClientPolicy",
             "namespace"
         )
     )

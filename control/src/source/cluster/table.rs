@@ -48,6 +48,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::Canary => "canaries",
         Kind::ApiKeyAuth => "apikeyauths",
         Kind::RateLimit => "ratelimits",
+        Kind::ClientPolicy => "clientpolicies",
         Kind::Consumer => "consumers",
         Kind::BasicAuth => "basicauths",
         Kind::ExternalAuth => "externalauths",

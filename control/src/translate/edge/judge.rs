@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, consumers, external, tokens};
+use super::{authorization, basic, client, consumers, external, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment, ExternalAuth};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
@@ -68,13 +68,14 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
     let resolved = resolved(world, object);
     ancestors.extend(gateways.into_iter().map(|((namespace, name), (spots, field))| {
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
-        let (mut accepted, partly) = verdict(&lost);
+        let (mut accepted, locked) = verdict(&lost);
         if spots.iter().any(|places| asks_nobody(index, object, places)) {
             let message = "neither it nor a wider object names a backendRef: what it is about is answered 500";
             accepted = Err(WhyNot::new("Invalid", message));
         }
         let gateway = (namespace, name);
-        let partly = partly.or_else(|| authorization::partly(index, object, &gateway));
+        let partly =
+            locked.or_else(|| authorization::partly(index, object, &gateway)).or_else(|| client::misplaced(index, object, &gateway));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
         EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
@@ -92,6 +93,7 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
     match &object.spec {
         Spec::ApiKeyAuth(_) => Climb::<ApiKeyAuth>::of(index, places).lost(&object.key),
         Spec::BasicAuth(_) => Climb::<BasicAuth>::of(index, places).lost(&object.key),
+        Spec::ClientPolicy(_) => Climb::<ClientPolicy>::of(index, places).lost(&object.key),
         Spec::RequestAuthentication(_) => Climb::<RequestAuthentication>::of(index, places).lost(&object.key),
         Spec::ExternalAuth(_) => Climb::<ExternalAuth>::of(index, places).lost(&object.key),
         _ => Lost { kept: 1, ..Lost::default() },

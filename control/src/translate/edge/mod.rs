@@ -4,6 +4,7 @@
 mod api_key;
 pub(super) mod authorization;
 mod basic;
+pub(super) mod client;
 pub(crate) mod consumers;
 pub(super) mod counted;
 pub(super) mod external;
@@ -22,7 +23,7 @@ pub(super) use judge::{EdgeAncestor, judge};
 use ladder::{Climb, Spot, places};
 
 use super::attach::Backend;
-use crate::world::edge::{ApiKeyAuth, BasicAuth};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy};
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
 use crate::world::{Index, ObjectKey};
@@ -61,6 +62,7 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(index, &held)),
         authorization: authorization::sent(index, places),
         limits: limits::sent(index, places),
+        body_bytes_max: Climb::<ClientPolicy>::of(index, places).held().and_then(|held| held.says.body_bytes).unwrap_or_default(),
         external,
         certificates: None,
     }

@@ -3,6 +3,7 @@
 
 mod api_key;
 mod basic;
+mod client;
 mod consumer;
 mod external;
 mod rate_limit;
@@ -10,6 +11,7 @@ mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
+pub use client::{ClientPolicy, ClientReach};
 pub(super) use consumer::entry;
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use external::{BodyShown, ExternalAuth, VerdictsKept};

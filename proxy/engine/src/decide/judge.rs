@@ -1,6 +1,6 @@
 //! Whether a caller may: what this workload's policies say of a request, or of the connection of opaque bytes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::identity::Identity;
 
@@ -37,35 +37,42 @@ pub fn judge<'s>(
     Some(snapshot.authorization.as_deref()?.judge(&call))
 }
 
-/// Judges whoever comes to a Gateway's port, before any rule is asked, and connections that have none: by addresses alone.
-pub fn door<'s>(snapshot: &'s Snapshot, port: u16, caller: Caller<'_>, head: Option<&RequestHead<'_>>) -> Option<Judgement<'s>> {
+/// Judges whoever comes to a Gateway's port, before any rule is asked, and connections that have none: by addresses alone. `caller` is the
+/// client, `peer` who has connected: a proxy in front of us, perhaps.
+pub fn door<'s>(
+    snapshot: &'s Snapshot,
+    port: u16,
+    (caller, peer): (Caller<'_>, IpAddr),
+    head: Option<&RequestHead<'_>>,
+) -> Option<Judgement<'s>> {
     let policies = snapshot.doors.get(&port)?;
     let book = snapshot.consumers.load();
-    let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+    let edge = Some(AtEdge { peer, book: &book });
     Some(policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, head, None) }))
 }
 
 /// Judges a connection whose bytes are carried at a Gateway's port: by what the port asks of all, then by what its chain asks, if it has one.
+/// `caller` and `peer` are as [`door`] has them.
 pub fn carried_by<'s>(
     snapshot: &'s Snapshot,
     port: u16,
     chain: Option<&'s Chain>,
-    caller: Caller<'_>,
+    (caller, peer): (Caller<'_>, IpAddr),
 ) -> impl Iterator<Item = Judgement<'s>> {
     let by_chain = chain.and_then(|chain| chain.policies.as_deref()).map(|policies| {
         let book = snapshot.consumers.load();
-        let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+        let edge = Some(AtEdge { peer, book: &book });
         policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, None, None) })
     });
-    [door(snapshot, port, caller, None), by_chain].into_iter().flatten()
+    [door(snapshot, port, (caller, peer), None), by_chain].into_iter().flatten()
 }
 
 /// Judges again what became of a request of an edge's client, by the policies of the rule that the request would meet in a table by now. `None`:
-/// it would meet none, or nobody is asked there.
+/// it would meet none, or nobody is asked there. `caller` and `peer` are as [`door`] has them.
 pub fn at_rule<'s>(
     snapshot: &Snapshot,
     table: &'s RouteTable,
-    caller: Caller<'_>,
+    (caller, peer): (Caller<'_>, IpAddr),
     (head, who): (&RequestHead<'_>, Option<&Identified>),
 ) -> Option<Judgement<'s>> {
     // Whichever backend it would be led to: guards are the rule's.
@@ -79,7 +86,7 @@ pub fn at_rule<'s>(
         head: Some(head),
         claims: who.and_then(|who| who.claims.as_deref()),
         auth: who,
-        edge: Some(AtEdge { peer: caller.source.ip(), book: &book }),
+        edge: Some(AtEdge { peer, book: &book }),
         own: Own::default(),
     };
     plan.forward.policy.steps.gates.iter().find_map(|stage| match stage {

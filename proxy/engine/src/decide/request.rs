@@ -113,6 +113,11 @@ impl TurnedAway {
         Self { why: Some(why), ..Self::of(reason) }
     }
 
+    /// Of a head that nobody acts on. The connection goes on.
+    pub const fn of_fault(fault: Fault) -> Self {
+        Self { status: fault.status, reason: fault.reason, last: false, why: Some(fault.why) }
+    }
+
     /// What the caller is told.
     pub fn reply(self) -> LocalReply {
         LocalReply { status: self.status, ..LocalReply::of(self.reason) }

@@ -6,12 +6,14 @@ use super::{Asked, Explanation, NAMES_TOLD_MAX, Visitor, taken, towards, walk};
 use crate::decide::{self, Course, Door, EdgeDoor, First, Terms};
 use crate::explain::way::{Drawn, Way};
 use crate::filter::Called;
-use crate::model::{Chain, Chains, Port, Snapshot, TlsTerms};
+use crate::model::{Chain, Chains, Edge, Port, Snapshot, TlsTerms};
 use crate::sniff::Sniffed;
 
 /// Who calls a Gateway.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EdgeOrigin<'o> {
+    /// Who has connected, where it is known: the client, or a proxy in front of us.
+    pub peer: Option<IpAddr>,
     /// The client's address, where it is known.
     pub address: Option<IpAddr>,
     /// `NAMESPACE/NAME` of the consumer that is taken to call, whatever the request shows.
@@ -33,6 +35,10 @@ pub fn edge(snapshot: &Snapshot, port: u16, origin: EdgeOrigin<'_>, asked: &Aske
     let explanation = match found.map(|edge| &edge.port) {
         Some(Port::Tls(chains)) => by_server_name(explanation, chains, &client, chain.map(|chain| &**chain)),
         _ => explanation,
+    };
+    let explanation = match found {
+        Some(edge) => of_clients(explanation, edge, chain.map(|chain| &*chain.name)),
+        None => explanation,
     };
     let terms = chain.and_then(|chain| chain.terms.as_ref());
     let door = match terms {
@@ -56,8 +62,9 @@ pub fn edge(snapshot: &Snapshot, port: u16, origin: EdgeOrigin<'_>, asked: &Aske
     }
     let called = Called { port, tls: terms.is_some() };
     let (settings, book) = (snapshot.settings.as_deref(), Some(&*snapshot.consumers));
-    let EdgeOrigin { address, consumer } = origin;
-    let way = Way { asked, caller: None, address, called, settings, judged: None, door: Some(snapshot), book, consumer, tokens: None };
+    let EdgeOrigin { peer, address, consumer } = origin;
+    let way =
+        Way { asked, caller: None, peer, address, called, settings, judged: None, door: Some(snapshot), book, consumer, tokens: None };
     taken(explanation, (course, Terms::of_edge(snapshot, port, &door)), &way, false)
 }
 
@@ -85,6 +92,21 @@ fn by_server_name(explanation: Explanation, chains: &Chains, client: &Visitor, c
             explanation.stage("tls", "Continue", why)
         }
     }
+}
+
+/// What holds for clients, where some object says something.
+fn of_clients(explanation: Explanation, edge: &Edge, chain: Option<&str>) -> Explanation {
+    let rules = chain.map_or_else(|| edge.clients.only(), |chain| edge.clients.on(chain));
+    if rules.policy.is_empty() && edge.clients.proxy.is_none() && edge.clients.admission.is_none() {
+        return explanation;
+    }
+    let proxy = match &edge.clients.proxy {
+        None => "",
+        Some(rule) if rule.required => ", which must begin with the PROXY protocol",
+        Some(_) => ", which may begin with the PROXY protocol",
+    };
+    let by = if rules.policy.is_empty() { "the Gateway's ClientPolicy" } else { &*rules.policy };
+    explanation.stage("client_policy", "Continue", format!("{by}: the client is {}{proxy}", rules.address.story()))
 }
 
 /// How TLS is ended, in words.

@@ -95,7 +95,19 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
     let address = own_address(snapshot, destination);
     let called = Called { port: destination.port(), tls: false };
     let settings = snapshot.settings.as_deref();
-    let way = Way { asked, caller: None, address, called, settings, judged: None, door: None, book: None, consumer: None, tokens: None };
+    let way = Way {
+        asked,
+        caller: None,
+        peer: address,
+        address,
+        called,
+        settings,
+        judged: None,
+        door: None,
+        book: None,
+        consumer: None,
+        tokens: None,
+    };
     match course {
         Course::Outside | Course::Serve(_) | Course::Refuse(Reason::Denied) | Course::Close(Reason::Denied)
             if !snapshot.outbound.contains_key(&destination) =>
@@ -148,6 +160,7 @@ pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked
     let way = Way {
         asked,
         caller: caller.as_ref(),
+        peer: origin.address,
         address: origin.address,
         called,
         settings: snapshot.settings.as_deref(),

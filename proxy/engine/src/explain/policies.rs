@@ -36,9 +36,10 @@ pub(super) fn told(
 
 /// What a Gateway's port says of addresses, before there is a route.
 fn door(explanation: Explanation, way: &Way<'_>, head: Option<&RequestHead<'_>>) -> (Explanation, Option<Reason>) {
-    let source = SocketAddr::new(way.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
+    let known = |address: Option<IpAddr>| address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let source = SocketAddr::new(known(way.address), 0);
     let caller = decide::Caller { peer: None, workload: "", source, port: way.called.port };
-    let judgement = way.door.and_then(|snapshot| decide::door(snapshot, way.called.port, caller, head));
+    let judgement = way.door.and_then(|snapshot| decide::door(snapshot, way.called.port, (caller, known(way.peer)), head));
     let Some(judgement) = judgement else { return (explanation, None) };
     let refusal = judgement.refusal();
     let verdict = if refusal.is_some() { "Reply" } else { "Continue" };

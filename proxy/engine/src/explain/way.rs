@@ -20,6 +20,8 @@ use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings, Snapsh
 pub(super) struct Way<'a> {
     pub(super) asked: &'a Asked<'a>,
     pub(super) caller: Option<&'a Identity>,
+    /// Who has connected, where it is known: the client, or a proxy in front of an edge.
+    pub(super) peer: Option<IpAddr>,
     /// The client's address, where it is known.
     pub(super) address: Option<IpAddr>,
     pub(super) called: Called,
@@ -85,7 +87,7 @@ impl Way<'_> {
         let mut parts = head(self.asked);
         let book = self.book.map(BookCell::load).unwrap_or_default();
         let (mut tokens, mut verified, mut found) = (Remembered::new(0), Verified::new([0; 32]), Found::default());
-        let peer = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let peer = self.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut exchange = self.exchange(&mut parts);
         let mut counted = Counted::default();
         exchange.watch = Some(Watch {

@@ -31,8 +31,19 @@ pub(super) fn conditions(rule: &Match) -> String {
 
 /// What a rule says of its requests beside its stages, by name.
 pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
-    let Policy { steps: _, request_timeout, attempt_timeout, idle_timeout, stream_timeout, retry, hedge, session, priority, hash } =
-        &*forward.policy;
+    let Policy {
+        steps: _,
+        request_timeout,
+        attempt_timeout,
+        idle_timeout,
+        stream_timeout,
+        retry,
+        hedge,
+        session,
+        priority,
+        body_bytes_max,
+        hash,
+    } = &*forward.policy;
     let times = [("request", request_timeout), ("attempt", attempt_timeout), ("idle", idle_timeout), ("stream", stream_timeout)];
     let times: Vec<String> = times.into_iter().filter_map(|(name, time)| time.map(|time| format!("{name} {time:?}"))).collect();
     let mut all = Vec::new();
@@ -47,6 +58,7 @@ pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
     );
     say("session", session.as_ref().map(crate::model::Session::story));
     say("priority", priority.as_ref().map(crate::model::Priority::story));
+    say("body", (*body_bytes_max > 0).then(|| format!("of at most {body_bytes_max} bytes")));
     let keys: Vec<String> = hash.iter().map(ToString::to_string).collect();
     say("hash", (!keys.is_empty()).then(|| format!("by {}", keys.join(", else "))));
     let mirrors = forward.mirrors.iter().map(copies);

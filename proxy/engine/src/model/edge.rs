@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::secret::{Made, SecretCell};
-use super::{Domains, Forward, RouteTable, Target};
+use super::{ClientPolicy, Domains, Forward, RouteTable, Target};
 use crate::authorize::Authorization;
 
 /// One TCP port of an edge.
@@ -14,6 +14,8 @@ pub struct Edge {
     pub name: Arc<str>,
     /// What is served there.
     pub port: Port,
+    /// What holds for its clients.
+    pub clients: Arc<ClientPolicy>,
     /// Stamp of the resource content behind it, unique in this process.
     pub content: u64,
 }

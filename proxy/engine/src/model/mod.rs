@@ -5,6 +5,7 @@
 
 pub mod build;
 mod cell;
+mod client;
 mod cluster;
 mod cluster_policy;
 mod cookie;
@@ -29,6 +30,10 @@ mod trust;
 pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
+pub use client::{
+    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
+};
 pub use cluster::{Cluster, ClusterKind, ClusterLive};
 pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, Prefer};
 pub use domains::Domains;

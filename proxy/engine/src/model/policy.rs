@@ -28,6 +28,8 @@ pub struct Policy {
     pub session: Option<Session>,
     /// Who goes first where a cluster is full.
     pub priority: Option<Priority>,
+    /// Most bytes of a request's body; 0: any number.
+    pub body_bytes_max: u64,
     /// For clusters balanced by hash: the first that yields something counts.
     pub hash: Vec<HashKey>,
 }

@@ -9,6 +9,8 @@ pub(crate) use serve::serve;
 
 use h2::{client, server};
 
+use engine::model::Http2Rules;
+
 use crate::ground::limits;
 use crate::ground::tally::Sender;
 use crate::ground::windows::Windows;
@@ -53,8 +55,8 @@ fn fit(headers: &mut http::HeaderMap, request: bool) {
     }
 }
 
-/// As a server. `sender` sends requests.
-fn server_builder(windows: &Windows, sender: Sender) -> server::Builder {
+/// As a server. `sender` sends requests, by these rules if it is a client from outside.
+fn server_builder(windows: &Windows, sender: Sender, rules: Option<&Http2Rules>) -> server::Builder {
     let mut builder = server::Builder::new();
     if sender == Sender::Stranger {
         builder.data_frame_budget(limits::SMALL_FRAMES_BYTES);
@@ -65,6 +67,12 @@ fn server_builder(windows: &Windows, sender: Sender) -> server::Builder {
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .max_send_buffer_size(limits::STREAM_SEND_BYTES_MAX)
         .max_header_list_size(limits::HEAD_BYTES_READ_MAX);
+    if let Some(rules) = rules {
+        builder.max_concurrent_streams(rules.max_streams);
+        if let Some((stream, connection)) = rules.windows {
+            builder.initial_window_size(stream).initial_connection_window_size(connection);
+        }
+    }
     builder
 }
 

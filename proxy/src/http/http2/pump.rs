@@ -3,11 +3,13 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body as _;
 use smallvec::SmallVec;
+use tokio::time::{Sleep, sleep};
 
 use crate::ground::body::{Body, Cut};
 use crate::ground::limits::REPLAY_BYTES_MAX;
@@ -23,6 +25,10 @@ pub(crate) struct Pump {
     sent_bytes: u64,
     /// What was taken of the body, as long as it may be asked for again.
     taken: Option<Taken>,
+    /// How long the peer may let nothing pass; `None`: as long as it likes.
+    stall: Option<Duration>,
+    /// Of a peer that lets nothing pass.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// See [`Pump::again`].
@@ -55,13 +61,18 @@ pub(crate) enum Stopped {
 impl Pump {
     /// For a stream that is open.
     pub(crate) fn new(body: Body, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent_bytes: 0, taken: None }
+        Self { body, stream, held: None, sent_bytes: 0, taken: None, stall: None, stalled: None }
+    }
+
+    /// The same for a peer that may let nothing pass for so long at most; then its stream is reset.
+    pub(crate) fn stalling(self, stall: Option<Duration>) -> Self {
+        Self { stall, ..self }
     }
 
     /// For a request, whose body may be asked for again. The stream opens when its connection's task gets to it: its first piece is handed
     /// over before, so that it leaves together with the head.
     pub(crate) fn of_request(body: Body, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent_bytes: 0, taken: Some(Taken::default()) }
+        Self { body, stream, held: None, sent_bytes: 0, taken: Some(Taken::default()), stall: None, stalled: None }
     }
 
     /// Bytes of the body that were handed over.
@@ -92,6 +103,7 @@ impl Pump {
                     self.held = Some(held);
                     return self.poll_stopped(cx, true);
                 }
+                self.stalled = None;
                 let end = self.body.is_end_stream();
                 self.stream.send_data(held, end).map_err(Stopped::Peer)?;
                 if end {
@@ -172,6 +184,13 @@ impl Pump {
             Poll::Ready(Ok(reason)) => return Poll::Ready(Err(Stopped::Peer(reason.into()))),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Stopped::Peer(error))),
             Poll::Pending => {}
+        }
+        if let Some(stall) = self.stall.filter(|_| stalled) {
+            let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
+            if timer.as_mut().poll(cx).is_ready() {
+                self.stream.send_reset(Reason::CANCEL);
+                return Poll::Ready(Err(Stopped::Peer(Reason::CANCEL.into())));
+            }
         }
         if stalled {
             let cut = ready!(self.body.poll_overdue(cx));

@@ -6,9 +6,11 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::failure::Reason;
+use engine::model::ClientRules;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::header::CONTENT_LENGTH;
@@ -25,41 +27,48 @@ use crate::ground::line::{Interim, Line};
 use crate::ground::patience::Patience;
 use crate::ground::tally::{Sender, Tally};
 use crate::ground::windows::{Bodies, Turned, Windows};
-use crate::http::kept::Kept;
+use crate::http::kept::{Kept, KeptTerms};
 use crate::http::reply::CutOff;
+
 use crate::io::{Attended, Gathered, Gathering, Notes, Pressure, Rewound, Stream, Unstalled, gather};
 
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. Says GOAWAY when the worker drains. Dropping
 /// the future cuts the connection; what is being answered on it ends by itself.
 pub(crate) async fn serve<F, A>(
     stream: Rewound<Stream>,
-    (bodies, patience, pressure, sender): (&Rc<Bodies>, &Rc<Patience>, &Pressure, Sender),
+    (bodies, patience, pressure): (&Rc<Bodies>, &Rc<Patience>, &Pressure),
+    (sender, rules): (Sender, Option<&ClientRules>),
     drain: &Rc<Drain>,
     answer: F,
 ) where
     F: Fn(request::Parts, Received) -> A,
     A: Future<Output = Result<Response<Body>, CutOff>> + 'static,
 {
-    let notes = Notes::new(pressure, false);
+    let terms = KeptTerms::of(rules, false);
+    let notes = Notes::of(pressure, false, terms.stall);
     let inner = sender == Sender::Peer;
-    let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)), Tally::new(sender, bodies.floods()));
+    let (stream, gathering) = gather(
+        Unstalled::new(stream, Arc::clone(&notes)),
+        Tally::new(sender, bodies.floods()).resets(rules.map(|rules| rules.http2.resets_per_minute)),
+    );
     let windows = bodies.connection();
     let serving = async {
         let mut member = drain.join();
-        let handshake = pin!(super::server_builder(&windows, sender).handshake(stream));
-        let mut kept = Kept::new(patience, notes, false);
+        let handshake = pin!(super::server_builder(&windows, sender, rules.map(|rules| &rules.http2)).handshake(stream));
+        let mut kept = Kept::new(patience, notes, terms);
         // A stream that is cut says so itself, whatever its connection's end looks like.
         kept.finish(false);
-        let ended = match shake_hands(handshake, &mut member).await {
+        let ended = match shake_hands(handshake, &mut member, rules.map_or(HEAD_WAIT, |rules| rules.timeouts.request_headers)).await {
             Some(Ok(connection)) => {
                 let conversation = Conversation {
                     connection,
                     gathering: &gathering,
                     calmed: false,
                     windows,
+                    fixed: rules.is_some_and(|rules| rules.http2.windows.is_some()),
                     patience,
                     kept,
-                    streams: Rc::default(),
+                    streams: Rc::new(Streams { stall: terms.stall, ..Streams::default() }),
                     begun: 0,
                     inner,
                     member,
@@ -83,12 +92,13 @@ pub(crate) async fn serve<F, A>(
 async fn shake_hands(
     mut handshake: Pin<&mut h2::server::Handshake<Gathered<Attended>, Bytes>>,
     member: &mut Member,
+    wait: Duration,
 ) -> Option<Result<Connection<Gathered<Attended>, Bytes>, h2::Error>> {
     let shaken = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
         Poll::Pending => member.poll_stage(DrainStage::Closing, cx).map(|()| None),
     });
-    timeout(HEAD_WAIT, shaken).await.ok().flatten()
+    timeout(wait, shaken).await.ok().flatten()
 }
 
 /// A connection and what its turns need.
@@ -98,6 +108,8 @@ struct Conversation<'a, F> {
     /// The peer was told that its frames are too many.
     calmed: bool,
     windows: Rc<Windows>,
+    /// They are what the peer was told first, however many bodies there are.
+    fixed: bool,
     patience: &'a Patience,
     kept: Box<Kept>,
     streams: Rc<Streams>,
@@ -174,6 +186,9 @@ where
             self.connection.graceful_shutdown();
             return true;
         }
+        if self.fixed {
+            return false;
+        }
         let connection = &mut self.connection;
         match self.windows.turn(self.patience.tick(), cx, |size| connection.set_initial_window_size(size).is_ok()) {
             Turned::Same => false,
@@ -193,6 +208,8 @@ struct Streams {
     count: Cell<usize>,
     /// The connection is to end in order with those that are under way.
     last: Cell<bool>,
+    /// How long the peer may take nothing of an answer.
+    stall: Option<Duration>,
 }
 
 /// One of them; dropped when it is over.
@@ -290,7 +307,7 @@ async fn send(response: Response<Body>, mut reply: SendResponse<Bytes>, under_wa
         Ok(_) if end => {}
         Ok(stream) => {
             drop(reply);
-            Pump::new(body, stream).run().await;
+            Pump::new(body, stream).stalling(under_way.0.stall).run().await;
         }
         Err(error) => {
             tracing::debug!(%error, "an answer cannot be sent");

@@ -1,5 +1,6 @@
 //! What a request becomes that stays open: a place among what is asked again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ impl<D: Door> Connection<D> {
     #[inline]
     pub(super) fn upgrading(
         &self,
-        view: &InForce<D::Listener>,
+        (view, client): (&InForce<D::Listener>, IpAddr),
         (parts, claims): (&request::Parts, Option<&Arc<Claims>>),
         (upgrade, bare): (Upgrade, bool),
     ) -> (Found, Option<Box<Stand>>) {
@@ -28,18 +29,18 @@ impl<D: Door> Connection<D> {
             return (Found::default(), self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims)));
         }
         let mut found = Found::keeping(parts);
-        let stand = if bare { self.stands_outside(&mut found) } else { None };
+        let stand = if bare { self.stands_outside(&mut found, client) } else { None };
         (found, stand)
     }
 
     /// A place for a caller from outside the mesh that may stay for as long as what it showed holds, and whatever let it in does. `None`: it does
     /// not come from outside.
-    pub(super) fn stands_outside(&self, found: &mut Found) -> Option<Box<Stand>> {
+    pub(super) fn stands_outside(&self, found: &mut Found, client: IpAddr) -> Option<Box<Stand>> {
         let head = found.take_head()?;
         let who = found.identified().cloned().map(Box::new);
         let until = who.as_ref().and_then(|who| who.until_secs);
         let holds = until.map(|until| Duration::from_secs(until.saturating_sub(self.shared.wall_secs().into())));
-        let rejudge = self.door.rejudge(&self.downstream, AskedOutside { head, who })?;
+        let rejudge = self.door.rejudge((&self.downstream, client), AskedOutside { head, who })?;
         Some(Box::new(self.shared.standing.enter_outside(&self.downstream, rejudge, holds, &self.shared.reader.load())))
     }
 }

@@ -15,7 +15,7 @@ fn world(named: Named) -> World {
     let cluster = Arc::into_inner(cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup)).unwrap();
     let cluster = Arc::new(Cluster { tls: Some(Arc::new(named)), ..cluster });
     let table = table(Arc::new(Forward::to(Arc::default(), Target::Cluster(cluster))));
-    snapshot.edges.insert(80, Arc::new(Edge { name: "edge/80".into(), port: Port::Http(table), content: 2 }));
+    snapshot.edges.insert(80, Arc::new(Edge { name: "edge/80".into(), port: Port::Http(table), clients: Arc::default(), content: 2 }));
     world.client_means.snapshots.publish(Arc::new(snapshot));
     world
 }

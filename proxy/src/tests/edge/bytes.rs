@@ -56,7 +56,9 @@ fn a_backend_that_is_bad_resets() {
                 None => forward_of(&world),
             };
             let mut snapshot = client_snapshot(&world.setup, 2);
-            snapshot.edges.insert(80, Arc::new(Edge { name: "edge/80".into(), port: Port::Bytes(forward), content: 2 }));
+            snapshot
+                .edges
+                .insert(80, Arc::new(Edge { name: "edge/80".into(), port: Port::Bytes(forward), clients: Arc::default(), content: 2 }));
             world.client_means.snapshots.publish(Arc::new(snapshot));
             let mut client = world.knock();
             let error = client.read(&mut [0]).await.expect_err("a reset");

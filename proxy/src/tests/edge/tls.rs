@@ -66,7 +66,7 @@ pub(super) fn serve_chains(world: &World, chains: Vec<(&str, Arc<Chain>)>) {
     let epoch = world.client_means.snapshots.load().epoch + 1;
     let mut snapshot = client_snapshot(&world.setup, epoch);
     let port = Port::Tls(Arc::new(Chains::leading(chains)));
-    snapshot.edges.insert(PORT, Arc::new(Edge { name: "edge/443".into(), port, content: epoch }));
+    snapshot.edges.insert(PORT, Arc::new(Edge { name: "edge/443".into(), port, clients: Arc::default(), content: epoch }));
     world.client_means.snapshots.publish(Arc::new(snapshot));
 }
 

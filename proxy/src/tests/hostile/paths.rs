@@ -98,7 +98,7 @@ fn decided(door: Door) -> World {
     let http = outbound.http.as_deref().map(table);
     let outbound = Arc::new(Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, tls: None, content: 99 });
     if let Some(table) = &outbound.http {
-        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::clone(table)), content: 99 };
+        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::clone(table)), clients: Arc::default(), content: 99 };
         client.edges.insert(80, Arc::new(edge));
     }
     client.outbound.insert(SERVICE.parse().unwrap(), outbound);

@@ -14,7 +14,7 @@ use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::{forward, metadata, stamp, tls, unpack};
 use crate::authorize::{self, Authorization};
-use crate::model::{Chain, Chains, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
+use crate::model::{Chain, Chains, ClientPolicy, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
 use crate::rejected::{Wrong, refuse};
 
 /// What is served there, while it is staged.
@@ -25,22 +25,25 @@ type PortDraft = Port<Forward<Link>, Chains<Serves<Link, TableSource>>, TableSou
 pub(super) struct EdgeDraft {
     pub(super) content: u64,
     pub(super) port: PortDraft,
+    pub(super) clients: Arc<ClientPolicy>,
 }
 
 pub(super) fn compile(
     (listed, rest): (&[FilterChain], Option<&FilterChain>),
+    clients: Arc<ClientPolicy>,
     policies: &mut Policies,
     secrets: &mut Secrets,
 ) -> Result<EdgeDraft, Wrong> {
     refuse(rest.is_some(), "default_filter_chain")?;
     // One without a chain serves TLS of names that nobody leads anywhere yet.
     if listed.is_empty() || listed.iter().any(of_tls) {
-        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, policies, secrets)?) });
+        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, policies, secrets)?), clients });
     }
     let [only] = listed else {
         return Err(Wrong::new("filter_chains", "are several in plaintext: a client's first words do not tell them apart"));
     };
-    Ok(EdgeDraft { content: stamp(), port: in_plaintext(only, policies).map_err(|wrong| wrong.within("filter_chains[0]"))? })
+    let port = in_plaintext(only, policies).map_err(|wrong| wrong.within("filter_chains[0]"))?;
+    Ok(EdgeDraft { content: stamp(), port, clients })
 }
 
 fn in_plaintext(chain: &FilterChain, policies: &mut Policies) -> Result<PortDraft, Wrong> {

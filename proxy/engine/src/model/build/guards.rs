@@ -27,7 +27,8 @@ pub(super) fn guards(
     (cells, memories): (&mut Cells, &LimitMemories),
     (failures, services): (&mut FailureMemories, &mut Services),
 ) -> Result<Vec<Stage>, Wrong> {
-    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits, external, certificates } = raw;
+    // How long a body may be is the rule's own (`build::policy`).
+    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits, body_bytes_max: _, external, certificates } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }

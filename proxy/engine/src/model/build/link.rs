@@ -118,7 +118,7 @@ impl Parts {
         };
         match previous.filter(|_| same) {
             Some(previous) => Some(Arc::clone(previous)),
-            None => Some(Arc::new(Edge { name: name.into(), port, content: draft.content })),
+            None => Some(Arc::new(Edge { name: name.into(), port, clients: Arc::clone(&draft.clients), content: draft.content })),
         }
     }
 

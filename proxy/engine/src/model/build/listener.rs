@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prost::Name;
 use prost_types::Any;
+use proto::mesh;
 use proto::xds::core::TrafficDirection;
 use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, ListenerFilter, listener_filter};
 use proto::xds::{http_inspector, original_dst, tls_inspector};
@@ -14,8 +15,9 @@ use super::edge::EdgeDraft;
 use super::hcm::{self, End, Facing};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
-use super::{SNIFF_TIMEOUT, duration, edge, endpoint, forward, inbound, metadata, same_name, stamp, unpack};
-use crate::model::{ByServerName, Datagrams, Domains, Forward, Protocol};
+use super::{SNIFF_TIMEOUT, client, duration, edge, endpoint, forward, inbound, metadata, same_name, stamp, unpack};
+use crate::client::Admission;
+use crate::model::{ByServerName, ClientPolicy, Datagrams, Domains, Forward, Protocol};
 use crate::rejected::{Wrong, refuse};
 
 /// What a listener resource becomes; route tables and clusters still by name.
@@ -37,7 +39,20 @@ pub(super) struct Road {
     pub(super) tls: Option<ByServerName<Link>>,
 }
 
-pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &mut Secrets) -> Result<Listener, Wrong> {
+impl Listener {
+    /// What counts the clients of an edge's port.
+    pub(super) fn admission(&self) -> Option<&Arc<Admission>> {
+        if let Self::Edge(_, draft) = self { draft.clients.admission.as_ref() } else { None }
+    }
+}
+
+/// `before` counted the clients of the same port.
+pub(super) fn compile(
+    name: &str,
+    raw: &Raw,
+    (policies, secrets): (&mut Policies, &mut Secrets),
+    before: Option<&Admission>,
+) -> Result<Listener, Wrong> {
     let Raw {
         name: inner,
         address,
@@ -63,7 +78,7 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &
         return datagrams(port, raw, policies);
     }
     refuse(udp_listener_config.is_some(), "udp_listener_config")?;
-    inspectors(listener_filters)?;
+    let clients = inspectors(name, (filter_chains, listener_filters), before)?;
     inspection(listener_filters_timeout.as_ref(), *continue_on_listener_filters_timeout)?;
     let direction = TrafficDirection::try_from(*traffic_direction);
     let wrong_direction = || Wrong::new("traffic_direction", format!("does not fit the name `{name}`"));
@@ -94,7 +109,7 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &
     if let Some(port) = proto::names::edge_port(name) {
         refuse(*bind_to_port == Some(false), "bind_to_port")?;
         let fits = address.ip().is_unspecified() && port == address.port() && port != 0;
-        return if fits { Ok(Listener::Edge(port, edge::compile(chains, policies, secrets)?)) } else { Err(wrong_address()) };
+        return if fits { Ok(Listener::Edge(port, edge::compile(chains, clients, policies, secrets)?)) } else { Err(wrong_address()) };
     }
     Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT, edge/PORT/udp"))
 }
@@ -118,17 +133,31 @@ fn datagrams(port: u16, raw: &Raw, policies: &mut Policies) -> Result<Listener, 
     Ok(Listener::Datagrams(port, datagrams))
 }
 
-/// The proxy learns the original destination and the first bytes by itself; these filters say no more than that. Their names are labels.
-fn inspectors(filters: &[ListenerFilter]) -> Result<(), Wrong> {
+/// The proxy learns the original destination and the first bytes by itself; these filters say no more than that. Their names are labels. An
+/// edge's may say what holds for its clients.
+fn inspectors(
+    listener: &str,
+    (chains, filters): (&[FilterChain], &[ListenerFilter]),
+    before: Option<&Admission>,
+) -> Result<Arc<ClientPolicy>, Wrong> {
+    let mut clients: Option<Arc<ClientPolicy>> = None;
     for (index, filter) in filters.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("listener_filters[{index}].typed_config"));
         let ListenerFilter { name, config_type } = filter;
         let Some(listener_filter::ConfigType::TypedConfig(config)) = config_type else {
             return Err(at(Wrong::new("", "is missing")));
         };
-        inspector(name, config).map_err(at)?;
+        if config.type_url != mesh::ClientPolicy::type_url() || proto::names::edge_port(listener).is_none() {
+            inspector(name, config).map_err(at)?;
+            continue;
+        }
+        let names = chains.iter().map(|chain| chain.name.as_str()).collect();
+        let compiled = client::compile(&unpack(config).map_err(at)?, &names, before).map_err(at)?;
+        if clients.replace(Arc::new(compiled)).is_some() {
+            return Err(at(Wrong::new("", "is the second that says what holds for clients")));
+        }
     }
-    Ok(())
+    Ok(clients.unwrap_or_default())
 }
 
 fn inspector(name: &str, config: &Any) -> Result<(), Wrong> {

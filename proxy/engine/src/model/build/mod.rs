@@ -7,6 +7,7 @@
 
 mod authentication;
 mod chains;
+mod client;
 mod cluster;
 mod cluster_policy;
 mod consumers;
@@ -281,7 +282,8 @@ impl Parts {
         let version = version.to_owned();
         match kind {
             ResourceKind::Listener => {
-                let content = listener::compile(name, &unpack(resource)?, &mut self.policies, &mut self.secrets)?;
+                let before = self.listeners.get(name).and_then(|staged| staged.content.admission()).cloned();
+                let content = listener::compile(name, &unpack(resource)?, (&mut self.policies, &mut self.secrets), before.as_deref())?;
                 self.listeners.insert(name.to_owned(), Staged { version, content });
             }
             ResourceKind::Route => {

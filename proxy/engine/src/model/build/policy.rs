@@ -178,6 +178,7 @@ fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: 
         hedge: hedge.as_ref().map(Hedge::compile).transpose().map_err(|wrong| wrong.within("hedge"))?,
         session: session.as_ref().map(Session::compile).transpose().map_err(|wrong| wrong.within("session"))?,
         priority: priority.as_ref().map(Priority::compile).transpose().map_err(|wrong| wrong.within("priority"))?,
+        body_bytes_max: edge.as_ref().map_or(0, |edge| edge.body_bytes_max),
         hash: HashKey::compile_all(hash)?,
     })
 }

@@ -263,6 +263,16 @@ fn endpoints() -> ClusterLoadAssignment {
     whole
 }
 
+fn hops(trusted_hops: u32) -> mesh::ClientAddress {
+    mesh::ClientAddress { trusted_hops, header: 1, ..mesh::ClientAddress::default() }
+}
+
+/// What is said of the clients of the edge's chains.
+fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::ClientPolicy {
+    let chain = if chain.is_empty() { edge_chains()[0].name.clone() } else { chain.to_owned() };
+    fixture::clients(&chain, trusted)
+}
+
 /// One of each kind of chain that an edge may have for TLS.
 fn edge_chains() -> Vec<proto::xds::listener::FilterChain> {
     let manager = |name: &str| fixture::hcm(RouteSpecifier::RouteConfig(table(name, vec![host(&["*"], vec![])])));
@@ -350,7 +360,7 @@ fn good() -> Vec<Resource> {
 /// What an edge has beside HTTP in plaintext. In a group of its own: each picture reads all that is beside it.
 fn edges() -> Vec<Resource> {
     vec![
-        resource("edge/443", &fixture::edge(443, edge_chains())),
+        resource("edge/443", &fixture::with_clients(fixture::edge(443, edge_chains()), &clients("", hops(2)))),
         resource("edge/5432", &fixture::edge(5432, vec![chain(&fixture::tcp_to("shop/b:80"))])),
         resource("edge/53/udp", &fixture::edge_datagrams(53, &[("shop/a:80", 2), ("shop/b:80", 1)])),
         resource("tls/shop/a", &fixture::certificate("tls/shop/a", 1)),
@@ -419,7 +429,7 @@ fn every_field_is_honoured_or_refused() {
     let all: BTreeSet<&str> = told.union(&labels).copied().collect();
     assert!(all.len() > 120, "only {} fields were met", all.len());
     let message = |name| walk.pool.get_message_by_name(&format!("meshwright.v1.{name}")).unwrap();
-    let policy = ["RoutePolicy", "BackendPolicy", "Authorization"].map(message);
+    let policy = ["RoutePolicy", "BackendPolicy", "Authorization", "ClientPolicy"].map(message);
     let own = fields_within(policy.to_vec());
     let missed: Vec<_> = own.iter().filter(|field| !all.contains(field.as_str())).collect();
     assert!(own.len() > 50 && missed.is_empty(), "of {} fields of ours these were not met: {missed:?}", own.len());

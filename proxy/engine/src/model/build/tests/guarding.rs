@@ -69,6 +69,7 @@ pub(super) fn edge() -> mesh::EdgePolicy {
         }),
         authorization: Some(authorization()),
         limits: vec![limits(true), limits(false)],
+        body_bytes_max: 1000,
         external: external(),
         certificates: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
     }

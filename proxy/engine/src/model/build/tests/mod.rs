@@ -1,5 +1,6 @@
 mod assemble;
 mod broken;
+mod client;
 mod door;
 mod edge;
 mod effects;
