@@ -36,7 +36,6 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("AuthorizationPolicy", "spec.rules[].when", "the condition"),
     ("BasicAuth", "spec.forward.headers[].cel", "the expression"),
     ("ExternalAuth", "spec.cache.key[].cel", "the expression"),
-    ("ExternalAuth", "spec.http.allowedResponseHeaders[]", "is not a service's to say"),
     ("ExternalAuth", "spec.locked", "can be locked"),
     ("ExternalAuth", "spec.when", "the condition"),
     ("EgressPolicy", "spec.allow[].cidrs[]", "is no range of addresses"),

@@ -2,6 +2,7 @@
 
 mod compile;
 pub(super) mod key;
+mod said;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -546,13 +547,6 @@ impl Counted {
         }
         OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
         count.tell(|name, value| _ = headers.append(name, value));
-    }
-
-    /// Notes what another guard has to say on the answer.
-    pub(in crate::filter::guard) fn say(&mut self, ops: &[HeaderOp]) {
-        if !ops.is_empty() {
-            self.0.get_or_insert_default().said.extend_from_slice(ops);
-        }
     }
 
     /// Settles what the request took by what its answer says of that; what says nothing, or no number, took what it did.

@@ -325,36 +325,9 @@ fn edge() -> mesh::EdgePolicy {
         }),
         authorization: Some(authorization()),
         limits: vec![limits(true), limits(false)],
-        external: external(),
+        external: super::asked::external(),
         certificates: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
     }
-}
-
-/// Everything that may be asked of a service, in both ways.
-fn external() -> Vec<mesh::ExternalAuth> {
-    use mesh::external_auth::Protocol;
-    let key = vec![mesh::EdgeKey { kind: Some(mesh::edge_key::Kind::Header("authorization".into())) }];
-    let grpc = mesh::ExternalAuth {
-        policy: "shop/authz".into(),
-        cluster: "shop/a:80".into(),
-        protocol: Some(Protocol::Grpc(mesh::ExternalGrpc { authority: "authz.shop:9000".into(), request_headers: vec!["cookie".into()] })),
-        body_bytes_max: 1024,
-        body_partial: true,
-        timeout: seconds(1),
-        when: "request.method == 'POST'".into(),
-        dry_run: true,
-        cache: Some(mesh::CheckCache { ttl: seconds(5), key, entries: 100 }),
-        allow_without: true,
-    };
-    let check = mesh::ExternalHttp {
-        path: "/auth".into(),
-        request_headers: vec!["cookie".into()],
-        response_headers: vec!["x-user".into()],
-        all_response_headers: true,
-    };
-    let http =
-        mesh::ExternalAuth { policy: "HTTPRoute/shop/a/0".into(), protocol: Some(Protocol::Http(check)), cache: None, ..grpc.clone() };
-    vec![grpc, http]
 }
 
 /// Everything that a RateLimit may say.
@@ -619,6 +592,8 @@ fn fields_within(mut open: Vec<MessageDescriptor>) -> BTreeSet<String> {
                     open.extend(seen.insert(inner.full_name().to_owned()).then_some(inner));
                 }
                 Kind::Message(inner) if inner.package_name() != "google.protobuf" => {}
+                // As a map's keys.
+                _ if message.is_map_entry() => {}
                 _ => drop(fields.insert(format!("{}.{}", message.name(), field.name()))),
             }
         }
