@@ -29,6 +29,22 @@ pub(super) fn external() -> Vec<mesh::ExternalAuth> {
     vec![grpc, http]
 }
 
+/// An authorization server.
+pub(super) fn introspection() -> mesh::Introspection {
+    mesh::Introspection {
+        policy: "shop/tokens".into(),
+        url: "https://id.example/introspect".into(),
+        client_id: "gw".into(),
+        secret: "shop/gw/secret".into(),
+        remembered: secs(30),
+        timeout: secs(1),
+        allow_without: true,
+        from: vec![mesh::CredentialPlace { kind: Some(mesh::credential_place::Kind::Cookie("token".into())) }],
+        keep: true,
+        barred: String::new(),
+    }
+}
+
 fn secs(secs: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: secs, nanos: 0 })
 }
