@@ -40,7 +40,6 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("ClientPolicy", "spec.locked", "can be locked"),
     ("ClientPolicy", "spec.proxyProtocol.trustedCidrs[]", "is no range of addresses"),
     ("ExternalAuth", "spec.cache.key[].cel", "the expression"),
-    ("ExternalAuth", "spec.http.allowedResponseHeaders[]", "is not a service's to say"),
     ("ExternalAuth", "spec.locked", "can be locked"),
     ("ExternalAuth", "spec.when", "the condition"),
     ("EgressPolicy", "spec.allow[].cidrs[]", "is no range of addresses"),

@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use engine::filter::guard::{BODY_BYTES_MAX, CALLOUT_TIMEOUT_MAX, CHECK_ENTRIES_MAX, HEADERS_MAX, external_header};
+use engine::filter::guard::{BODY_BYTES_MAX, CALLOUT_TIMEOUT_MAX, CHECK_ENTRIES_MAX, external_header};
 use proto::mesh::EdgeKey;
 
 use super::rate_limit::{condition, key};
 use super::{Cursor, EdgeAttachment};
 use crate::world::door::Fields;
-use crate::world::route::Reference;
-use crate::world::traffic::header;
+use crate::world::route::{Reference, asked_headers, path_before};
 
 /// Longest that a verdict is remembered.
 const TTL_MAX: Duration = Duration::from_secs(3600);
-/// Longest path before the request's own.
-const PATH_BYTES_MAX: usize = 1024;
 
 /// What is asked of whom. Fields that are absent are said by the next wider object, else by the defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,9 +74,9 @@ impl ExternalAuth {
         read.http = fields.get("protocol").and_then(|at| at.word(&[("Grpc", false), ("Http", true)]));
         if let Some(at) = fields.get("http") {
             let mut http = at.fields();
-            read.path = http.get("path").and_then(|at| path(&at));
-            read.request_headers = http.get("allowedRequestHeaders").map(|at| headers(&at, |_| true));
-            read.response_headers = http.get("allowedResponseHeaders").map(|at| headers(&at, external_header));
+            read.path = http.get("path").and_then(|at| path_before(&at));
+            read.request_headers = http.get("allowedRequestHeaders").map(|at| asked_headers(&at, |_| true));
+            read.response_headers = http.get("allowedResponseHeaders").map(|at| asked_headers(&at, external_header));
             http.done();
             if read.http == Some(false) {
                 at.error("they are for protocol Http, and this is Grpc", "remove them, or write `protocol: Http`");
@@ -109,34 +106,6 @@ pub(in crate::world) fn timeout(at: &Cursor<'_>) -> Option<Duration> {
         return None;
     }
     Some(timeout)
-}
-
-/// A path that stands before another.
-pub(in crate::world) fn path(at: &Cursor<'_>) -> Option<String> {
-    let text = at.text()?;
-    let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#', '%']);
-    if !plain || !text.starts_with('/') || text.len() > PATH_BYTES_MAX {
-        at.error(
-            format!("`{}` is no path", text.escape_debug()),
-            format!("start with `/` and use up to {PATH_BYTES_MAX} letters of a path, without `?`, `#` and `%`"),
-        );
-        return None;
-    }
-    Some(text.trim_end_matches('/').to_owned())
-}
-
-/// Names of headers, each once.
-pub(in crate::world) fn headers(at: &Cursor<'_>, may: fn(&str) -> bool) -> Vec<String> {
-    let mut named: Vec<String> = Vec::new();
-    for at in at.list(HEADERS_MAX) {
-        let Some(name) = header(&at) else { continue };
-        if !may(&name) {
-            at.error(format!("`{name}` is not a service's to say"), "it belongs to the connection, or to the mesh; remove it");
-        } else if !named.contains(&name) {
-            named.push(name);
-        }
-    }
-    named
 }
 
 fn body(at: &Cursor<'_>) -> Option<BodyShown> {

@@ -15,7 +15,7 @@ pub use client::{ClientPolicy, ClientReach};
 pub(super) use consumer::entry;
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use external::{BodyShown, ExternalAuth, VerdictsKept};
-pub(super) use external::{headers, on_error, path, timeout};
+pub(super) use external::{on_error, timeout};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

@@ -1,9 +1,13 @@
 //! The ExternalAuth filter (GEP-1494): a service that says whether a rule's requests may go on.
 
+use engine::filter::guard::{BODY_BYTES_MAX, HEADERS_MAX, external_header};
+
 use super::reference::Reference;
 use super::{Unsupported, experimental, fault};
 use crate::world::door::Cursor;
-use crate::world::edge::{headers, path};
+
+/// Longest path before the request's own.
+const PATH_BYTES_MAX: usize = 1024;
 
 /// Who is asked, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,20 +41,19 @@ impl RouteExternal {
         let (mut request_headers, mut response_headers, mut before) = (Vec::new(), Vec::new(), String::new());
         if let Some(at) = fields.get("grpc") {
             let mut grpc = at.fields();
-            request_headers = grpc.get("allowedHeaders").map(|at| headers(&at, |_| true)).unwrap_or_default();
+            request_headers = grpc.get("allowedHeaders").map(|at| asked_headers(&at, |_| true)).unwrap_or_default();
             grpc.done();
         }
         if let Some(at) = fields.get("http") {
             let mut http = at.fields();
-            before = http.get("path").and_then(|at| path(&at)).unwrap_or_default();
-            request_headers = http.get("allowedHeaders").map(|at| headers(&at, |_| true)).unwrap_or_default();
-            let external_header = engine::filter::guard::external_header;
-            response_headers = http.get("allowedResponseHeaders").map(|at| headers(&at, external_header)).unwrap_or_default();
+            before = http.get("path").and_then(|at| path_before(&at)).unwrap_or_default();
+            request_headers = http.get("allowedHeaders").map(|at| asked_headers(&at, |_| true)).unwrap_or_default();
+            response_headers = http.get("allowedResponseHeaders").map(|at| asked_headers(&at, external_header)).unwrap_or_default();
             http.done();
         }
         let body_bytes_max = fields.get("forwardBody").and_then(|at| {
             let mut body = at.fields();
-            let most = i64::from(engine::filter::guard::BODY_BYTES_MAX);
+            let most = i64::from(BODY_BYTES_MAX);
             let bytes = body.get("maxSize").and_then(|at| at.int(0..=most));
             body.done();
             bytes.and_then(|bytes| u32::try_from(bytes).ok())
@@ -67,4 +70,41 @@ impl RouteExternal {
         let body_bytes_max = body_bytes_max.unwrap_or_default();
         Some(Self { to: to?, http: http?, path: before, request_headers, response_headers, body_bytes_max })
     }
+}
+
+/// A path that stands before another.
+pub(in crate::world) fn path_before(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#', '%']);
+    if !plain || !text.starts_with('/') || text.len() > PATH_BYTES_MAX {
+        at.error(
+            format!("`{}` is no path", text.escape_debug()),
+            format!("start with `/` and use up to {PATH_BYTES_MAX} letters of a path, without `?`, `#` and `%`"),
+        );
+        return None;
+    }
+    Some(text.trim_end_matches('/').to_owned())
+}
+
+/// Names of headers, each once.
+pub(in crate::world) fn asked_headers(at: &Cursor<'_>, may: fn(&str) -> bool) -> Vec<String> {
+    let mut named: Vec<String> = Vec::new();
+    for at in at.list(HEADERS_MAX) {
+        let Some(name) = header_name(&at) else { continue };
+        if !may(&name) {
+            at.error(format!("`{name}` is not a service's to say"), "it belongs to the connection, or to the mesh; remove it");
+        } else if !named.contains(&name) {
+            named.push(name);
+        }
+    }
+    named
+}
+
+fn header_name(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    let name = ::http::HeaderName::try_from(text.as_str()).ok();
+    if name.is_none() {
+        at.error(format!("`{}` is no header's name", text.escape_debug()), "use letters, digits and `-`");
+    }
+    name.map(|name| name.as_str().to_owned())
 }

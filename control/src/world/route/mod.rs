@@ -17,6 +17,7 @@ pub use backend::BackendRef;
 pub(super) use exchange::session_timeout;
 pub use exchange::{RouteRetry, RouteTimeouts, SessionPersistence};
 pub use external::RouteExternal;
+pub(super) use external::{asked_headers, path_before};
 pub use filters::{Cors, Filters, HeaderOps, Mirror, PROTECTED, PathChange, Redirect, Rewrite};
 pub use matches::{Match, PathMatch, ValueMatch};
 pub(super) use matches::{PATH_REMEDY, is_path};

@@ -450,6 +450,8 @@ fn fields_within(mut open: Vec<MessageDescriptor>) -> BTreeSet<String> {
                     open.extend(seen.insert(inner.full_name().to_owned()).then_some(inner));
                 }
                 Kind::Message(inner) if inner.package_name() != "google.protobuf" => {}
+                // As a map's keys.
+                _ if message.is_map_entry() => {}
                 _ => drop(fields.insert(format!("{}.{}", message.name(), field.name()))),
             }
         }

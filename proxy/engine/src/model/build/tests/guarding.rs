@@ -2,6 +2,7 @@
 
 use proto::mesh;
 
+use super::asked::{external, introspection};
 use crate::fixture;
 
 pub(super) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
@@ -52,19 +53,7 @@ pub(super) fn edge() -> mesh::EdgePolicy {
             policy: "shop/tokens".into(),
             optional: true,
             rules: fixture::authentication().rules,
-            introspection: Some(mesh::Introspection {
-                policy: "shop/tokens".into(),
-                url: "https://id.example/introspect".into(),
-                client_id: "gw".into(),
-                secret: "shop/gw/secret".into(),
-                remembered: seconds(30),
-                timeout: seconds(1),
-                allow_without: true,
-                from: vec![place(Kind::Cookie("token".into()))],
-                keep: true,
-                barred: String::new(),
-                consumers: consumers.clone(),
-            }),
+            introspection: Some(mesh::Introspection { consumers: consumers.clone(), ..introspection() }),
             consumers,
         }),
         authorization: Some(authorization()),
@@ -73,33 +62,6 @@ pub(super) fn edge() -> mesh::EdgePolicy {
         external: external(),
         certificates: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
     }
-}
-
-/// Everything that may be asked of a service, in both ways.
-fn external() -> Vec<mesh::ExternalAuth> {
-    use mesh::external_auth::Protocol;
-    let key = vec![mesh::EdgeKey { kind: Some(mesh::edge_key::Kind::Header("authorization".into())) }];
-    let grpc = mesh::ExternalAuth {
-        policy: "shop/authz".into(),
-        cluster: "shop/a:80".into(),
-        protocol: Some(Protocol::Grpc(mesh::ExternalGrpc { authority: "authz.shop:9000".into(), request_headers: vec!["cookie".into()] })),
-        body_bytes_max: 1024,
-        body_partial: true,
-        timeout: seconds(1),
-        when: "request.method == 'POST'".into(),
-        dry_run: true,
-        cache: Some(mesh::CheckCache { ttl: seconds(5), key, entries: 100 }),
-        allow_without: true,
-    };
-    let check = mesh::ExternalHttp {
-        path: "/auth".into(),
-        request_headers: vec!["cookie".into()],
-        response_headers: vec!["x-user".into()],
-        all_response_headers: true,
-    };
-    let http =
-        mesh::ExternalAuth { policy: "HTTPRoute/shop/a/0".into(), protocol: Some(Protocol::Http(check)), cache: None, ..grpc.clone() };
-    vec![grpc, http]
 }
 
 /// Everything that a RateLimit may say.

@@ -1,3 +1,4 @@
+mod asked;
 mod assemble;
 mod broken;
 mod client;
