@@ -1,6 +1,7 @@
 //! Answering requests: one road, whichever door their connection came in by.
 
 mod caller;
+mod gates;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -17,9 +18,9 @@ use engine::client::ClientFound;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Found, Question, Watch};
-use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{ClientRules, Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
+use engine::filter::guard::{Counted, Found, Question};
+use engine::filter::{Answered, Passage, Resume};
+use engine::model::{ClientRules, Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{Response, StatusCode, request};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -527,58 +528,6 @@ impl<D: Door> Connection<D> {
         let who = found.identified()?;
         let holds = who.until_secs.map(|until| Duration::from_secs(until.saturating_sub(self.shared.wall_secs().into())));
         Some(Box::new(self.shared.standing.enter_outside(&self.downstream, who, holds, &self.shared.reader.load())))
-    }
-
-    /// What stages see of a request.
-    fn exchange<'e>(&'e self, (request, client): (&'e mut request::Parts, IpAddr), draw: u64, account: &Account) -> Exchange<'e> {
-        Exchange {
-            request,
-            caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
-            address: client,
-            called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
-            watch: None,
-            now: self.shared.moment(account.started()),
-            draw,
-        }
-    }
-
-    /// How far the gates of a way let a request, and who it is that calls, as its guards find out.
-    fn gates<'f>(
-        &self,
-        parts: &mut request::Parts,
-        (forward, place): (&'f Forward, Option<usize>),
-        (from, leg): (Resume, &mut Leg),
-        account: &mut Account,
-    ) -> Passage<'f> {
-        if !forward.is_guarded() {
-            return forward.forth(place, from, &mut self.exchange((parts, leg.client), leg.draw, account));
-        }
-        let book = self.view.borrow().snapshot.consumers.load();
-        let passage = {
-            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
-            let mut exchange = self.exchange((parts, leg.client), leg.draw, account);
-            exchange.watch = Some(Watch {
-                book: &book,
-                tokens: &mut tokens,
-                peer: self.door.peer(&self.downstream),
-                port: self.downstream.address.port(),
-                verified: &mut verified,
-                wall_secs: self.shared.wall_secs().into(),
-                found: &mut leg.found,
-                counted: &mut leg.counted,
-            });
-            forward.forth(place, from, &mut exchange)
-        };
-        for ask in leg.counted.aside() {
-            self.shared.snapshots.limit_questions().aside(ask);
-        }
-        if let Some(limit) = leg.counted.refused() {
-            account.limited(limit);
-        }
-        if !matches!(passage, Passage::Ask { .. }) {
-            account.identified(&mut leg.found);
-        }
-        passage
     }
 }
 

@@ -31,8 +31,19 @@ pub(super) fn conditions(rule: &Match) -> String {
 
 /// What a rule says of its requests beside its stages, by name.
 pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
-    let Policy { steps: _, request_timeout, attempt_timeout, idle_timeout, stream_timeout, retry, hedge, session, priority, body_bytes_max, hash } =
-        &*forward.policy;
+    let Policy {
+        steps: _,
+        request_timeout,
+        attempt_timeout,
+        idle_timeout,
+        stream_timeout,
+        retry,
+        hedge,
+        session,
+        priority,
+        body_bytes_max,
+        hash,
+    } = &*forward.policy;
     let times = [("request", request_timeout), ("attempt", attempt_timeout), ("idle", idle_timeout), ("stream", stream_timeout)];
     let times: Vec<String> = times.into_iter().filter_map(|(name, time)| time.map(|time| format!("{name} {time:?}"))).collect();
     let mut all = Vec::new();
