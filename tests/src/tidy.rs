@@ -54,8 +54,8 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 /// The same for the pure half of the proxy: policy knows no cluster, the model no decision.
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
     (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout"]),
-    (1, &["limit", "spread", "budget", "gate", "health", "matching", "consumers", "client"]),
-    (2, &["filter", "retry", "authenticate", "authorize"]),
+    (1, &["limit", "spread", "budget", "gate", "health", "matching", "consumers"]),
+    (2, &["filter", "retry", "authenticate", "authorize", "client"]),
     (3, &["model"]),
     (4, &["decide", "balance"]),
     (5, &["explain"]),

@@ -371,6 +371,7 @@ impl Audit<'_> {
             let message = format!("{other} has rateLimits for the same requests; both count");
             self.say(Severity::Info, &object.key, ("spec", 0), message, "keep one of the two: rateLimits is for calls between services");
         }
+        let of_clients = object.key.kind == Kind::ClientPolicy;
         for ancestor in edge::judge(self.world, object) {
             let (field, line) = &ancestor.field;
             let unresolved = ancestor.resolved.and_then(Result::err);
@@ -379,9 +380,7 @@ impl Audit<'_> {
                 let remedy = match reason {
                     "Locked" => "remove the field, or ask whoever owns the Gateway",
                     "Conflicted" => "merge the two",
-                    "UnsupportedValue" if object.key.kind == Kind::ClientPolicy => {
-                        "say it of the Gateway, or give the listener a port of its own"
-                    }
+                    "UnsupportedValue" if of_clients => "say it of the Gateway, or give the listener a port of its own",
                     "UnsupportedValue" => "name the listeners or routes that it is meant for",
                     _ => "correct the reference",
                 };

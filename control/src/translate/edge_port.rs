@@ -70,15 +70,15 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let (mut chains, mut tables, mut backends) = (Vec::new(), Vec::new(), BTreeSet::new());
     let mut led_to: Vec<(String, Option<&Judged<'_>>)> = Vec::new();
     for (place, judged) in edge.at(port, Family::Tls) {
+        let clients = client::at_listener(index, edge.name, judged);
         let socket = judged.terminates().then(|| {
-            let context = edge_tls::downstream(index, edge.name, edge.gateway, judged);
+            let context = edge_tls::downstream(index, (edge.name, edge.gateway), judged, &clients);
             wire::transport("envoy.transport_sockets.tls", &context)
         });
         if judged.listener.protocol == "HTTPS" {
             let table = names::edge_listener(port, &judged.name());
             led_to.push((judged.name(), Some(judged)));
-            let tells = client::at_listener(index, edge.name, judged).tells_client != Some(false);
-            let verified = tells && edge.gateway.clients.on(port).is_some();
+            let verified = clients.tells_client != Some(false) && edge.gateway.clients.on(port).is_some();
             let mut chain = chain(judged.name(), judged.host(), wire::edge_http(table, verified));
             chain.transport_socket = socket;
             chains.push(chain);

@@ -13,7 +13,6 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
@@ -199,10 +198,14 @@ pub(super) fn shown(index: &Index, name: &Name, gateway: &Gateway) -> Option<Str
     Some(names::certificate(&object.namespace, &object.name))
 }
 
-/// How a listener meets its clients.
-pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: &Judged<'_>) -> tls::DownstreamTlsContext {
+/// How a listener meets its clients, of which `policy` holds.
+pub(super) fn downstream(
+    index: &Index,
+    (name, gateway): (&Name, &Gateway),
+    judged: &Judged<'_>,
+    policy: &ClientPolicy,
+) -> tls::DownstreamTlsContext {
     let https = judged.listener.protocol == "HTTPS";
-    let policy = client::at_listener(index, name, judged);
     let sds = |name: String| tls::SdsSecretConfig { name, sds_config: Some(wire::ads()) };
     let mut shown: Vec<String> = permitted(index, judged).iter().map(|key| names::certificate(&key.namespace, &key.name)).collect();
     if shown.is_empty() {
@@ -223,7 +226,7 @@ pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: 
         common_tls_context: Some(tls::CommonTlsContext {
             tls_certificate_sds_secret_configs: shown.into_iter().map(sds).collect(),
             validation_context_type: demand.map(validation),
-            alpn_protocols: if https { alpn(&policy) } else { Vec::new() },
+            alpn_protocols: if https { alpn(policy) } else { Vec::new() },
             tls_params: (policy.tls12 == Some(false))
                 .then(|| tls::TlsParameters { tls_minimum_protocol_version: TlsProtocol::TlSv13.into(), ..tls::TlsParameters::default() }),
             ..tls::CommonTlsContext::default()

@@ -1,10 +1,9 @@
 //! The one body type of the road.
 
+mod cut;
 mod looked;
 
 use std::collections::VecDeque;
-use std::error::Error as _;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -21,6 +20,8 @@ use smallvec::SmallVec;
 use crate::ground::limits::LOOK_AHEAD_PIECES_MAX;
 use crate::ground::line::Line;
 use crate::ground::windows::Share;
+pub use cut::Cut;
+pub(crate) use cut::breaks_coding;
 pub use looked::Beginning;
 use looked::Looked;
 
@@ -158,36 +159,6 @@ pub trait Follower {
     }
     /// The body goes on over this line.
     fn goes_over(&mut self, _: &Arc<Line>) {}
-}
-
-/// Why a body ended before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Cut {
-    /// The sender broke off or broke the rules.
-    #[error("the sender broke off: {0}")]
-    Sender(#[from] hyper::Error),
-    /// The same on a stream of HTTP/2.
-    #[error("the sender broke off: {0}")]
-    Stream(#[from] h2::Error),
-    /// It took too long.
-    #[error("{}", .0.text())]
-    Overdue(Reason),
-    /// The answer came before anybody asked for it.
-    #[error("the answer came before the body was asked for")]
-    Unwanted,
-}
-
-impl Cut {
-    /// Whether the sender broke the rules, and did not merely go.
-    pub fn breaks_rules(&self) -> bool {
-        matches!(self, Self::Sender(error) if breaks_coding(error))
-    }
-}
-
-/// Whether a body ended because its chunks are none (RFC 9112, section 7.1). hyper tells that as an I/O error.
-pub(crate) fn breaks_coding(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 impl Received {

@@ -2,6 +2,7 @@
 
 mod asked;
 mod caller;
+mod gates;
 mod stood;
 
 use std::cell::{Cell, RefCell};
@@ -17,9 +18,9 @@ use engine::claims::Claims;
 use engine::client::ClientFound;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Denied, Watch};
-use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{ClientRules, Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
+use engine::filter::guard::Counted;
+use engine::filter::{Answered, Passage, Resume};
+use engine::model::{ClientRules, Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
@@ -327,16 +328,7 @@ impl<D: Door> Connection<D> {
         };
         self.authorized(view, (&head, client), token.as_deref(), account)?;
         let draw = self.shared.draw.next();
-        let plan = match decide(table, &head, draw) {
-            Decision::Forward(plan) => plan,
-            Decision::Reply { reply, rule } => {
-                if let Some(rule) = rule {
-                    account.matched(rule);
-                }
-                return Err(Short::Decided(reply));
-            }
-        };
-        account.matched(plan.rule);
+        let plan = planned(table, (&head, draw), account)?;
         let mut aim = (None, Protocol::Auto);
         let web = self.web(plan.rule, parts);
         let (sticky, home) = self.session(view, &plan, &parts.headers);
@@ -439,61 +431,22 @@ impl<D: Door> Connection<D> {
             }
         }
     }
+}
 
-    /// What stages see of a request.
-    fn exchange<'e>(&'e self, (request, client): (&'e mut request::Parts, IpAddr), draw: u64, account: &Account) -> Exchange<'e> {
-        Exchange {
-            request,
-            caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
-            address: client,
-            called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
-            watch: None,
-            now: self.shared.moment(account.started()),
-            draw,
+/// Asks the rules where a request goes.
+#[inline]
+fn planned<'v>(table: &'v RouteTable, (head, draw): (&RequestHead<'_>, u64), account: &mut Account) -> Result<Plan<'v>, Short<'v>> {
+    match decide(table, head, draw) {
+        Decision::Forward(plan) => {
+            account.matched(plan.rule);
+            Ok(plan)
         }
-    }
-
-    /// How far the gates of a way let a request, and who it is that calls, as its guards find out.
-    fn gates<'f>(
-        &self,
-        parts: &mut request::Parts,
-        (forward, place): (&'f Forward, Option<usize>),
-        (from, leg): (Resume, &mut Leg),
-        account: &mut Account,
-    ) -> Passage<'f> {
-        if !forward.is_guarded() {
-            return forward.forth(place, from, &mut self.exchange((parts, leg.client), leg.draw, account));
+        Decision::Reply { reply, rule } => {
+            if let Some(rule) = rule {
+                account.matched(rule);
+            }
+            Err(Short::Decided(reply))
         }
-        let book = self.view.borrow().snapshot.consumers.load();
-        let passage = {
-            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
-            let mut exchange = self.exchange((parts, leg.client), leg.draw, account);
-            exchange.watch = Some(Watch {
-                book: &book,
-                tokens: &mut tokens,
-                peer: self.door.peer(&self.downstream),
-                port: self.downstream.address.port(),
-                certificate: self.downstream.certificate.as_deref(),
-                verified: &mut verified,
-                wall_secs: self.shared.wall_secs().into(),
-                found: &mut leg.found,
-                counted: &mut leg.counted,
-            });
-            forward.forth(place, from, &mut exchange)
-        };
-        for ask in leg.counted.aside() {
-            self.shared.snapshots.limit_questions().aside(ask);
-        }
-        if let Some(limit) = leg.counted.refused() {
-            account.limited(limit);
-        }
-        if leg.found.denied() == Some(Denied::NoKeys) {
-            self.shared.snapshots.miss_key();
-        }
-        if !matches!(passage, Passage::Ask { .. }) {
-            account.identified(&mut leg.found);
-        }
-        passage
     }
 }
 

@@ -21,6 +21,8 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest life of a promise of encryption: two years.
 const HSTS_MAX: Duration = Duration::from_secs(730 * 24 * 3600);
+/// How often keys of session tickets are turned (`tickets`).
+const TICKETS_TURN: Duration = Duration::from_secs(12 * 3600);
 /// Most of anything that is counted in a policy.
 const COUNT_MAX: i64 = 1_000_000;
 /// Largest bound of a body that every reader of JSON keeps as it is.
@@ -275,7 +277,7 @@ impl ClientPolicy {
         if let Some(at) = tls.get("sessionTickets") {
             let mut tickets = at.fields();
             if let Some(at) = tickets.get("rotate")
-                && at.duration().is_some_and(|every| i64::try_from(every.as_millis()) != Ok(crate::world::tickets::SEED_MS))
+                && at.duration().is_some_and(|every| every != TICKETS_TURN)
             {
                 at.error("another time than 12h is not supported by this version", "remove it");
             }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
 use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 use super::addresses::AddressList;
 use super::certificate::ClientCertificate;
 use super::consumer::{AuthMethod, Consumer, Credential};
+use super::digest::{Digest, digest};
 use super::identified::Identified;
 use super::password::typical;
 use crate::claims::Claims;
@@ -29,16 +29,6 @@ const OWN_CREDENTIALS_MAX: usize = 32;
 const LISTED_MAX: usize = 64;
 /// Longest name, group, scope, attribute.
 const TEXT_BYTES_MAX: usize = 2_048;
-
-/// SHA-256.
-pub type Digest = [u8; 32];
-
-/// What a key is found by.
-pub fn digest(key: &[u8]) -> Digest {
-    let mut out = [0; 32];
-    out.copy_from_slice(sha(&SHA256, key).as_ref());
-    out
-}
 
 /// A consumer and the place of one of its credentials.
 pub type Owner = (Arc<Consumer>, usize);

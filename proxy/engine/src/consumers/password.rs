@@ -9,7 +9,7 @@ use scrypt::Scrypt;
 use scrypt::phc::PasswordHash;
 use zeroize::Zeroizing;
 
-use super::book::Digest;
+use super::digest::Digest;
 
 /// Longest hash that is read.
 const HASH_BYTES_MAX: usize = 512;

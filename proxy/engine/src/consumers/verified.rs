@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use aws_lc_rs::hmac;
 
-use super::book::Digest;
+use super::digest::Digest;
 
 /// Most pairs that one worker remembers, of all objects.
 pub const VERIFIED_MAX: usize = 10_000;
