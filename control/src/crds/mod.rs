@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 14] = [
+pub const DEFINITIONS: [Definition; 15] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",

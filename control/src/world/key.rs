@@ -55,7 +55,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,

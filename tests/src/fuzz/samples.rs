@@ -166,6 +166,23 @@ pub(super) fn manifests() -> Vec<Vec<u8>> {
     [whole.as_bytes().to_vec()].into_iter().chain(parts).collect()
 }
 
+/// Headers of the PROXY protocol, of both versions.
+pub(super) fn proxied() -> Vec<Vec<u8>> {
+    let binary = |command: u8, family: u8, addresses: &[u8]| {
+        let length = u16::try_from(addresses.len()).unwrap_or_default().to_be_bytes();
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, addresses, b"GET / HTTP/1.1\r\n"].concat()
+    };
+    vec![
+        b"PROXY TCP4 203.0.113.9 10.0.0.1 8080 443\r\nGET / HTTP/1.1\r\n".to_vec(),
+        b"PROXY TCP6 2001:db8::9 ::1 8080 443\r\n\x16\x03\x01".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        binary(0x21, 0x11, &[203, 0, 113, 9, 10, 0, 0, 1, 31, 144, 1, 187]),
+        binary(0x21, 0x21, &[1; 36]),
+        binary(0x21, 0x11, &[&[1; 12][..], &[3, 0, 4, 1, 2, 3, 4]].concat()),
+        binary(0x20, 0, &[]),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use control::source;
@@ -194,21 +211,4 @@ mod tests {
             assert!(made.iter().any(|url| url.ends_with(&format!(".{kind}"))), "{kind} of {made:?}");
         }
     }
-}
-
-/// Headers of the PROXY protocol, of both versions.
-pub(super) fn proxied() -> Vec<Vec<u8>> {
-    let binary = |command: u8, family: u8, addresses: &[u8]| {
-        let length = u16::try_from(addresses.len()).unwrap_or_default().to_be_bytes();
-        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, addresses, b"GET / HTTP/1.1\r\n"].concat()
-    };
-    vec![
-        b"PROXY TCP4 203.0.113.9 10.0.0.1 8080 443\r\nGET / HTTP/1.1\r\n".to_vec(),
-        b"PROXY TCP6 2001:db8::9 ::1 8080 443\r\n\x16\x03\x01".to_vec(),
-        b"PROXY UNKNOWN\r\n".to_vec(),
-        binary(0x21, 0x11, &[203, 0, 113, 9, 10, 0, 0, 1, 31, 144, 1, 187]),
-        binary(0x21, 0x21, &[1; 36]),
-        binary(0x21, 0x11, &[&[1; 12][..], &[3, 0, 4, 1, 2, 3, 4]].concat()),
-        binary(0x20, 0, &[]),
-    ]
 }
