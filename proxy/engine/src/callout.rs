@@ -123,6 +123,7 @@ pub struct CalloutAnswer {
 }
 
 /// What came of a question.
+#[allow(clippy::large_enum_variant, reason = "it is boxed where it is kept, and nearly all are the large one")]
 #[derive(Clone, Debug)]
 pub enum CalloutTold {
     /// There is an answer.

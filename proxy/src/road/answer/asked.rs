@@ -26,6 +26,7 @@ use crate::road::reply::reply;
 type HeldRequest = (request::Parts, Received);
 
 /// What came of waiting: the request goes on, or is answered.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, which a box would cost an allocation")]
 enum Onward {
     On(HeldRequest),
     Answered(LocalReply),

@@ -96,6 +96,7 @@ pub struct CheckAsk {
     shown: Box<CheckShown>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "it is boxed where it is kept")]
 #[derive(Debug)]
 enum CheckShown {
     Grpc(AttributeContext),
