@@ -11,10 +11,10 @@ use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
-use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
+use engine::model::{ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
@@ -40,8 +40,8 @@ pub struct Account {
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
     outside: Option<FromOutside>,
-    /// What every answer says of encryption.
-    strictly: Option<HeaderValue>,
+    /// What every answer says of encryption, where it does.
+    strictly: Option<Arc<ClientRules>>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -76,13 +76,13 @@ impl Account {
     }
 
     /// What its answer says of encryption, whoever makes it.
-    pub fn says_strictly(&mut self, value: Option<&HeaderValue>) {
-        self.strictly = value.cloned();
+    pub fn says_strictly(&mut self, rules: &Arc<ClientRules>) {
+        self.strictly = rules.headers.hsts.is_some().then(|| Arc::clone(rules));
     }
 
     /// Says it.
     pub fn tell_strictly(&self, headers: &mut HeaderMap) {
-        if let Some(value) = &self.strictly {
+        if let Some(value) = self.strictly.as_ref().and_then(|rules| rules.headers.hsts.as_ref()) {
             headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
         }
     }

@@ -37,6 +37,10 @@ impl UploadBounds {
         let idle = timeouts.map(|timeouts| timeouts.body_idle).filter(|idle| !idle.is_zero());
         Self { bytes_max, idle, bytes_per_sec_min: timeouts.map_or(0, |timeouts| timeouts.bytes_per_sec_min) }
     }
+
+    const fn binds(self) -> bool {
+        self.bytes_max > 0 || self.idle.is_some() || self.bytes_per_sec_min > 0
+    }
 }
 
 /// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle. The client holds it back
@@ -55,8 +59,8 @@ pub fn upload(
     upload.expects(length);
     // With a length there is no place for trailers.
     let tokens = account.authentication().cloned();
-    let pace = Pace::default();
-    let mut uploading = Box::new(Uploading { upload, bounds, pace, chunked: length.is_none(), ends, tokens, upstream: None, held: None });
+    let pace = bounds.binds().then(|| Box::new(Pace { bounds, ..Pace::default() }));
+    let mut uploading = Box::new(Uploading { upload, pace, chunked: length.is_none(), ends, tokens, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
     uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
@@ -66,8 +70,8 @@ pub fn upload(
 /// Follows a request's body.
 struct Uploading {
     upload: Upload,
-    bounds: UploadBounds,
-    pace: Pace,
+    /// Where it is bounded.
+    pace: Option<Box<Pace>>,
     chunked: bool,
     ends: bool,
     /// Whose claims no caller says, in trailers either.
@@ -79,6 +83,7 @@ struct Uploading {
 /// How fast a body comes. Only the time counts in which it is waited for: who takes it slowly is not its sender's doing.
 #[derive(Debug, Default)]
 struct Pace {
+    bounds: UploadBounds,
     bytes: u64,
     waited: Duration,
     /// It is being waited for.
@@ -88,6 +93,10 @@ struct Pace {
 }
 
 impl Pace {
+    const fn is_over(&self) -> bool {
+        self.bounds.bytes_max > 0 && self.bytes > self.bounds.bytes_max
+    }
+
     fn came(&mut self, bytes: u64) {
         self.bytes += bytes;
         if let Some(since) = self.since.take() {
@@ -96,7 +105,8 @@ impl Pace {
     }
 
     /// Ready when a piece, or the average, has been waited for too long.
-    fn poll_slow(&mut self, bounds: UploadBounds, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let bounds = self.bounds;
         let idle = bounds.idle.unwrap_or(Duration::MAX);
         let earned = match bounds.bytes_per_sec_min {
             0 => Duration::MAX,
@@ -132,13 +142,13 @@ impl Follower for Uploading {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         self.upload.moved(bytes);
-        self.pace.came(bytes as u64);
+        if let Some(pace) = &mut self.pace {
+            pace.came(bytes as u64);
+        }
     }
 
     fn refused(&self) -> Option<Reason> {
-        if self.bounds.bytes_max == 0 || self.pace.bytes <= self.bounds.bytes_max {
-            return None;
-        }
+        self.pace.as_ref().filter(|pace| pace.is_over())?;
         self.upload.spoil(Spoilt::TooLong);
         Some(Reason::TooLarge)
     }
@@ -150,7 +160,7 @@ impl Follower for Uploading {
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        if self.pace.poll_slow(self.bounds, cx).is_ready() {
+        if self.pace.as_mut().is_some_and(|pace| pace.poll_slow(cx).is_ready()) {
             self.upload.spoil(Spoilt::TooSlow);
             return Poll::Ready(Reason::RequestTimeout);
         }

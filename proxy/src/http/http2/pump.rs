@@ -25,10 +25,6 @@ pub(crate) struct Pump {
     sent_bytes: u64,
     /// What was taken of the body, as long as it may be asked for again.
     taken: Option<Taken>,
-    /// How long the peer may let nothing pass; `None`: as long as it likes.
-    stall: Option<Duration>,
-    /// Of a peer that lets nothing pass.
-    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// See [`Pump::again`].
@@ -61,18 +57,13 @@ pub(crate) enum Stopped {
 impl Pump {
     /// For a stream that is open.
     pub(crate) fn new(body: Body, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent_bytes: 0, taken: None, stall: None, stalled: None }
-    }
-
-    /// The same for a peer that may let nothing pass for so long at most; then its stream is reset.
-    pub(crate) fn stalling(self, stall: Option<Duration>) -> Self {
-        Self { stall, ..self }
+        Self { body, stream, held: None, sent_bytes: 0, taken: None }
     }
 
     /// For a request, whose body may be asked for again. The stream opens when its connection's task gets to it: its first piece is handed
     /// over before, so that it leaves together with the head.
     pub(crate) fn of_request(body: Body, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent_bytes: 0, taken: Some(Taken::default()), stall: None, stalled: None }
+        Self { body, stream, held: None, sent_bytes: 0, taken: Some(Taken::default()) }
     }
 
     /// Bytes of the body that were handed over.
@@ -103,7 +94,6 @@ impl Pump {
                     self.held = Some(held);
                     return self.poll_stopped(cx, true);
                 }
-                self.stalled = None;
                 let end = self.body.is_end_stream();
                 self.stream.send_data(held, end).map_err(Stopped::Peer)?;
                 if end {
@@ -185,13 +175,6 @@ impl Pump {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Stopped::Peer(error))),
             Poll::Pending => {}
         }
-        if let Some(stall) = self.stall.filter(|_| stalled) {
-            let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-            if timer.as_mut().poll(cx).is_ready() {
-                self.stream.send_reset(Reason::CANCEL);
-                return Poll::Ready(Err(Stopped::Peer(Reason::CANCEL.into())));
-            }
-        }
         if stalled {
             let cut = ready!(self.body.poll_overdue(cx));
             return Poll::Ready(Err(self.cut(cut)));
@@ -212,11 +195,30 @@ impl Pump {
         Stopped::Body(cut)
     }
 
-    /// Goes on to the end by itself. Whether the body left whole.
-    pub(crate) fn run(mut self) -> impl Future<Output = bool> {
+    /// Goes on to the end by itself. Whether the body left whole. A peer may let nothing pass for so many milliseconds, then its stream is
+    /// reset; 0: as long as it likes.
+    pub(crate) fn run(mut self, stall_ms: u32) -> impl Future<Output = bool> {
+        let (mut at, mut timer): (u32, Option<Pin<Box<Sleep>>>) = (0, None);
         poll_fn(move |cx| {
             let told = |stopped: &Stopped| tracing::debug!(%stopped, "a body did not arrive whole");
-            self.poll(cx).map(|ended| ended.inspect_err(told).is_ok())
+            let polled = self.poll(cx).map(|ended| ended.inspect_err(told).is_ok());
+            if stall_ms == 0 || polled.is_ready() {
+                return polled;
+            }
+            // Wraps: it only says whether something moved.
+            let moved = self.sent_bytes as u32;
+            if self.held.is_none() || moved != at {
+                (at, timer) = (moved, None);
+            }
+            if self.held.is_some() {
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep(Duration::from_millis(stall_ms.into()))));
+                if timer.as_mut().poll(cx).is_ready() {
+                    tracing::debug!("a client takes nothing of its answer for too long");
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(false);
+                }
+            }
+            polled
         })
     }
 }

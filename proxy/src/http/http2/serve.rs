@@ -68,7 +68,7 @@ pub(crate) async fn serve<F, A>(
                     fixed: rules.is_some_and(|rules| rules.http2.windows.is_some()),
                     patience,
                     kept,
-                    streams: Rc::new(Streams { stall: terms.stall, ..Streams::default() }),
+                    streams: Rc::new(Streams { stall_ms: terms.stall.map_or(0, millis), ..Streams::default() }),
                     begun: 0,
                     inner,
                     member,
@@ -202,14 +202,18 @@ where
     }
 }
 
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// The streams of a connection.
 #[derive(Debug, Default)]
 struct Streams {
     count: Cell<usize>,
     /// The connection is to end in order with those that are under way.
     last: Cell<bool>,
-    /// How long the peer may take nothing of an answer.
-    stall: Option<Duration>,
+    /// How long the peer may take nothing of an answer; 0: as long as it likes.
+    stall_ms: u32,
 }
 
 /// One of them; dropped when it is over.
@@ -307,7 +311,7 @@ async fn send(response: Response<Body>, mut reply: SendResponse<Bytes>, under_wa
         Ok(_) if end => {}
         Ok(stream) => {
             drop(reply);
-            Pump::new(body, stream).stalling(under_way.0.stall).run().await;
+            Pump::new(body, stream).run(under_way.0.stall_ms).await;
         }
         Err(error) => {
             tracing::debug!(%error, "an answer cannot be sent");

@@ -55,7 +55,7 @@ impl<D: Door> Connection<D> {
             account.came_for(found.address);
         }
         if self.downstream.tls.is_some() {
-            account.says_strictly(rules.headers.hsts.as_ref());
+            account.says_strictly(rules);
         }
         let lives = &rules.lives;
         if lives.max_requests == 0 && lives.max_age.is_none() {
