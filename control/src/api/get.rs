@@ -175,7 +175,7 @@ async fn limits(board: &Arc<Board>, wanted: &Filters<'_>) -> Value {
             if limit.is_empty() || !wanted.fits(&namespace, &[&name]) {
                 continue;
             }
-            let shared = row["store"] == "leases";
+            let shared = row["store"] != "own";
             let resets_ms = row["resets_at_secs"].as_i64().unwrap_or_default().saturating_mul(1000);
             if let Some(fields) = row.as_object_mut() {
                 fields.remove("resets_at_secs");

@@ -74,7 +74,7 @@ pub struct Callout {
 }
 
 /// A connection, whatever it goes through.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 impl Callout {
@@ -111,8 +111,11 @@ impl Callout {
         Ok((head.headers, body.to_bytes()))
     }
 
-    /// A connection to the server of an address, which has proved itself where it is to.
-    async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn Wire>, Away> {
+    /// A connection to the server of an address, which has proved itself where it is to. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// It is not reached, within [`CONNECT_MAX`] for each of its addresses.
+    pub async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn Wire>, Away> {
         let mut last = Away::Nowhere(at.host().to_owned());
         for place in whither::places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
             match timeout(CONNECT_MAX, self.connect(&place, at)).await {
@@ -130,7 +133,7 @@ impl Callout {
             self.network.connect(address).await.map_err(|error| {
                 Failure::never_written(engine::failure::Reason::ConnectFailed, format!("connect to {address}: {error}"))
             })?;
-        let carries = if at.is_secure() { Carries::Tcp } else { Carries::H1 };
+        let carries = if at.is_secure() || at.is_opaque() { Carries::Tcp } else { Carries::H1 };
         let wire: Box<dyn Wire> = match &place.identity {
             Some(identity) => Box::new(self.tls.connect(identity, address, carries, socket).await?.stream),
             None => Box::new(socket),
@@ -140,7 +143,7 @@ impl Callout {
         }
         // A host of an address is a name that can be proved.
         let Some(named) = Named::new(at.host(), self.roots.clone()).map(Arc::new) else { return Ok(wire) };
-        Ok(Box::new(self.tls.connect_named(&named, address, Carries::H1, wire).await?))
+        Ok(Box::new(self.tls.connect_named(&named, address, if at.is_opaque() { Carries::Tcp } else { Carries::H1 }, wire).await?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
 mod compile;
+mod kept;
 mod key;
 
 use std::fmt::Write as _;
@@ -16,7 +17,7 @@ use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::limit::{
-    Grant, HeadersTold, KeyKnown, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, StoreLive, Taking,
+    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RemoteStore, RowState, StoreLive, Taking,
     UnderWayPlace, policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
@@ -49,6 +50,10 @@ pub struct ObjectLimits {
     bandwidth: Vec<Bandwidth>,
     /// Where what is shared is counted.
     pub store: Arc<StoreLive>,
+    /// The store, where it is not the control plane.
+    pub remote: Option<Arc<RemoteStore>>,
+    /// Who says how many proxies share, whatever store they share by.
+    peers: Arc<StoreLive>,
     ahead_percent: u64,
     without_store: WithoutStore,
     told: HeadersTold,
@@ -411,60 +416,6 @@ impl ObjectLimits {
             (false, _) => "would_ask",
         };
         said(Some(key), remaining, verdict)
-    }
-
-    /// While the store is away.
-    fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
-        match self.without_store {
-            WithoutStore::Deny => Err(Stop::Away),
-            WithoutStore::Allow => {
-                limit.counts.add(LimitVerdict::StoreAwayAllowed);
-                Ok(None)
-            }
-            WithoutStore::Share => {
-                let replicas = u64::from(self.store.replicas());
-                let share = limit.numbers.share(replicas);
-                let taken = self.memory.rows.with(key, |row| row.of(place).shared().alone(cost, &share, replicas, now));
-                taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused)
-            }
-        }
-    }
-
-    /// The store has answered.
-    pub fn granted(&self, key: u128, grant: &Grant, now: Moment) {
-        self.memory.rows.with(key, |row| row.shared().granted(grant, now));
-    }
-
-    /// Of what a store is asked: what was let through without it, and what is known of the key.
-    pub fn account(&self, key: u128, now: Moment) -> (u64, Option<KeyKnown>) {
-        let session = self.store.session();
-        self.memory.rows.with(key, |row| (row.shared().owed(), row.shared().known(session, now)))
-    }
-
-    /// The store does not answer a question.
-    pub fn unanswered(&self, key: u128, spent: u64) {
-        self.memory.rows.peek(key, |row| row.shared().unanswered(spent));
-    }
-}
-
-impl ObjectLimits {
-    /// How keys stand, as far as this proxy knows; at most so many of each part of the table, the newest first.
-    pub(crate) fn standings(&self, most: usize, now: Now) -> Vec<(&Limit, u128, KeyStanding)> {
-        let mut found = Vec::new();
-        self.memory.rows.each(|key, row| {
-            let standing = |limit: &Limit| match &row.state {
-                RowState::Fresh | RowState::Pace(_) => None,
-                RowState::Own(meter) => Some(limit.numbers.look(&mut meter.clone(), 1, now)),
-                RowState::Shared(held) => Some(held.standing(now.moment)),
-            };
-            if let Some(limit) = self.limits.get(usize::from(row.limit))
-                && let Some(standing) = standing(limit)
-            {
-                found.push((limit, key, standing));
-            }
-            found.len() < most
-        });
-        found
     }
 }
 
