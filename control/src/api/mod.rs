@@ -6,6 +6,7 @@ mod consumers;
 mod explain;
 mod get;
 mod keys;
+mod stores;
 pub(crate) mod live;
 mod ready;
 mod rotate;

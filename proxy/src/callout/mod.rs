@@ -74,8 +74,8 @@ pub struct Callout {
 }
 
 /// A connection, whatever it goes through.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+pub trait OpenWire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> OpenWire for S {}
 
 impl Callout {
     /// Calls through `network`, to mesh peers by `tls`; others prove themselves below `roots`.
@@ -115,7 +115,7 @@ impl Callout {
     ///
     /// # Errors
     /// It is not reached, within [`CONNECT_MAX`] for each of its addresses.
-    pub async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn Wire>, Away> {
+    pub async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn OpenWire>, Away> {
         let mut last = Away::Nowhere(at.host().to_owned());
         for place in whither::places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
             match timeout(CONNECT_MAX, self.connect(&place, at)).await {
@@ -127,14 +127,14 @@ impl Callout {
         Err(last)
     }
 
-    async fn connect(&self, place: &Place, at: &KeysUri) -> Result<Box<dyn Wire>, Failure> {
+    async fn connect(&self, place: &Place, at: &KeysUri) -> Result<Box<dyn OpenWire>, Failure> {
         let address = place.address;
         let socket =
             self.network.connect(address).await.map_err(|error| {
                 Failure::never_written(engine::failure::Reason::ConnectFailed, format!("connect to {address}: {error}"))
             })?;
         let carries = if at.is_secure() || at.is_opaque() { Carries::Tcp } else { Carries::H1 };
-        let wire: Box<dyn Wire> = match &place.identity {
+        let wire: Box<dyn OpenWire> = match &place.identity {
             Some(identity) => Box::new(self.tls.connect(identity, address, carries, socket).await?.stream),
             None => Box::new(socket),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::authenticate::KeysUri;
 use engine::consumers::StoreSecret;
 use engine::limit::{RedisPlace, StoreLive, StoreTrouble};
 use redis::{Cmd, Value};
@@ -128,8 +129,9 @@ impl RedisStore {
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(SCRIPT);
         hello.extend([load, redis::cmd("TIME")]);
-        let mut link = Link::new(self.callout.open(&self.place.at, draw).await?);
-        let answers = link.exchange(hello.iter(), OPEN_MAX).await?;
+        let at = KeysUri::of_store(&self.place.address, self.place.tls).map_err(|why| StoreFault::unreadable(why))?;
+        let mut link = Link::new(self.callout.open(&at, draw).await?).await?;
+        let answers = link.exchange(hello.into_iter(), OPEN_MAX).await?;
         if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
             return Err(refused(error));
         }
@@ -149,19 +151,19 @@ impl RedisStore {
                 let command = asked.command((&session.script, &self.place.key_prefix), wall_secs)?;
                 Some((asked, command))
             };
-            let put: Vec<(Asked, Cmd)> = asked.into_iter().filter_map(command).collect();
+            let (put, commands): (Vec<Asked>, Vec<Cmd>) = asked.into_iter().filter_map(command).unzip();
             let patience = SILENCE_MIN.max(self.place.timeout);
-            let answers = match session.link.exchange(put.iter().map(|(_, command)| command), patience).await {
+            let answers = match session.link.exchange(commands.into_iter(), patience).await {
                 Ok(answers) => answers,
                 Err(fault) => {
-                    put.into_iter().for_each(|(asked, _)| asked.unanswered());
+                    put.into_iter().for_each(Asked::unanswered);
                     return Err(fault);
                 }
             };
             session.heard = Instant::now();
             let (mut again, mut wrong) = (Vec::new(), None);
             let now = self.telemetry.moment();
-            for ((asked, _), value) in put.into_iter().zip(&answers) {
+            for (asked, value) in put.into_iter().zip(&answers) {
                 match answer(value) {
                     Ok((Answer::Counted { granted, standing }, _)) => {
                         if let Some((object, limit, key)) = asked.granted((granted, standing), now) {
@@ -197,7 +199,7 @@ impl RedisStore {
             idle = rest;
         }
         if session.heard.elapsed() >= PROBED_AFTER {
-            let answers = session.link.exchange([redis::cmd("TIME")].iter(), SILENCE_MIN.max(self.place.timeout)).await?;
+            let answers = session.link.exchange([redis::cmd("TIME")].into_iter(), SILENCE_MIN.max(self.place.timeout)).await?;
             session.ahead_secs = self.ahead_secs(clock(answers.first().unwrap_or(&Value::Nil))?);
             session.heard = Instant::now();
         }

@@ -2,8 +2,8 @@
 
 use schemars::JsonSchema;
 
-use super::edge::LOCKED;
-use super::parts::{EdgeTarget, Empty, HeaderName, LABEL, Positive, Short, rules};
+use super::edge::{LOCKED, SecretEntry};
+use super::parts::{DURATION, EdgeTarget, Empty, HeaderName, LABEL, Positive, Short, rules};
 
 /// How much may come. Objects of all places apply together. Without targetRefs: all routes of the namespace; in the root namespace: the mesh.
 #[derive(JsonSchema)]
@@ -233,9 +233,57 @@ struct BusyLimit {
 
 /// Who keeps what is counted together.
 #[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("!has(self.leases) || !has(self.redis)", "one store counts, not two")])))]
 struct LimitStore {
     /// The control plane.
     leases: Option<LeaseStore>,
+    /// A server of the Redis protocol.
+    redis: Option<RedisStore>,
+}
+
+/// A server counts, by a script and by its own clock, and proxies take some of each key's share ahead.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    ("!has(self.username) || has(self.authRef)", "a user is nobody without a password: write authRef"),
+])))]
+struct RedisStore {
+    /// HOST:PORT of the server; names are the mesh's where it has them.
+    #[schemars(length(min = 1, max = 1))]
+    addresses: Vec<HostPort>,
+    /// What it is.
+    #[schemars(extend("default" = "Single"))]
+    mode: Option<RedisMode>,
+    /// It proves itself by its name, below the roots of the proxy's machine.
+    tls: Option<bool>,
+    /// As whom proxies speak; without it the server's default user.
+    #[schemars(length(min = 1, max = 256))]
+    username: Option<String>,
+    /// Their password.
+    auth_ref: Option<SecretEntry>,
+    /// What names of keys begin with.
+    #[schemars(length(max = 64), regex(pattern = "^[!-~]*$"), extend("default" = "meshwright:"))]
+    key_prefix: Option<String>,
+    /// How long a request waits for it; up to 1s.
+    #[schemars(extend("default" = "50ms"))]
+    timeout: Option<StoreWait>,
+    /// Of the whole limit; 0: each request asks.
+    #[schemars(range(min = 0, max = 100), extend("default" = 1))]
+    ahead_percent: Option<u32>,
+}
+
+/// A host and a port; an IPv6 address in brackets.
+#[derive(JsonSchema)]
+struct HostPort(#[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String);
+
+/// Some time, up to 1s.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) > duration('0s') && duration(self) <= duration('1s')", "use a time above zero and up to 1s")])))]
+struct StoreWait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
+
+/// What a server is.
+#[derive(JsonSchema)]
+enum RedisMode {
+    Single,
 }
 
 /// The control plane counts, and proxies take some of each key's share ahead.

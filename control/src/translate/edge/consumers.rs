@@ -27,7 +27,7 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&Consumer> {
 
 /// Which consumers a Gateway's objects can use; empty: nobody asks for any.
 pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
-    let (mut found, mut files) = (BTreeSet::new(), BTreeSet::new());
+    let (mut found, mut files, mut secrets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     if index.edge.is_empty() {
         return Usable::default();
     }
@@ -43,13 +43,22 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                 Spec::RequestAuthentication(_) => {
                     chosen(index, object, &ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() })
                 }
+                Spec::RateLimit(spec) => {
+                    secrets.extend(spec.store.password().cloned());
+                    continue;
+                }
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
         }
     }
     let lists = super::authorization::listed(index, gateway);
-    Usable { choices: found.into_iter().collect(), files: files.into_iter().collect(), lists: lists.into_iter().collect() }
+    Usable {
+        choices: found.into_iter().collect(),
+        files: files.into_iter().collect(),
+        lists: lists.into_iter().collect(),
+        secrets: secrets.into_iter().collect(),
+    }
 }
 
 /// One page: `None` where nobody of it can be used.
@@ -65,7 +74,9 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let on_page = |name: &str| page_of(name) == number;
     let files = usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at)).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).map(|name| super::authorization::list(world, name)).collect();
-    let page = mesh::Consumers { consumers, files, lists };
+    let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at)));
+    let secrets = secrets.filter_map(|at| super::limits::password(world, at).ok()).collect();
+    let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic};
+use super::{authorization, basic, limits};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
@@ -88,6 +88,7 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
 fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
     let fault = match &object.spec {
         Spec::BasicAuth(spec) => basic::fault(world, spec.users.as_ref()?),
+        Spec::RateLimit(spec) => limits::password(world, spec.store.password()?).err(),
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
             named.peek()?;

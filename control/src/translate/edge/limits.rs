@@ -1,11 +1,14 @@
 //! RateLimit as proxies are told: all objects of all places, the narrowest first.
 
+use engine::consumers::SECRET_BYTES_MAX;
 use proto::mesh::limit_store::Kind;
-use proto::mesh::{EdgeLimits, LeaseStore, LimitStore};
+use proto::mesh::{EdgeLimits, LeaseStore, LimitStore, RedisStore, StoreSecret};
 
-use crate::world::edge::EdgeRateLimit;
+use super::basic::file_name;
+use crate::world::content::ContentRef;
+use crate::world::edge::{CountedAt, EdgeRateLimit};
 use crate::world::traffic::Place;
-use crate::world::{Index, Object, ObjectKey, Spec};
+use crate::world::{Index, Object, ObjectKey, Spec, World};
 
 pub(super) fn sent(index: &Index, places: &[Place]) -> Vec<EdgeLimits> {
     let route = places.iter().find_map(|place| match place {
@@ -49,7 +52,7 @@ fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> Edge
         per_target,
         concurrency,
         bandwidth,
-        ahead_percent,
+        store,
         without_store,
         draft,
         legacy,
@@ -66,11 +69,37 @@ fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> Edge
         limits: limits.clone(),
         concurrency: concurrency.clone(),
         bandwidth: bandwidth.clone(),
-        store: Some(LimitStore { kind: Some(Kind::Leases(LeaseStore { ahead_percent: *ahead_percent })) }),
+        store: Some(LimitStore { kind: Some(counted_at(store)) }),
         without_store: (*without_store).into(),
         draft_headers: *draft,
         legacy_headers: *legacy,
     }
+}
+
+fn counted_at(CountedAt { ahead_percent, redis }: &CountedAt) -> Kind {
+    let Some(redis) = redis else { return Kind::Leases(LeaseStore { ahead_percent: *ahead_percent }) };
+    Kind::Redis(RedisStore {
+        address: redis.address.clone(),
+        tls: redis.tls,
+        username: redis.username.clone(),
+        password: redis.password.as_ref().map(file_name).unwrap_or_default(),
+        key_prefix: redis.key_prefix.clone(),
+        timeout: prost_types::Duration::try_from(redis.timeout).ok(),
+        ahead_percent: *ahead_percent,
+    })
+}
+
+/// What proxies show to a store, out of a Secret's entry.
+///
+/// # Errors
+/// There is none, or it is none; the text says so without it.
+pub(super) fn password(world: &World, at: &ContentRef) -> Result<StoreSecret, String> {
+    let bytes = world.content(at).map_err(|error| error.to_string())?;
+    let value = bytes.trim_ascii();
+    if value.is_empty() || value.len() > SECRET_BYTES_MAX {
+        return Err(format!("{at} has {} bytes: a password has 1 to {SECRET_BYTES_MAX}", value.len()));
+    }
+    Ok(StoreSecret { name: file_name(at), value: value.to_vec().into() })
 }
 
 #[cfg(test)]
@@ -118,6 +147,35 @@ mod tests {
             let text = serde_json::to_string(status).unwrap();
             assert!(text.contains("\"Accepted\"") && !text.contains("\"False\""), "{name}: {text}");
         }
+    }
+
+    #[test]
+    fn a_stores_password_goes_to_its_gateway_and_to_nobody_else() {
+        // Aim: what is told of the store names the Secret; the Secret's text is on a page of that Gateway only, and what is not there is told.
+        let spec = |key: &str| {
+            format!("targetRefs: [{{kind: Gateway, name: edge}}], store: {{redis: {{addresses: ['redis:6379'], authRef: {{name: redis, key: {key}}}}}}}")
+        };
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis, namespace: shop}\nstringData: {password: \" s3cret\\n\"}";
+        let there = world(&[secret, &limit("l", "shop", &spec("password"))]);
+        let usable = crate::translate::edge::consumers::usable(there.index(), &("shop".to_owned(), "edge".to_owned()));
+        let told: Vec<_> = (0..=u8::MAX).filter_map(|page| crate::translate::edge::consumers::page(&there, &usable, page)).collect();
+        let [page] = told.as_slice() else { panic!("{} pages", told.len()) };
+        assert_eq!((page.secrets[0].name.as_str(), &*page.secrets[0].value), ("shop/redis/password", &b"s3cret"[..]));
+        assert!(!format!("{:?}", policy_text(&there)).contains("s3cret"));
+        let other = crate::translate::edge::consumers::usable(there.index(), &("team".to_owned(), "other".to_owned()));
+        assert!(other.secrets.is_empty());
+        let without = world(&[secret, &limit("l", "shop", &spec("gone"))]);
+        let status = &statuses(&without)[&ObjectKey::new(Kind::RateLimit, "shop", "l")];
+        let text = serde_json::to_string(status).unwrap();
+        assert!(text.contains("InvalidRef") && text.contains("no entry `gone`"), "{text}");
+    }
+
+    /// What a rule's proxy is told of limits.
+    fn policy_text(world: &World) -> Vec<proto::mesh::EdgeLimits> {
+        let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
+        let gateway = ("shop".to_owned(), "edge".to_owned());
+        let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
+        policy(world.index(), &Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) }).unwrap().limits
     }
 
     #[test]

@@ -61,12 +61,6 @@ impl KeysUri {
         let scheme = if secure { STORE_SECURE } else { STORE };
         let uri: Uri = format!("{scheme}://{address}/").parse().map_err(|_| "is not of the form HOST:PORT")?;
         let authority = uri.authority().filter(|_| uri.path() == "/" && uri.query().is_none()).ok_or("is not of the form HOST:PORT")?;
-        if authority.as_str().contains('@') {
-            return Err("holds a user's name or password: write username and authRef");
-        }
-        if authority.port_u16().is_none_or(|port| port == 0) {
-            return Err("names no port: write HOST:PORT");
-        }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         if is_host(&host) { Ok(Self { host: host.into(), uri }) } else { Err("names no host") }
     }

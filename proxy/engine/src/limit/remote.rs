@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::memory::StoreLive;
-use crate::authenticate::KeysUri;
+use crate::raw::is_host;
 
 /// Most stores of one proxy, each with one connection.
 pub const STORES_MAX: usize = 16;
@@ -19,8 +19,10 @@ const USER_BYTES_MAX: usize = 256;
 /// Where a server is and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisPlace {
-    /// Host, port, and whether it proves itself.
-    pub at: KeysUri,
+    /// HOST:PORT, in lower case.
+    pub address: Box<str>,
+    /// It proves itself by that name.
+    pub tls: bool,
     /// As whom; empty: the server's default user.
     pub username: Box<str>,
     /// Which secret is the password; empty: there is none.
@@ -42,7 +44,14 @@ impl RedisPlace {
         key_prefix: &str,
         timeout: Duration,
     ) -> Result<Self, (&'static str, &'static str)> {
-        let at = KeysUri::of_store(address, tls).map_err(|why| ("address", why))?;
+        let (host, port) = address.rsplit_once(':').ok_or(("address", "names no port: write HOST:PORT"))?;
+        if port.starts_with('+') || port.parse().map_or(true, |port: u16| port == 0) {
+            return Err(("address", "names no port: write HOST:PORT"));
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if !is_host(bare.unwrap_or(host)) || bare.is_some() != host.contains(':') {
+            return Err(("address", "names no host: write HOST:PORT, an IPv6 address in brackets"));
+        }
         if username.len() > USER_BYTES_MAX || username.chars().any(char::is_control) {
             return Err(("username", "is longer than 256 bytes, or holds control characters"));
         }
@@ -55,13 +64,13 @@ impl RedisPlace {
         if timeout.is_zero() || timeout > STORE_TIMEOUT_MAX {
             return Err(("timeout", "is not above zero and up to 1s"));
         }
-        Ok(Self { at, username: username.into(), password: password.into(), key_prefix: key_prefix.into(), timeout })
+        let address = address.to_ascii_lowercase().into();
+        Ok(Self { address, tls, username: username.into(), password: password.into(), key_prefix: key_prefix.into(), timeout })
     }
 
     /// As metrics and reports name it.
     pub fn name(&self) -> String {
-        let host = self.at.host();
-        if host.contains(':') { format!("redis/[{host}]:{}", self.at.port()) } else { format!("redis/{host}:{}", self.at.port()) }
+        format!("redis/{}", self.address)
     }
 }
 

@@ -343,13 +343,24 @@ fn limits(before_auth: bool) -> mesh::EdgeLimits {
     };
     let made = mesh::EdgeLimit { cost: 0, cost_cel: "size(request.path)".into(), ..limit("week", Numbers::Quota(week)) };
     let memory = if before_auth { "shop/early" } else { "shop/late" };
+    let redis = mesh::RedisStore {
+        address: "redis.shop:6379".into(),
+        tls: true,
+        username: "edge".into(),
+        password: "shop/redis/password".into(),
+        key_prefix: "edge:".into(),
+        timeout: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
+        ahead_percent: 2,
+    };
+    let leases = mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 1 });
+    let kind = Some(if before_auth { leases } else { mesh::limit_store::Kind::Redis(redis) });
     mesh::EdgeLimits {
         policy: memory.into(),
         memory: memory.into(),
         before_auth,
         limits: vec![limit("minute", Numbers::Rate(rate)), made],
         concurrency: vec![mesh::ConcurrencyLimit { requests: 5, key: all.clone() }],
-        store: Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 1 })) }),
+        store: Some(mesh::LimitStore { kind }),
         without_store: mesh::WithoutStore::Deny.into(),
         draft_headers: true,
         legacy_headers: true,
