@@ -43,8 +43,11 @@ impl StoresAway {
     /// Adds the condition where an object's store is away.
     pub(super) fn complete(&self, object: &Object, status: &mut Status) {
         let Spec::RateLimit(spec) = &object.spec else { return };
-        let Some(redis) = &spec.store.redis else { return };
-        let store = format!("redis/{}", redis.address.to_ascii_lowercase());
+        let store = match (&spec.store.redis, &spec.store.rls) {
+            (Some(redis), _) => format!("redis/{}", redis.address.to_ascii_lowercase()),
+            (None, Some(rls)) => format!("rls/{}", rls.address()),
+            (None, None) => return,
+        };
         let Some(away) = self.0.get(&store) else { return };
         let (proxy, error) = &away.example;
         let since = moment(away.since_secs.saturating_mul(1000));

@@ -73,6 +73,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// Whether a list stands here.
+    /// Whether it is a mapping with that key.
+    pub(super) fn is_map_with(&self, key: &str) -> bool {
+        self.node.get(key).is_some()
+    }
+
     pub(super) fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))
     }

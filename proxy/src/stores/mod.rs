@@ -1,10 +1,11 @@
 //! Stores elsewhere that count limits for several proxies: one connection to each that an object of the live snapshot names. Questions of all
 //! workers come here and are handed on; what a store grants is spent as a share of the control plane's count is (`engine::limit`). While a
-//! store is away nobody waits for it, and each limit goes by its `onError`.
+//! store is away nobody waits for it, and each limit goes by its `onError`. A rate-limit service is asked of each request (`service`).
 
 mod fault;
 mod link;
 mod redis;
+mod service;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ mod tests;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use engine::limit::RemoteStore;
+use engine::limit::{RemotePlace, RemoteStore};
 use proto::names::Mode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::redis::RedisStore;
+use self::service::ServiceStore;
 use crate::callout::Callout;
 use crate::io::Draw;
 use crate::observe::Telemetry;
@@ -78,22 +80,27 @@ impl StoreKeeper {
 
     /// Begins with stores that are new, and leaves those that nobody names any more.
     fn meet(&self, ways: &mut Vec<StoreWay>, tasks: &mut JoinSet<()>, draw: &Draw) {
-        ways.retain(|way| way.store.strong_count() > 0 && !way.questions.is_closed());
+        ways.retain(|way| way.store.strong_count() > 0);
         for store in self.snapshots.load().limits.stores() {
             if ways.iter().any(|way| std::ptr::eq(way.store.as_ptr(), Arc::as_ptr(&store))) {
                 continue;
             }
             let (questions, arriving) = mpsc::channel(POSED_MAX);
-            let task = RedisStore {
-                place: Arc::clone(&store.place),
-                live: Arc::clone(&store.live),
-                trouble: Arc::clone(&store.trouble),
-                callout: self.callout.clone(),
-                snapshots: self.snapshots.clone(),
-                telemetry: Arc::clone(&self.telemetry),
-                password: None,
-            };
-            tasks.spawn(task.run(arriving, Draw::seeded(draw.next())));
+            let (live, trouble) = (Arc::clone(&store.live), Arc::clone(&store.trouble));
+            let (callout, telemetry, draw) = (self.callout.clone(), Arc::clone(&self.telemetry), Draw::seeded(draw.next()));
+            match &store.place {
+                RemotePlace::Redis(place) => {
+                    let (place, snapshots) = (Arc::clone(place), self.snapshots.clone());
+                    let task = RedisStore { place, live, trouble, callout, snapshots, telemetry, password: None };
+                    tasks.spawn(task.run(arriving, draw));
+                }
+                // What nobody may be led to stays away.
+                RemotePlace::Service(place) if place.address.is_empty() => drop(arriving),
+                RemotePlace::Service(place) => {
+                    let place = Arc::clone(place);
+                    tasks.spawn(ServiceStore { place, live, trouble, callout, telemetry }.run(arriving, draw));
+                }
+            }
             ways.push(StoreWay { store: Arc::downgrade(&store), questions });
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use engine::authenticate::KeysUri;
 use engine::consumers::StoreSecret;
-use engine::limit::{RedisPlace, StoreLive, StoreTrouble};
+use engine::limit::{RedisPlace, RemotePlace, StoreLive, StoreTrouble};
 use redis::{Cmd, Value};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -18,6 +18,7 @@ use crate::io::Draw;
 use crate::leases::Unused;
 use crate::observe::Telemetry;
 use crate::snapshots::{Posed, Snapshots, unanswered};
+use crate::tls::Carries;
 use crate::xds::Backoff;
 
 /// Questions that go out together, while those that come meanwhile wait for the next turn.
@@ -64,7 +65,7 @@ impl RedisStore {
         let mut backoff = Backoff::default();
         loop {
             let Some(fault) = self.serve(&mut questions, &mut backoff, draw.next()).await else { return };
-            let (store, now) = (self.place.name(), self.telemetry.moment());
+            let (store, now) = (self.name(), self.telemetry.moment());
             self.trouble.failed(&fault.to_string(), self.telemetry.times().0.unix().as_secs());
             if self.live.is_away(now) || backoff.failures() == 0 {
                 tracing::warn!(store, why = %fault, "a store of limits does not count; each limit there goes by its onError");
@@ -89,7 +90,7 @@ impl RedisStore {
         self.live.begins();
         self.live.is_here();
         self.trouble.over();
-        tracing::info!(store = self.place.name(), "a store counts limits that proxies share");
+        tracing::info!(store = self.name(), "a store counts limits that proxies share");
         let mut every = interval(LOOK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut posed = Vec::with_capacity(BATCH_MAX);
@@ -130,7 +131,7 @@ impl RedisStore {
         load.arg("LOAD").arg(SCRIPT);
         hello.extend([load, redis::cmd("TIME")]);
         let at = KeysUri::of_store(&self.place.address, self.place.tls).map_err(|why| StoreFault::unreadable(why))?;
-        let mut link = Link::new(self.callout.open(&at, draw).await?).await?;
+        let mut link = Link::new(self.callout.open(&at, Carries::Tcp, draw).await?).await?;
         let answers = link.exchange(hello.into_iter(), OPEN_MAX).await?;
         if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
             return Err(refused(error));
@@ -204,6 +205,10 @@ impl RedisStore {
             session.heard = Instant::now();
         }
         Ok(())
+    }
+
+    fn name(&self) -> String {
+        RemotePlace::Redis(Arc::clone(&self.place)).name()
     }
 
     fn ahead_secs(&self, server_secs: u64) -> i64 {

@@ -9,7 +9,7 @@ use super::parts::{DURATION, EdgeTarget, Empty, HeaderName, LABEL, Positive, Sho
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
     LOCKED,
-    ("has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
+    ("has(self.store) && has(self.store.rls) || has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
 ])))]
 pub(in crate::crds) struct RateLimitSpec {
     /// Gateways and routes it is about.
@@ -233,12 +233,71 @@ struct BusyLimit {
 
 /// Who keeps what is counted together.
 #[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[("!has(self.leases) || !has(self.redis)", "one store counts, not two")])))]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("(has(self.leases) ? 1 : 0) + (has(self.redis) ? 1 : 0) + (has(self.rls) ? 1 : 0) < 2", "one store counts, not two")])))]
 struct LimitStore {
     /// The control plane.
     leases: Option<LeaseStore>,
     /// A server of the Redis protocol.
     redis: Option<RedisStore>,
+    /// A rate-limit service (Envoy's protocol, v3), which has the numbers.
+    rls: Option<RateServiceStore>,
+}
+
+/// A service is asked of each request.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct RateServiceStore {
+    /// The Service; one of another namespace needs a ReferenceGrant.
+    backend_ref: RateServiceRef,
+    /// Whose limits it is asked for.
+    #[schemars(length(min = 1, max = 2048))]
+    domain: String,
+    /// How long a request waits for it; up to 1s.
+    #[schemars(extend("default" = "50ms"))]
+    timeout: Option<StoreWait>,
+    /// What it is asked about. One that lacks a part is left out.
+    #[schemars(length(min = 1, max = 8))]
+    descriptors: Vec<RateDescriptor>,
+}
+
+/// A port of a Service.
+#[derive(JsonSchema)]
+struct RateServiceRef {
+    /// Its API group; may be left out.
+    #[schemars(extend("enum" = [""]))]
+    group: Option<String>,
+    /// Its kind; may be left out.
+    #[schemars(extend("enum" = ["Service"]))]
+    kind: Option<String>,
+    /// Its name.
+    name: String,
+    /// Its namespace; the object's where none is named.
+    namespace: Option<String>,
+    /// Its port.
+    #[schemars(range(min = 1, max = 65535))]
+    port: u16,
+}
+
+/// Names and values that are asked about together.
+#[derive(JsonSchema)]
+struct RateDescriptor {
+    /// In their order.
+    #[schemars(length(min = 1, max = 8))]
+    entries: Vec<RateEntry>,
+}
+
+/// A name, and a value that is written down or found in the request.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("has(self.value) != has(self.from)", "an entry has either value or from")])))]
+struct RateEntry {
+    /// The name.
+    #[schemars(length(min = 1, max = 2048))]
+    key: String,
+    /// As it stands.
+    #[schemars(length(min = 1, max = 2048))]
+    value: Option<String>,
+    /// As the request has it.
+    from: Option<EdgeLimitPart>,
 }
 
 /// A server counts, by a script and by its own clock, and proxies take some of each key's share ahead.

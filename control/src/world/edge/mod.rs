@@ -11,7 +11,7 @@ mod value;
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
-pub use counted_at::{CountedAt, RedisServer};
+pub use counted_at::{CountedAt, RateService, RedisServer};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

@@ -67,12 +67,20 @@ impl EdgeRateLimit {
         let concurrency: Vec<ConcurrencyLimit> = busy.iter().filter_map(|at| concurrency(at, before_auth)).collect();
         let wide = fields.get("bandwidth").map(|at| at.list(CONCURRENCY_MAX)).unwrap_or_default();
         let bandwidth: Vec<BandwidthLimit> = wide.iter().filter_map(|at| bandwidth(at, before_auth)).collect();
-        if limits.is_empty() && [&listed, &busy, &wide].into_iter().all(Vec::is_empty) {
+        let asked = fields.get("store").filter(|at| at.is_map_with("rls")).is_some();
+        if limits.is_empty() && !asked && [&listed, &busy, &wide].into_iter().all(Vec::is_empty) {
             fields.at().error("it limits nothing", "write `limits`, `concurrency` or `bandwidth`");
         }
-        let store = fields.get("store").map(|at| CountedAt::read(&at)).unwrap_or_default();
+        let store = fields.get("store").map(|at| CountedAt::read(&at, &|at| part(at, before_auth))).unwrap_or_default();
+        if let Some(number) = limits.iter().position(|limit| limit.shared).filter(|_| asked) {
+            let at = fields.at().below(&format!("limits[{number}]"));
+            at.error("a rate-limit service has the numbers of what proxies share", "write replicas: PerProxy, or a descriptor instead");
+        }
         let on_error = [("Local", WithoutStore::Share), ("Allow", WithoutStore::Allow), ("Deny", WithoutStore::Deny)];
         let without_store = fields.get("onError").and_then(|at| at.word(&on_error)).unwrap_or(WithoutStore::Share);
+        if asked && without_store == WithoutStore::Share {
+            fields.at().error("Local is a share of numbers, which a rate-limit service has", "write onError: Deny, or Allow");
+        }
         let told = [("Draft", (true, false)), ("Legacy", (false, true)), ("Both", (true, true)), ("None", (false, false))];
         let (draft, legacy) = fields.get("headers").and_then(|at| at.word(&told)).unwrap_or((true, false));
         fields.done();
@@ -358,10 +366,24 @@ mod tests {
         assert_eq!(server.timeout.as_millis(), 20);
     }
 
+    const GOOD_RLS: &str = "backendRef: {name: limits, namespace: data, port: 8081}, domain: edge, \
+                            descriptors: [{entries: [{key: plan, value: gold}, {key: user, from: {consumer: {}}}]}]";
+
+    #[test]
+    fn a_service_that_decides_is_read() {
+        // Aim: every word of `store.rls`; it limits something by itself, beside limits of each proxy's own.
+        let read = good(&format!("store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"));
+        let service = read.store.rls.clone().unwrap();
+        assert_eq!((service.address().as_str(), service.domain.as_str(), service.timeout.as_millis()), ("limits.data:8081", "edge", 50));
+        assert_eq!((service.descriptors.len(), service.descriptors[0].entries.len()), (1, 2));
+        good(&format!("store: {{rls: {{{GOOD_RLS}, timeout: 1s}}}}, onError: Deny"));
+    }
+
     #[test]
     fn what_cannot_be_honoured_is_refused() {
         // Aim: each mistake, each field without effect and each early look at who calls is told by name.
         let limit = |rest: &str| format!("limits: [{{name: a, requests: 1, per: 1s, {rest}}}]");
+        let rls = |rest: &str| format!("store: {{rls: {{{rest}}}}}, onError: Deny");
         let cases = [
             ("headers: Draft".to_owned(), "it limits nothing"),
             ("limits: [{name: a}]".to_owned(), "requests"),
@@ -383,7 +405,16 @@ mod tests {
             (format!("stage: BeforeAuth, {}", limit("key: [{consumer: {}}]")), "nobody knows who calls"),
             (format!("stage: BeforeAuth, {}", limit("when: 'consumer.team == \"a\"'")), "nobody knows"),
             (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "`addresses` is missing"),
-            (format!("store: {{rls: {{domain: edge}}}}, {}", limit("burst: 1")), "not supported"),
+            (rls("backendRef: {name: r, port: 1}, domain: d"), "`descriptors` is missing"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: []"), "limits nothing"),
+            (rls("backendRef: {name: r}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "`port` is missing"),
+            (rls("backendRef: {name: r, port: 1, kind: Pod}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "is a Service"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: []}]"), "an entry at least"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a}]}]"), "either `value` or `from`"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a, from: {header: Authorization}}]}]"), "credentials"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, timeout: 2s, descriptors: [{entries: [{key: a, value: b}]}]"), "no such wait"),
+            (format!("{}, onError: Local", rls(GOOD_RLS).replace(", onError: Deny", "")), "Local is a share"),
+            (format!("{}, {}", rls(GOOD_RLS), limit("burst: 1")), "has the numbers"),
             (format!("store: {{leases: {{}}, redis: {{addresses: [\"a:1\"]}}}}, {}", limit("burst: 1")), "not two"),
             (format!("store: {{redis: {{addresses: [\"a:1\", \"b:1\"]}}}}, {}", limit("burst: 1")), "one address, not 2"),
             (format!("store: {{redis: {{addresses: [a]}}}}, {}", limit("burst: 1")), "names no port"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::OBJECT_KEYS_MAX;
 use super::held::HeldShare;
 use super::numbers::Meter;
-use super::remote::{RedisPlace, RemoteStore, RemoteStores, StoreReading};
+use super::remote::{RemotePlace, RemoteStore, RemoteStores, StoreReading};
 use super::table::Table;
 use crate::Moment;
 
@@ -305,7 +305,7 @@ impl LimitMemories {
     }
 
     /// The store at a place; `None`: there are as many as may be ([`super::STORES_MAX`]).
-    pub fn store(&self, place: RedisPlace) -> Option<Arc<RemoteStore>> {
+    pub fn store(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
         self.remote.adopt(place)
     }
 
@@ -319,7 +319,7 @@ impl LimitMemories {
         let mut sums: BTreeMap<String, (bool, u64)> = BTreeMap::new();
         for store in self.stores() {
             let (away, failures) = sums.entry(store.place.name()).or_default();
-            *away |= store.live.away_since().is_some();
+            *away |= store.live.away_since().is_some() || store.trouble.away().is_some();
             *failures += store.trouble.failures();
         }
         sums.into_iter().map(|(store, (away, failures))| StoreReading { store, away, failures }).collect()

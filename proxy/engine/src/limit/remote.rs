@@ -1,4 +1,4 @@
-//! Stores that are nobody's of the mesh: a server of the Redis protocol that several proxies count at.
+//! Stores that are not the control plane: a server of the Redis protocol that several proxies count at, a rate-limit service that decides.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -67,10 +67,53 @@ impl RedisPlace {
         let address = address.to_ascii_lowercase().into();
         Ok(Self { address, tls, username: username.into(), password: password.into(), key_prefix: key_prefix.into(), timeout })
     }
+}
 
+/// Where a rate-limit service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePlace {
+    /// HOST:PORT, in lower case; empty: nobody may be led there, so it is always away.
+    pub address: Box<str>,
+    /// How long a request waits for it.
+    pub timeout: Duration,
+}
+
+impl ServicePlace {
+    /// Checks what was written.
+    ///
+    /// # Errors
+    /// The field's name, and what is wrong with it.
+    pub fn new(address: &str, timeout: Duration) -> Result<Self, (&'static str, &'static str)> {
+        let nowhere = address.is_empty();
+        let RedisPlace { address, timeout, .. } = RedisPlace::new((if nowhere { "nowhere:1" } else { address }, false), ("", ""), "", timeout)?;
+        Ok(Self { address: if nowhere { "".into() } else { address }, timeout })
+    }
+}
+
+/// What a store is, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemotePlace {
+    /// A server of the Redis protocol.
+    Redis(Arc<RedisPlace>),
+    /// A rate-limit service.
+    Service(Arc<ServicePlace>),
+}
+
+impl RemotePlace {
     /// As metrics and reports name it.
     pub fn name(&self) -> String {
-        format!("redis/{}", self.address)
+        match self {
+            Self::Redis(place) => format!("redis/{}", place.address),
+            Self::Service(place) => format!("rls/{}", place.address),
+        }
+    }
+
+    /// How long a request waits for it.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(place) => place.timeout,
+            Self::Service(place) => place.timeout,
+        }
     }
 }
 
@@ -111,7 +154,7 @@ impl StoreTrouble {
 #[derive(Debug)]
 pub struct RemoteStore {
     /// Where it is.
-    pub place: Arc<RedisPlace>,
+    pub place: RemotePlace,
     /// Whether it answers.
     pub live: Arc<StoreLive>,
     /// Why it does not.
@@ -121,7 +164,7 @@ pub struct RemoteStore {
 /// What metrics say of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreReading {
-    /// See [`RedisPlace::name`].
+    /// See [`RemotePlace::name`].
     pub store: String,
     /// It does not answer now.
     pub away: bool,
@@ -135,16 +178,16 @@ pub(super) struct RemoteStores(Mutex<Vec<Weak<RemoteStore>>>);
 
 impl RemoteStores {
     /// The store at that place; `None`: there are as many as may be.
-    pub(super) fn adopt(&self, place: RedisPlace) -> Option<Arc<RemoteStore>> {
+    pub(super) fn adopt(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|store| store.strong_count() > 0);
-        if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| *store.place == place) {
+        if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| store.place == place) {
             return Some(store);
         }
         if held.len() >= STORES_MAX {
             return None;
         }
-        let fresh = Arc::new(RemoteStore { place: Arc::new(place), live: Arc::default(), trouble: Arc::default() });
+        let fresh = Arc::new(RemoteStore { place, live: Arc::default(), trouble: Arc::default() });
         held.push(Arc::downgrade(&fresh));
         Some(fresh)
     }

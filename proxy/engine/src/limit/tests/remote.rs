@@ -8,6 +8,10 @@ fn place(address: &str) -> Result<RedisPlace, (&'static str, &'static str)> {
     RedisPlace::new((address, false), ("", ""), "meshwright:", Duration::from_millis(50))
 }
 
+fn at(address: &str) -> RemotePlace {
+    RemotePlace::Redis(Arc::new(place(address).unwrap()))
+}
+
 #[test]
 fn a_place_is_read_or_refused_by_name() {
     // Aim: hosts, addresses of both families and their ports; what is none is told with its field.
@@ -17,7 +21,7 @@ fn a_place_is_read_or_refused_by_name() {
         ("192.0.2.1:65535", "redis/192.0.2.1:65535"),
         ("[2001:DB8::1]:6379", "redis/[2001:db8::1]:6379"),
     ] {
-        assert_eq!(place(address).unwrap().name(), name);
+        assert_eq!(at(address).name(), name);
     }
     for address in ["", "redis", "redis:", "redis:0", "redis:65536", "redis:+1", ":6379", "a b:1", "user@redis:1", "2001:db8::1:6379", "[redis]:1"] {
         assert_eq!(place(address).unwrap_err().0, "address", "{address}");
@@ -34,18 +38,18 @@ fn a_place_is_read_or_refused_by_name() {
 fn stores_have_a_bound() {
     // Aim: objects of one place share its store; beyond sixteen there is none, until one is named no more.
     let memories = LimitMemories::default();
-    let mut held: Vec<_> = (0..STORES_MAX).map(|number| memories.store(place(&format!("s{number}:1")).unwrap()).unwrap()).collect();
-    assert!(Arc::ptr_eq(&held[0], &memories.store(place("s0:1").unwrap()).unwrap()));
-    assert!(memories.store(place("one-more:1").unwrap()).is_none());
+    let mut held: Vec<_> = (0..STORES_MAX).map(|number| memories.store(at(&format!("s{number}:1"))).unwrap()).collect();
+    assert!(Arc::ptr_eq(&held[0], &memories.store(at("s0:1")).unwrap()));
+    assert!(memories.store(at("one-more:1")).is_none());
     held.pop();
-    assert!(memories.store(place("one-more:1").unwrap()).is_some());
+    assert!(memories.store(at("one-more:1")).is_some());
 }
 
 #[test]
 fn what_is_wrong_with_a_store_is_remembered_until_it_is_over() {
     // Aim: the latest cause, since the first; failures are counted on.
     let memories = LimitMemories::default();
-    let store = memories.store(place("s:1").unwrap()).unwrap();
+    let store = memories.store(at("s:1")).unwrap();
     store.trouble.failed("one", 10);
     store.trouble.failed("two", 20);
     assert_eq!(store.trouble.away(), Some(("two".to_owned(), 10)));

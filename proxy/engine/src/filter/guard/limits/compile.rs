@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
-use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
+use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
-use crate::limit::{AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemoteStore, STORES_MAX, quota, rate};
+use crate::limit::{AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, STORES_MAX, ServicePlace, quota, rate};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -36,12 +36,18 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         .map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
     let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
+    let mut service = None;
     let (remote, ahead_percent) = match store.as_ref().map(|store| &store.kind) {
         Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) => (None, *ahead_percent),
         Some(Some(limit_store::Kind::Redis(raw))) => {
             (Some(redis(raw, memories).map_err(|wrong| wrong.within("store.redis"))?), raw.ahead_percent)
         }
-        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases or redis")),
+        Some(Some(limit_store::Kind::Service(raw))) => {
+            let (store, limits) = served((policy, &memory), raw, memories).map_err(|wrong| wrong.within("store.service"))?;
+            service = Some(limits);
+            (Some(store), 0)
+        }
+        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases, redis or service")),
     };
     if ahead_percent > 100 {
         return Err(Wrong::new("store.ahead_percent", "is more than 100"));
@@ -53,6 +59,12 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         Err(_) => return Err(Wrong::new("without_store", format!("{without_store} is not known"))),
     };
     let limits: Vec<Limit> = limits.collect::<Result<_, _>>()?;
+    if service.is_some() && without_store == WithoutStore::Share {
+        return Err(Wrong::new("without_store", "is a share of numbers that the service has: allow or deny"));
+    }
+    if service.is_some() && limits.iter().any(|limit| limit.shared) {
+        return Err(Wrong::new("limits", "are shared, beside a service that has the numbers"));
+    }
     let concurrency = busy.collect::<Result<_, _>>()?;
     Ok(ObjectLimits {
         policy: policy.as_str().into(),
@@ -62,6 +74,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         memory,
         store: remote.as_ref().map_or_else(|| Arc::clone(memories.leases()), |remote| Arc::clone(&remote.live)),
         remote,
+        service,
         peers: Arc::clone(memories.leases()),
         ahead_percent: ahead_percent.into(),
         without_store,
@@ -75,7 +88,24 @@ fn redis(raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteS
     let timeout = duration(timeout.as_ref(), "timeout")?.unwrap_or_default();
     let place = RedisPlace::new((address, *tls), (username, password), key_prefix, timeout);
     let place = place.map_err(|(field, why)| Wrong::new(field, why))?;
+    store(RemotePlace::Redis(Arc::new(place)), memories)
+}
+
+fn store(place: RemotePlace, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
     memories.store(place).ok_or_else(|| Wrong::new("", format!("is one more than the {STORES_MAX} stores that a proxy speaks with")))
+}
+
+/// A service, and what it is asked.
+fn served(
+    (policy, memory): (&str, &Memory),
+    raw: &mesh::RateLimitService,
+    memories: &LimitMemories,
+) -> Result<(Arc<RemoteStore>, ServiceLimits), Wrong> {
+    let timeout = duration(raw.timeout.as_ref(), "timeout")?.unwrap_or_default();
+    let place = ServicePlace::new(&raw.address, timeout).map_err(|(field, why)| Wrong::new(field, why))?;
+    let path: Arc<str> = format!("{policy}/rls").into();
+    let counts = memory.counts(&path);
+    Ok((store(RemotePlace::Service(Arc::new(place)), memories)?, ServiceLimits::compile(raw, path, counts)?))
 }
 
 /// Reads an object by itself.

@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use super::{Limit, ObjectLimits, Stop, Took, WithoutStore};
 use crate::Moment;
-use crate::limit::{Grant, KeyKnown, KeyStanding, LimitVerdict, Now, RowState};
+use crate::limit::{Grant, KeyKnown, KeyStanding, LimitVerdict, Now, RemotePlace, RowState};
 
 impl ObjectLimits {
     /// How long a request waits for its store, where that is not the control plane.
     pub fn wait(&self) -> Option<Duration> {
-        self.remote.as_ref().map(|remote| remote.place.timeout)
+        self.remote.as_ref().map(|remote| remote.place.timeout())
     }
 
     /// What its store is, in a word.
     pub(crate) fn store_kind(&self) -> &'static str {
-        if self.remote.is_some() { "redis" } else { "leases" }
+        match self.remote.as_ref().map(|remote| &remote.place) {
+            None => "leases",
+            Some(RemotePlace::Redis(_)) => "redis",
+            Some(RemotePlace::Service(_)) => "rls",
+        }
     }
 
     /// While the store is away.

@@ -308,7 +308,7 @@ fn edge() -> mesh::EdgePolicy {
         }),
         tokens: Some(mesh::EdgeTokens { policy: "shop/tokens".into(), optional: true, rules: fixture::authentication().rules }),
         authorization: Some(authorization()),
-        limits: vec![limits(true), limits(false)],
+        limits: vec![limits(true), limits(false), served()],
     }
 }
 
@@ -365,6 +365,27 @@ fn limits(before_auth: bool) -> mesh::EdgeLimits {
         draft_headers: true,
         legacy_headers: true,
         bandwidth: vec![mesh::BandwidthLimit { response_bytes_per_second: 1000, key: all }],
+    }
+}
+
+/// Everything that it may say of a rate-limit service.
+fn served() -> mesh::EdgeLimits {
+    use mesh::descriptor_entry::Value;
+    let part = mesh::EdgeKey { kind: Some(mesh::edge_key::Kind::Header("x-user".into())) };
+    let entries = [("plan", Value::Literal("gold".into())), ("user", Value::Part(part))];
+    let entries = entries.map(|(key, value)| mesh::DescriptorEntry { key: key.into(), value: Some(value) });
+    let service = mesh::RateLimitService {
+        address: "limits.shop:8081".into(),
+        domain: "edge".into(),
+        descriptors: vec![mesh::LimitDescriptor { entries: entries.to_vec() }],
+        timeout: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
+    };
+    mesh::EdgeLimits {
+        policy: "shop/served".into(),
+        memory: "shop/served".into(),
+        store: Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Service(service)) }),
+        without_store: mesh::WithoutStore::Deny.into(),
+        ..mesh::EdgeLimits::default()
     }
 }
 
