@@ -6,6 +6,8 @@ mod fault;
 mod link;
 mod redis;
 mod service;
+#[cfg(test)]
+mod service_tests;
 mod take;
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,16 @@ pub struct ServiceAnswer {
 }
 
 impl ServiceAsk {
+    /// About these together.
+    pub fn new(descriptors: impl Into<Arc<[Descriptor]>>) -> Self {
+        Self { descriptors: descriptors.into(), answer: Arc::default() }
+    }
+
+    /// What it has answered.
+    pub fn answer(&self) -> Option<ServiceAnswer> {
+        self.answer.get().cloned()
+    }
+
     /// The service has answered; a second answer is none.
     pub fn answered(&self, answer: ServiceAnswer) {
         let _ = self.answer.set(answer);
@@ -156,14 +166,14 @@ impl LimitGuard {
                     object.unserved(service, count)?;
                     continue;
                 }
-                let ask = ServiceAsk { descriptors, answer: Arc::default() };
+                let ask = ServiceAsk::new(descriptors);
                 count.served.push(Served { path: Arc::clone(&service.path), ask: ask.clone(), applied: false });
                 let ask = LimitAsk { object: Arc::clone(object), limit: usize::MAX, key: 0, want: 0, service: Some(ask) };
                 return Err(Passed::Asks(Box::new(Question::Limit(ask))));
             };
             let Some(served) = count.served.get_mut(place).filter(|served| !served.applied) else { continue };
             served.applied = true;
-            let Some(answer) = served.ask.answer.get().cloned() else {
+            let Some(answer) = served.ask.answer() else {
                 object.unserved(service, count)?;
                 continue;
             };
