@@ -73,7 +73,7 @@ impl ServiceStore {
             Ok(channel) => channel,
             Err(fault) => return self.trouble.failed(&fault.to_string(), self.wall_secs()),
         };
-        let (mut calls, mut backoff, mut silent) = (JoinSet::new(), Backoff::default(), 0);
+        let (mut calls, mut backoff, mut silent) = (JoinSet::<Result<(), StoreFault>>::new(), Backoff::default(), 0);
         let mut rest = None;
         self.live.is_here();
         loop {
@@ -106,9 +106,8 @@ impl ServiceStore {
                 }
                 posed = questions.recv() => {
                     let Some(posed) = posed else { return };
-                    match Call::of(posed).filter(|_| rest.is_none() && calls.len() < CALLS_MAX) {
-                        Some(call) => drop(calls.spawn(call.make(channel.clone(), self.place.timeout))),
-                        None => {}
+                    if let Some(call) = Call::of(posed).filter(|_| rest.is_none() && calls.len() < CALLS_MAX) {
+                        calls.spawn(call.make(channel.clone(), self.place.timeout));
                     }
                 }
             }

@@ -46,7 +46,7 @@ impl Asked {
     }
 
     /// What is given back.
-    pub(super) const fn giving_back((object, limit, key, back): (Arc<ObjectLimits>, usize, u128, u64)) -> Self {
+    pub(super) fn giving_back((object, limit, key, back): (Arc<ObjectLimits>, usize, u128, u64)) -> Self {
         Self { object, limit, key, want: 0, back, spent: 0, known: None, told: None }
     }
 

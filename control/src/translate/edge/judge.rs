@@ -8,7 +8,7 @@ use super::ladder::{Climb, Lost, Spot, places};
 use super::{authorization, basic, limits};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, CountedAt, EdgeAttachment, EdgeRateLimit};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
@@ -88,13 +88,15 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
 fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
     let fault = match &object.spec {
         Spec::BasicAuth(spec) => basic::fault(world, spec.users.as_ref()?),
-        Spec::RateLimit(EdgeRateLimit { store: CountedAt { rls: Some(rls), .. }, .. }) => {
-            if let Err(why) = limits::permitted(world.index(), object) {
-                return Some(Err(why));
+        Spec::RateLimit(spec) => match &spec.store.rls {
+            Some(rls) => {
+                if let Err(why) = limits::permitted(world.index(), object) {
+                    return Some(Err(why));
+                }
+                world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
             }
-            world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
-        }
-        Spec::RateLimit(spec) => limits::password(world, spec.store.password()?).err(),
+            None => limits::password(world, spec.store.password()?).err(),
+        },
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
             named.peek()?;

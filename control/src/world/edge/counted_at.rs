@@ -131,7 +131,7 @@ impl RateService {
         if listed.is_empty() {
             descriptors_at.error("a service that is asked about nothing limits nothing", "write a descriptor");
         }
-        let descriptors = listed.iter().map(|at| descriptor(at, part)).collect::<Vec<_>>().into_iter().collect();
+        let descriptors: Option<Vec<LimitDescriptor>> = listed.iter().map(|at| descriptor(at, part)).collect::<Vec<_>>().into_iter().collect();
         let (service, port) = backend?;
         Some(Self { service, port, domain: domain?, timeout: timeout?, descriptors: descriptors? })
     }
