@@ -10,6 +10,7 @@ pub use crate::generated::envoy::config::core::v3 as core;
 pub use crate::generated::envoy::config::endpoint::v3 as endpoint;
 pub use crate::generated::envoy::config::listener::v3 as listener;
 pub use crate::generated::envoy::config::route::v3 as route;
+pub use crate::generated::envoy::extensions::common::ratelimit::v3 as descriptor;
 pub use crate::generated::envoy::extensions::filters::http::router::v3 as router;
 pub use crate::generated::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 pub use crate::generated::envoy::extensions::filters::listener::original_dst::v3 as original_dst;
@@ -22,6 +23,7 @@ pub use crate::generated::envoy::extensions::transport_sockets::raw_buffer::v3 a
 pub use crate::generated::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use crate::generated::envoy::extensions::upstreams::http::v3 as upstream_http;
 pub use crate::generated::envoy::service::discovery::v3 as discovery;
+pub use crate::generated::envoy::service::ratelimit::v3 as ratelimit;
 pub use crate::generated::envoy::r#type::matcher::v3 as matcher;
 pub use crate::generated::envoy::r#type::v3 as types;
 pub use crate::generated::google::rpc;

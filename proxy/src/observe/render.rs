@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::failure::Reason;
-use engine::limit::LimitReading;
+use engine::limit::{LimitReading, StoreReading};
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -45,6 +45,7 @@ struct Scrape {
     limits: Vec<LimitReading>,
     limit_keys_evicted: u64,
     leases_away: Option<bool>,
+    stores: Vec<StoreReading>,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -89,6 +90,7 @@ impl Telemetry {
             leases_away: limits.is_used().then(|| limits.leases().away_since().is_some()),
             limit_keys_evicted: limits.evicted(),
             limits: limits.readings(),
+            stores: limits.store_readings(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -216,7 +218,16 @@ impl Scrape {
         number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
         let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
         let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
-        ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", "leases")])?)
+        ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", "leases")])?)?;
+        for StoreReading { store, away, failures: _ } in &self.stores {
+            ConstGauge::new(i64::from(*away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", store)])?)?;
+        }
+        let help = "Connections to stores of limits, and exchanges on them, that failed";
+        let mut metric = encoder.encode_descriptor("meshwright_limit_store_failures", help, None, MetricType::Counter)?;
+        for StoreReading { store, away: _, failures } in &self.stores {
+            ConstCounter::new(*failures).encode(metric.encode_family(&[("store", store)])?)?;
+        }
+        Ok(())
     }
 
     fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -212,7 +212,7 @@ struct Hash(#[schemars(regex(pattern = "^[0-9A-Fa-f]{64}$"), length(max = 64))] 
 
 /// An entry of a Secret of the same namespace.
 #[derive(JsonSchema)]
-struct SecretEntry {
+pub(super) struct SecretEntry {
     /// The Secret.
     name: String,
     /// The entry.

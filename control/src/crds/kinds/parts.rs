@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 /// Gateway API's durations (GEP-2257): up to four numbers with a unit.
-const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+pub(super) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 /// A header's name (RFC 9110, section 5.1).
 const TOKEN: &str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
 

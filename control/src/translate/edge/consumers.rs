@@ -32,7 +32,7 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&Consumer> {
 
 /// Which consumers a Gateway's objects can use; empty: nobody asks for any.
 pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
-    let (mut found, mut files) = (BTreeSet::new(), BTreeSet::new());
+    let (mut found, mut files, mut secrets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     if index.edge.is_empty() {
         return Usable::default();
     }
@@ -45,13 +45,22 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     chosen(index, object, &spec.consumers.clone().unwrap_or_default())
                 }
                 Spec::RequestAuthentication(_) => chosen(index, object, &tokens::choice()),
+                Spec::RateLimit(spec) => {
+                    secrets.extend(spec.store.password().cloned());
+                    continue;
+                }
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
         }
     }
     let lists = super::authorization::listed(index, gateway);
-    Usable { choices: found.into_iter().collect(), files: files.into_iter().collect(), lists: lists.into_iter().collect() }
+    Usable {
+        choices: found.into_iter().collect(),
+        files: files.into_iter().collect(),
+        lists: lists.into_iter().collect(),
+        secrets: secrets.into_iter().collect(),
+    }
 }
 
 /// One page: `None` where nobody of it can be used.
@@ -68,7 +77,9 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let files =
         usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
-    let page = mesh::Consumers { consumers, files, lists };
+    let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at)));
+    let secrets = secrets.filter_map(|at| super::limits::password(world, at).ok()).collect();
+    let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
 }
 
@@ -101,7 +112,8 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
     }
 }
 
-/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses.
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, passwords of stores, lists of
+/// addresses.
 pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
     let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
     let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
@@ -109,6 +121,7 @@ pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTre
     for object in index.edge.values().flatten().filter(|object| references(object).contains(content)) {
         match &object.spec {
             Spec::BasicAuth(spec) => pages.extend(spec.users.iter().map(|at| page_of(&basic::file_name(at)))),
+            Spec::RateLimit(spec) => pages.extend(spec.store.password().map(|at| page_of(&basic::file_name(at)))),
             _ => _ = pages.insert(page_of(&content.path())),
         }
     }

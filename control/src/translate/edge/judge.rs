@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, consumers};
+use super::{authorization, basic, consumers, limits};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
@@ -94,6 +94,15 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
             let users = spec.users.as_ref()?;
             basic::fault(world, users).or_else(|| consumers::crowded(world, users))
         }
+        Spec::RateLimit(spec) => match &spec.store.rls {
+            Some(rls) => {
+                if let Err(why) = limits::permitted(world.index(), object) {
+                    return Some(Err(why));
+                }
+                world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
+            }
+            None => limits::password(world, spec.store.password()?).err(),
+        },
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
             named.peek()?;

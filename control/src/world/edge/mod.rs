@@ -4,12 +4,14 @@
 mod api_key;
 mod basic;
 mod consumer;
+mod counted_at;
 mod rate_limit;
 mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
+pub use counted_at::{CountedAt, RateService, RedisServer};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

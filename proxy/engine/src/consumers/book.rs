@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
 use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
+use zeroize::Zeroizing;
 
 use super::addresses::AddressList;
 use super::consumer::{AuthMethod, Consumer, Credential};
@@ -27,6 +28,9 @@ const OWN_CREDENTIALS_MAX: usize = 32;
 const LISTED_MAX: usize = 64;
 /// Longest name, group, scope, attribute.
 const TEXT_BYTES_MAX: usize = 2_048;
+
+/// Longest secret that is shown to a store.
+pub const SECRET_BYTES_MAX: usize = 4_096;
 
 /// SHA-256.
 pub type Digest = [u8; 32];
@@ -64,6 +68,26 @@ pub struct Book {
     files: HashMap<Box<str>, Users>,
     /// Lists of addresses.
     lists: HashMap<Box<str>, Arc<AddressList>>,
+    /// What the proxy shows to stores.
+    secrets: HashMap<Box<str>, StoreSecret>,
+}
+
+/// A secret that a proxy shows to a store.
+#[derive(Clone)]
+pub struct StoreSecret(Arc<Zeroizing<Vec<u8>>>);
+
+impl std::ops::Deref for StoreSecret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for StoreSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// Users of a file.
@@ -115,6 +139,11 @@ impl Book {
     /// Whether a list holds an address; `None`: there is no such list.
     pub fn lists(&self, list: &str, address: std::net::IpAddr) -> Option<bool> {
         self.lists.get(list).map(|list| list.holds(address))
+    }
+
+    /// What is shown to a store.
+    pub fn secret(&self, name: &str) -> Option<&StoreSecret> {
+        self.secrets.get(name)
     }
 
     /// Whose certificate that is.
@@ -210,6 +239,7 @@ pub(crate) struct Page {
     entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
     files: Vec<(Box<str>, Users)>,
     lists: Vec<(Box<str>, Arc<AddressList>)>,
+    secrets: Vec<(Box<str>, StoreSecret)>,
     pub(crate) credentials: usize,
 }
 
@@ -245,6 +275,13 @@ impl Page {
             let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
+        for mesh::StoreSecret { name, value } in &raw.secrets {
+            if value.is_empty() || value.len() > SECRET_BYTES_MAX {
+                let why = format!("has {} bytes, not 1 to {SECRET_BYTES_MAX}", value.len());
+                return Err(Wrong::new(format!("secrets[{}]", name.escape_debug()), why));
+            }
+            page.secrets.push((name.as_str().into(), StoreSecret(Arc::new(Zeroizing::new(value.to_vec())))));
+        }
         Ok(page)
     }
 
@@ -257,6 +294,9 @@ impl Page {
         }
         for (name, list) in pages.iter().flat_map(|page| &page.lists) {
             book.lists.insert(name.clone(), Arc::clone(list));
+        }
+        for (name, secret) in pages.iter().flat_map(|page| &page.secrets) {
+            book.secrets.insert(name.clone(), secret.clone());
         }
         for (consumer, secrets) in pages.iter().flat_map(|page| &page.entries) {
             let number = u32::try_from(book.consumers.len()).unwrap_or(u32::MAX);

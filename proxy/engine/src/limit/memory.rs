@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::OBJECT_KEYS_MAX;
 use super::held::HeldShare;
 use super::numbers::Meter;
+use super::remote::{RemotePlace, RemoteStore, RemoteStores, StoreReading};
 use super::table::Table;
 use crate::Moment;
 
@@ -250,11 +251,12 @@ impl StoreLive {
     }
 }
 
-/// LimitMemories by name, for as long as an object holds them, and the one store of leases.
+/// LimitMemories by name, for as long as an object holds them, the one store of leases, and those elsewhere.
 #[derive(Debug, Default)]
 pub struct LimitMemories {
     held: Mutex<HashMap<String, Weak<Memory>>>,
     leases: Arc<StoreLive>,
+    remote: RemoteStores,
 }
 
 impl LimitMemories {
@@ -300,6 +302,27 @@ impl LimitMemories {
     /// Keys that were forgotten for others.
     pub fn evicted(&self) -> u64 {
         self.all().map(|memory| memory.rows.evicted()).sum()
+    }
+
+    /// The store at a place; `None`: there are as many as may be ([`super::STORES_MAX`]).
+    pub fn store(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
+        self.remote.adopt(place)
+    }
+
+    /// The stores elsewhere that objects name, and those that somebody still holds.
+    pub fn stores(&self) -> Vec<Arc<RemoteStore>> {
+        self.remote.all()
+    }
+
+    /// How they do. Several ways to one place count together.
+    pub fn store_readings(&self) -> Vec<StoreReading> {
+        let mut sums: BTreeMap<String, (bool, u64)> = BTreeMap::new();
+        for store in self.stores() {
+            let (away, failures) = sums.entry(store.place.name()).or_default();
+            *away |= store.live.away_since().is_some() || store.trouble.away().is_some();
+            *failures += store.trouble.failures();
+        }
+        sums.into_iter().map(|(store, (away, failures))| StoreReading { store, away, failures }).collect()
     }
 
     /// The control plane's store.

@@ -10,6 +10,7 @@ mod headers;
 mod held;
 mod memory;
 mod numbers;
+mod remote;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,9 @@ pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{HeldShare, Taking};
 pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, StoreLive, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
+pub use remote::{
+    KEY_PREFIX_BYTES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace, StoreReading, StoreTrouble,
+};
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};

@@ -30,7 +30,10 @@ pub use failures::{FAILING_MAX, Failures};
 pub use found::{Found, KeptHead};
 pub use identify::{Identify, TokenGuard};
 pub(crate) use limits::object;
-pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
+pub use limits::{
+    CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
+    LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
+};
 
 /// One guard of a route.
 #[derive(Clone, Debug)]
