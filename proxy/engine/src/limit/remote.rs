@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::memory::StoreLive;
+use super::live::StoreLive;
 use crate::raw::is_host;
 
 /// Most stores of one proxy, each with one connection.
