@@ -1315,11 +1315,14 @@ pub struct ExplainCommand {
     pub port: u32,
     #[prost(string, tag = "6")]
     pub peer_identity: ::prost::alloc::string::String,
-    /// Of that caller, for policies; empty where it is not known.
+    /// Of that caller, or of a Gateway's client; empty where it is not known.
     #[prost(string, tag = "7")]
     pub source_address: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub peer_workload: ::prost::alloc::string::String,
+    /// At a Gateway: as if this consumer (NAMESPACE/NAME) called; empty: whoever the request shows.
+    #[prost(string, tag = "9")]
+    pub consumer: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ExplainCommand {
     const NAME: &'static str = "ExplainCommand";
@@ -1832,6 +1835,12 @@ pub struct ExplainRequest {
     pub url: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// At a Gateway: as if this consumer (NAMESPACE/NAME) called; empty: whoever the request shows.
+    #[prost(string, tag = "5")]
+    pub consumer: ::prost::alloc::string::String,
+    /// At a Gateway: the client's address; empty: none that is known.
+    #[prost(string, tag = "6")]
+    pub address: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ExplainRequest {
     const NAME: &'static str = "ExplainRequest";
@@ -4313,6 +4322,12 @@ pub struct EdgePolicy {
     /// All of them must allow.
     #[prost(message, repeated, tag = "11")]
     pub limits: ::prost::alloc::vec::Vec<EdgeLimits>,
+    /// Services that are asked, in this order, once it is known who calls; each must allow.
+    #[prost(message, repeated, tag = "21")]
+    pub external: ::prost::alloc::vec::Vec<ExternalAuth>,
+    /// Whose client certificates count, at a listener that asks for them.
+    #[prost(message, optional, tag = "22")]
+    pub certificates: ::core::option::Option<ConsumerChoice>,
 }
 impl ::prost::Name for EdgePolicy {
     const NAME: &'static str = "EdgePolicy";
@@ -4322,6 +4337,123 @@ impl ::prost::Name for EdgePolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EdgePolicy".into()
+    }
+}
+/// A service that says whether a request may go on.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExternalAuth {
+    /// NAMESPACE/NAME of the object, or KIND/NAMESPACE/NAME/RULE of a rule's own filter.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// Cluster of the service; bad_backend: what was referred to cannot be used, and nothing is let through.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// How much of the request's body it is shown; 0: nothing.
+    #[prost(uint32, tag = "5")]
+    pub body_bytes_max: u32,
+    /// Of a longer body it is shown the beginning; else such a request is answered 413.
+    #[prost(bool, tag = "6")]
+    pub body_partial: bool,
+    #[prost(message, optional, tag = "7")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// CEL; empty: always.
+    #[prost(string, tag = "8")]
+    pub when: ::prost::alloc::string::String,
+    /// Its word counts for nothing and is told.
+    #[prost(bool, tag = "9")]
+    pub dry_run: bool,
+    /// Absent: it is asked each time.
+    #[prost(message, optional, tag = "10")]
+    pub cache: ::core::option::Option<CheckCache>,
+    /// Where it does not answer, requests go on.
+    #[prost(bool, tag = "11")]
+    pub allow_without: bool,
+    #[prost(oneof = "external_auth::Protocol", tags = "3, 4")]
+    pub protocol: ::core::option::Option<external_auth::Protocol>,
+}
+/// Nested message and enum types in `ExternalAuth`.
+pub mod external_auth {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Protocol {
+        #[prost(message, tag = "3")]
+        Grpc(super::ExternalGrpc),
+        #[prost(message, tag = "4")]
+        Http(super::ExternalHttp),
+    }
+}
+impl ::prost::Name for ExternalAuth {
+    const NAME: &'static str = "ExternalAuth";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ExternalAuth".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ExternalAuth".into()
+    }
+}
+/// By envoy.service.auth.v3.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExternalGrpc {
+    /// What the service is called by.
+    #[prost(string, tag = "1")]
+    pub authority: ::prost::alloc::string::String,
+    /// Headers that it is shown, in lower case; none: all.
+    #[prost(string, repeated, tag = "2")]
+    pub request_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ExternalGrpc {
+    const NAME: &'static str = "ExternalGrpc";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ExternalGrpc".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ExternalGrpc".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExternalHttp {
+    /// Before the request's own path.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Headers that it is shown, in lower case, beside `authorization`.
+    #[prost(string, repeated, tag = "2")]
+    pub request_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Headers of its answer that count, in lower case.
+    #[prost(string, repeated, tag = "3")]
+    pub response_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All of them do.
+    #[prost(bool, tag = "4")]
+    pub all_response_headers: bool,
+}
+impl ::prost::Name for ExternalHttp {
+    const NAME: &'static str = "ExternalHttp";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ExternalHttp".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ExternalHttp".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckCache {
+    #[prost(message, optional, tag = "1")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+    /// All parts together; where one is missing it is asked each time.
+    #[prost(message, repeated, tag = "2")]
+    pub key: ::prost::alloc::vec::Vec<EdgeKey>,
+    #[prost(uint32, tag = "3")]
+    pub entries: u32,
+}
+impl ::prost::Name for CheckCache {
+    const NAME: &'static str = "CheckCache";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CheckCache".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CheckCache".into()
     }
 }
 /// Who shows a password (RFC 7617).
@@ -4394,7 +4526,10 @@ pub struct EdgeTokens {
     pub optional: bool,
     #[prost(message, repeated, tag = "3")]
     pub rules: ::prost::alloc::vec::Vec<TokenRule>,
-    /// Of which consumers a token may be; absent: of none.
+    /// Who knows tokens that no rule claims.
+    #[prost(message, optional, tag = "4")]
+    pub introspection: ::core::option::Option<Introspection>,
+    /// Of which consumers a token may be that a rule claims; absent: of none.
     #[prost(message, optional, tag = "10")]
     pub consumers: ::core::option::Option<ConsumerChoice>,
 }
@@ -4406,6 +4541,50 @@ impl ::prost::Name for EdgeTokens {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EdgeTokens".into()
+    }
+}
+/// An authorization server that says what an opaque token is (RFC 7662).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Introspection {
+    /// NAMESPACE/NAME of the object.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub client_id: ::prost::alloc::string::String,
+    /// Name of a ShownSecret; empty: it is asked without.
+    #[prost(string, tag = "4")]
+    pub secret: ::prost::alloc::string::String,
+    /// How long its word counts; absent: it is asked each time.
+    #[prost(message, optional, tag = "5")]
+    pub remembered: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "6")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Where it does not answer, a request goes on as nobody's.
+    #[prost(bool, tag = "7")]
+    pub allow_without: bool,
+    /// Where a token stands.
+    #[prost(message, repeated, tag = "8")]
+    pub from: ::prost::alloc::vec::Vec<CredentialPlace>,
+    /// The backend sees the token, too.
+    #[prost(bool, tag = "9")]
+    pub keep: bool,
+    /// Why it may not be asked; empty: it may.
+    #[prost(string, tag = "10")]
+    pub barred: ::prost::alloc::string::String,
+    /// Of which consumers a token may be; absent: of none.
+    #[prost(message, optional, tag = "11")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
+}
+impl ::prost::Name for Introspection {
+    const NAME: &'static str = "Introspection";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Introspection".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Introspection".into()
     }
 }
 /// Who shows an API key.
@@ -4553,7 +4732,7 @@ pub struct Consumers {
     #[prost(message, repeated, tag = "3")]
     pub lists: ::prost::alloc::vec::Vec<AddressList>,
     #[prost(message, repeated, tag = "4")]
-    pub secrets: ::prost::alloc::vec::Vec<StoreSecret>,
+    pub secrets: ::prost::alloc::vec::Vec<ShownSecret>,
 }
 impl ::prost::Name for Consumers {
     const NAME: &'static str = "Consumers";
@@ -4565,22 +4744,22 @@ impl ::prost::Name for Consumers {
         "type.googleapis.com/meshwright.v1.Consumers".into()
     }
 }
-/// One entry of a Secret, NAMESPACE/NAME/ENTRY, that a proxy shows to a store.
+/// One entry of a Secret, NAMESPACE/NAME/ENTRY, that a proxy shows to a store or to an authorization server.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct StoreSecret {
+pub struct ShownSecret {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::prost::bytes::Bytes,
 }
-impl ::prost::Name for StoreSecret {
-    const NAME: &'static str = "StoreSecret";
+impl ::prost::Name for ShownSecret {
+    const NAME: &'static str = "ShownSecret";
     const PACKAGE: &'static str = "meshwright.v1";
     fn full_name() -> ::prost::alloc::string::String {
-        "meshwright.v1.StoreSecret".into()
+        "meshwright.v1.ShownSecret".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "type.googleapis.com/meshwright.v1.StoreSecret".into()
+        "type.googleapis.com/meshwright.v1.ShownSecret".into()
     }
 }
 /// Users out of one entry of a Secret, NAMESPACE/NAME/ENTRY.

@@ -22,6 +22,7 @@ pub use crate::generated::envoy::extensions::load_balancing_policies::round_robi
 pub use crate::generated::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use crate::generated::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use crate::generated::envoy::extensions::upstreams::http::v3 as upstream_http;
+pub use crate::generated::envoy::service::auth::v3 as auth;
 pub use crate::generated::envoy::service::discovery::v3 as discovery;
 pub use crate::generated::envoy::service::ratelimit::v3 as ratelimit;
 pub use crate::generated::envoy::r#type::matcher::v3 as matcher;

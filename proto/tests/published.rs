@@ -61,7 +61,7 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
             load_balancing_policy::Policy }
         envoy::config::core::v3 { Address, AggregatedConfigSource, BindConfig, CidrRange, ConfigSource, ControlPlane, DataSource,
             HeaderValue, HeaderValueOption, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, Locality, Metadata, Node,
-            RuntimeFractionalPercent, SelfConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig }
+            QueryParameter, RuntimeFractionalPercent, SelfConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig }
         envoy::config::endpoint::v3 { ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
             cluster_load_assignment::Policy }
         envoy::config::listener::v3 { ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
@@ -86,11 +86,13 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
             certificate_validation_context::SystemRootCerts, common_tls_context::CombinedCertificateValidationContext }
         envoy::extensions::upstreams::http::v3 { HttpProtocolOptions, http_protocol_options::ExplicitHttpConfig,
             http_protocol_options::UseDownstreamHttpConfig }
+        envoy::service::auth::v3 { AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+            attribute_context::HttpRequest, attribute_context::Peer, attribute_context::Request, attribute_context::TlsSession }
         envoy::service::discovery::v3 { DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
             Resource }
         envoy::service::ratelimit::v3 { RateLimitRequest, RateLimitResponse, rate_limit_response::DescriptorStatus }
         envoy::r#type::matcher::v3 { RegexMatchAndSubstitute, RegexMatcher, StringMatcher }
-        envoy::r#type::v3 { FractionalPercent, Int64Range, Percent }
+        envoy::r#type::v3 { FractionalPercent, HttpStatus, Int64Range, Percent }
         google::rpc { Status }
     }
 }

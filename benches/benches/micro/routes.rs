@@ -184,6 +184,7 @@ fn add(name: &str, value: &str) -> HeaderValueOption {
 
 fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
     HeaderValueOption {
+        append: None,
         header: Some(RawValue { key: name.to_owned(), value: value.to_owned() }),
         append_action: action.into(),
         ..Default::default()

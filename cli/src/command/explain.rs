@@ -1,5 +1,6 @@
 //! `meshwright explain`.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -20,6 +21,15 @@ pub(crate) struct ExplainArgs {
     /// A request header; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// At a Gateway: as if this consumer called, whatever the request shows
+    #[arg(long, value_name = "NS/NAME", value_parser = token::workload)]
+    consumer: Option<String>,
+    /// At a Gateway: the client's address
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+    /// A token that the request shows as Authorization: Bearer
+    #[arg(long, value_name = "JWT", value_parser = bearer)]
+    bearer: Option<String>,
     /// The request's method
     #[arg(value_parser = method)]
     method: String,
@@ -39,6 +49,15 @@ fn header(text: &str) -> Result<(String, String), String> {
     let name = http::HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
     let value = http::HeaderValue::try_from(value.trim()).map_err(|_| wrong())?;
     Ok((name.as_str().to_owned(), value.to_str().map_err(|_| wrong())?.to_owned()))
+}
+
+fn bearer(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if !text.is_empty() && text.bytes().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("this is no token (RFC 6750); write what stands behind `Bearer `".to_owned())
+    }
 }
 
 fn method(text: &str) -> Result<String, String> {
@@ -62,8 +81,16 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
         let mut control = args.place.connect().await?;
         let heading = format!("{} from {} would send {} {}", "a request", args.from, args.method, args.url);
-        let headers = args.headers.into_iter().map(|(name, value)| Header { name, value }).collect();
-        let request = ExplainRequest { from: args.from, method: args.method, url: args.url, headers };
+        let bearer = args.bearer.map(|token| ("authorization".to_owned(), format!("Bearer {token}")));
+        let headers = args.headers.into_iter().chain(bearer).map(|(name, value)| Header { name, value }).collect();
+        let request = ExplainRequest {
+            from: args.from,
+            method: args.method,
+            url: args.url,
+            headers,
+            consumer: args.consumer.unwrap_or_default(),
+            address: args.address.map(|address| address.to_string()).unwrap_or_default(),
+        };
         let json = control.explain(request).await.map_err(|status| client::refused(&status))?.into_inner().json;
         match args.output {
             TextOrJson::Json => output::print(&json)?,
@@ -173,6 +200,7 @@ mod tests {
     fn arguments_are_checked() {
         assert_eq!(header("x-beta: 1"), Ok(("x-beta".to_owned(), "1".to_owned())));
         assert!(header("nonsense").is_err() && header("a b:c").is_err());
+        assert!(bearer("ey.a-b_c.d=").is_ok() && bearer("a b").is_err() && bearer("").is_err());
         assert!(method("http://x").is_err() && method("GET").is_ok());
         assert!(url("/items").unwrap_err().contains("names no host"));
         assert!(url("ftp://x/").is_err() && url("http://catalog/items").is_ok());

@@ -21,6 +21,8 @@ pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainR
         method: request.method.clone(),
         url: request.url.clone(),
         headers: request.headers.clone(),
+        consumer: request.consumer,
+        source_address: request.address,
         ..ExplainCommand::default()
     };
     let mut answer = ask(board, &from, question).await.map_err(Status::failed_precondition)?;
@@ -36,6 +38,7 @@ pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainR
                 peer_identity: if by_mesh_tls { identity } else { String::new() },
                 source_address,
                 peer_workload,
+                consumer: String::new(),
             };
             ask(board, &key, question).await.unwrap_or_else(|error| serde_json::json!({"error": error}))
         }

@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 13] = [
+pub const DEFINITIONS: [Definition; 14] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -73,6 +73,13 @@ pub const DEFINITIONS: [Definition; 13] = [
         short: "mwep",
         columns: &[("Mode", "string", ".spec.mode"), ACCEPTED, LIVE],
         spec: structural::of::<kinds::EgressPolicySpec>,
+    },
+    Definition {
+        kind: Kind::ExternalAuth,
+        plural: "externalauths",
+        short: "mwea",
+        columns: &[("Service", "string", ".spec.backendRef.name"), ("Dry-Run", "boolean", ".spec.dryRun"), TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::ExternalAuthSpec>,
     },
     Definition {
         kind: Kind::Mesh,

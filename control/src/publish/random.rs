@@ -180,7 +180,7 @@ impl Random {
             54 => (GATEWAY_API, "UDPRoute", &["r0"]),
             55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
             57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
-            60 => (OWN, "BasicAuth", &["b0"]),
+            60 => (OWN, self.pick(&["BasicAuth", "ExternalAuth"]), &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             65..68 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
@@ -340,6 +340,12 @@ impl Random {
         }
     }
 
+    /// The same as the beginning of a spec.
+    fn edge_targets(&mut self) -> String {
+        let target = self.edge();
+        if target.is_empty() { String::new() } else { format!("targetRefs: [{target}], ") }
+    }
+
     /// Who may call at an edge, by addresses: those of a list, or these.
     fn addresses(&mut self, target: &str) -> String {
         let (action, from) =
@@ -348,9 +354,9 @@ impl Random {
     }
 
     fn guard(&mut self) -> String {
-        let target = self.edge();
+        let targets = self.edge_targets();
         let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
-        if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
+        targets + mode
     }
 
     /// Metadata and spec of what is about others.
@@ -378,6 +384,11 @@ impl Random {
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
             }
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
+            "ExternalAuth" => {
+                let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
+                let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
+                format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
+            }
             "Consumer" => {
                 let digit = self.draw(4);
                 let hash = format!("sha256: '{}'", digit.to_string().repeat(64));

@@ -150,6 +150,12 @@ impl Audit<'_> {
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
+            Spec::ExternalAuth(spec) => {
+                self.edge(object);
+                for (severity, field, message, remedy) in edge::external::findings(spec) {
+                    self.say(severity, key, (&field, 0), message, remedy);
+                }
+            }
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
@@ -353,13 +359,8 @@ impl Audit<'_> {
         for port in workload.udp_ports.iter().map(|port| port.port) {
             if is_strict(self.world, (&key.namespace, &key.name), port) == Some(true) {
                 let message = format!("port {port} is for UDP, which passes outside mTLS although the workload is Strict");
-                self.say(
-                    Severity::Warning,
-                    key,
-                    ("spec.ports", 0),
-                    message,
-                    "whoever reaches the address reaches it: keep others out by the network",
-                );
+                let remedy = "whoever reaches the address reaches it: keep others out by the network";
+                self.say(Severity::Warning, key, ("spec.ports", 0), message, remedy);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::declared::{declared, encrypted, routable};
 use super::judged::{self, Judged};
 pub(super) use super::refusal::{WhyNot, content, gateway};
 use super::tls_policy;
-use crate::world::key::{CORE, GATEWAY_API};
+use crate::world::key::CORE;
 use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
 
@@ -336,7 +336,7 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, gran
         return Err(WhyNot::new("InvalidKind", message));
     }
     let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-    let from = (GATEWAY_API, route.key.kind.text(), route.key.namespace.as_str());
+    let from = (route.key.kind.group(), route.key.kind.text(), route.key.namespace.as_str());
     // Before existence, so that a stranger cannot ask what exists.
     if !granted && namespace != route.key.namespace && !index.granted(from, &namespace, (CORE, "Service", &reference.name)) {
         let message = format!("no ReferenceGrant in {namespace} lets {} of {} refer to Service {}", from.1, from.2, reference.name);

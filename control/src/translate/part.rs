@@ -165,6 +165,24 @@ impl Maker<'_> {
         }
     }
 
+    /// Services that objects at a Gateway ask, whether or not there are any.
+    fn depend_on_asked(&mut self, gateway: &Name) {
+        let index = self.world.index();
+        if index.edge.is_empty() {
+            return;
+        }
+        let places = edge::ladder::all_places(index, gateway);
+        for object in places.iter().flat_map(|place| index.edge.get(place).into_iter().flatten()) {
+            if let Some(service) = edge::external::service_of(object) {
+                self.part.subjects.push(Subject::service(&service));
+                self.depend_on_peers(&service);
+            }
+            if let Some(said) = authentication::content(object).and_then(|spec| spec.introspection.as_ref()) {
+                dns::traced(index, &object.key.namespace, said.url.host(), &mut self.part.subjects);
+            }
+        }
+    }
+
     fn sidecar(&mut self, audience: &Audience) {
         let (world, index, node) = (self.world, self.world.index(), &audience.node);
         let name = (node.namespace.clone(), node.instance.clone());
@@ -192,6 +210,7 @@ impl Maker<'_> {
         for route in index.routes.iter().filter(|route| attach::names_gateway(index, route, &name)) {
             self.depend_on_backends(route);
         }
+        self.depend_on_asked(&name);
         self.part.shows = edge_tls::shown(index, &name, edge.gateway);
         let caller = audience.caller(index);
         for port in edge.ports(index) {

@@ -41,7 +41,7 @@ pub(super) fn service(world: &World, service: &Name, port: u16, caller: &Caller)
     let rules = if routes.is_empty() {
         let mut rule = plain(names::rule("Service", &service.0, &service.1, names::DEFAULT_RULE), called.cluster());
         let mut action = rule::forward(ClusterSpecifier::Cluster(called.cluster()), None);
-        rule::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(&front, None, &mut action));
+        rule::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(&front, None, &mut action, &mut backends));
         rule.action = Some(Action::Route(action));
         backends.insert(called.clone());
         vec![rule]

@@ -20,7 +20,7 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 
 use super::attach::{self, Backend};
 use super::backend_tls;
-use super::edge::{self, ladder::Spot};
+use super::edge::{self, OwnCheck, ladder::Spot};
 use super::edge_listeners::Judged;
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
@@ -63,7 +63,12 @@ impl Frontend<'_> {
 
 /// Everything that holds for a rule's requests beside Envoy's own fields. `written`: by which match of which route; `None`: the
 /// Service has none. What the route itself leaves open, in `action` too, is what policies say.
-pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>>, action: &mut RouteAction) -> RoutePolicy {
+pub(super) fn rule_policy(
+    front: &Frontend<'_>,
+    written: Option<&RankedMatch<'_>>,
+    action: &mut RouteAction,
+    backends: &mut BTreeSet<Backend>,
+) -> RoutePolicy {
     let mut told = written.map(|entry| own_policy(front, entry)).unwrap_or_default();
     let first = match written {
         Some(RankedMatch { route, rule: rule @ Rule { backends: Some(_), .. }, .. }) => {
@@ -81,9 +86,18 @@ pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>
     policy::fill(front.index, place, action, &mut told);
     told.edge = front.listener.and_then(|(gateway, judged)| {
         let route = written.map(|entry| (&**entry.route, entry.rule.name.as_deref()));
-        edge::policy(front.index, &Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route })
+        let spot = Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route };
+        let own = written.and_then(|entry| Some((entry, entry.rule.filters.external.as_ref()?, entry.name())));
+        let own = own.as_ref().map(|(entry, says, name)| OwnCheck { route: entry.route, name, says });
+        edge::policy(front.index, &spot, (own, verifies(front.index, gateway, judged)), backends)
     });
     told
+}
+
+/// Whether clients show certificates at a listener.
+fn verifies(index: &Index, gateway: &Name, judged: &Judged<'_>) -> bool {
+    let found = index.gateways.get(gateway).and_then(|gateway| attach::gateway(gateway));
+    judged.listener.protocol == "HTTPS" && found.is_some_and(|gateway| gateway.clients.on(judged.listener.port).is_some())
 }
 
 /// What the route itself says. Its timeout of zero goes before a policy's, and is none.
@@ -119,11 +133,11 @@ pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &
         return compiled;
     };
     let mut action = forward(specifier, rule.timeouts.request);
-    let Filters { request, response, cors: _, redirect: _, rewrite: _, mirrors } = &rule.filters;
+    let Filters { request, response, cors: _, redirect: _, rewrite: _, mirrors, external: _ } = &rule.filters;
     (compiled.request_headers_to_add, compiled.request_headers_to_remove) = header_ops(request);
     (compiled.response_headers_to_add, compiled.response_headers_to_remove) = header_ops(response);
     backends.extend(mirrored(front, entry.route, mirrors).map(|(backend, _)| backend));
-    attach_policy(&mut compiled.typed_per_filter_config, &rule_policy(front, Some(entry), &mut action));
+    attach_policy(&mut compiled.typed_per_filter_config, &rule_policy(front, Some(entry), &mut action, backends));
     compiled.action = Some(Action::Route(action));
     compiled
 }
@@ -152,7 +166,7 @@ fn weighted(front: &Frontend<'_>, entry: &RankedMatch<'_>, reference: &BackendRe
     if weight.name == BAD_BACKEND {
         return weight;
     }
-    let Filters { request, response, cors: _, redirect: _, rewrite: _, mirrors } = &reference.filters;
+    let Filters { request, response, cors: _, redirect: _, rewrite: _, mirrors, external: _ } = &reference.filters;
     (weight.request_headers_to_add, weight.request_headers_to_remove) = header_ops(request);
     (weight.response_headers_to_add, weight.response_headers_to_remove) = header_ops(response);
     backends.extend(mirrored(front, entry.route, mirrors).map(|(backend, _)| backend));
@@ -187,7 +201,7 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
 
 /// The filters that Envoy's own fields do not say; `None` without any.
 fn filters(front: &Frontend<'_>, entry: &RankedMatch<'_>, filters: &Filters) -> Option<mesh::Filters> {
-    let Filters { request: _, response: _, cors: shared, redirect, rewrite, mirrors } = filters;
+    let Filters { request: _, response: _, cors: shared, redirect, rewrite, mirrors, external: _ } = filters;
     let path = |change: &PathChange| path_change(change, entry.matched);
     let mirror = |(backend, per_million): (Backend, u32)| mesh::Mirror { cluster: backend.cluster(), per_million };
     let lowered = mesh::Filters {
@@ -276,6 +290,7 @@ fn header_ops(ops: &HeaderOps) -> (Vec<HeaderValueOption>, Vec<String>) {
     let option = |(name, value): &(String, String), action: HeaderAppendAction| HeaderValueOption {
         // In Envoy's values `%` starts a substitution; here it is a letter like any other.
         header: Some(HeaderValue { key: name.clone(), value: value.replace('%', "%%") }),
+        append: None,
         append_action: action.into(),
         keep_empty_value: true,
     };

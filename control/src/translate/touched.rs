@@ -50,6 +50,12 @@ pub fn touched(before: &World, after: &World) -> Affected {
             sum.target((before, after), key);
         }
     }
+    // What authorization servers outside the mesh may be asked.
+    if differ(&was.egress, &is.egress).next().is_some() {
+        for index in sum.both() {
+            sum.touched.extend(index.gateways.keys().map(Subject::gateway));
+        }
+    }
     sum.consumers();
     sum.services();
     sum.instances();

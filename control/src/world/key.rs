@@ -40,6 +40,7 @@ pub enum Kind {
     Consumer,
     BasicAuth,
     RateLimit,
+    ExternalAuth,
 }
 
 /// API group of the core kinds.
@@ -53,7 +54,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -86,6 +87,7 @@ impl Kind {
         Self::Consumer,
         Self::BasicAuth,
         Self::RateLimit,
+        Self::ExternalAuth,
     ];
 
     /// The name as manifests spell it.
@@ -123,6 +125,7 @@ impl Kind {
             Self::Consumer => "Consumer",
             Self::BasicAuth => "BasicAuth",
             Self::RateLimit => "RateLimit",
+            Self::ExternalAuth => "ExternalAuth",
         }
     }
 
@@ -154,7 +157,8 @@ impl Kind {
             | Self::ApiKeyAuth
             | Self::Consumer
             | Self::BasicAuth
-            | Self::RateLimit => OWN,
+            | Self::RateLimit
+            | Self::ExternalAuth => OWN,
         }
     }
 
@@ -207,7 +211,7 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth)
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth | Self::ExternalAuth)
     }
 
     /// The kind of that name in that group.

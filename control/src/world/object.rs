@@ -7,7 +7,7 @@ use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
-use super::edge::{ApiKeyAuth, BasicAuth, Consumer, EdgeAttachment, EdgeRateLimit};
+use super::edge::{ApiKeyAuth, BasicAuth, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -80,6 +80,7 @@ pub enum Spec {
     RateLimit(Box<EdgeRateLimit>),
     Consumer(Box<Consumer>),
     BasicAuth(Box<BasicAuth>),
+    ExternalAuth(Box<ExternalAuth>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
     Broken(EdgeAttachment),
     /// A kind that this version recognises and gives no effect.
@@ -306,6 +307,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
         Kind::BasicAuth => Spec::BasicAuth(Box::new(BasicAuth::read(fields.need("spec")?.fields())?)),
+        Kind::ExternalAuth => Spec::ExternalAuth(Box::new(ExternalAuth::read(fields.need("spec")?.fields())?)),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
         Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
@@ -375,6 +377,7 @@ pub fn attachment(object: &Object) -> Option<&EdgeAttachment> {
         Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
         Spec::BasicAuth(spec) => Some(&spec.attachment),
         Spec::RateLimit(spec) => Some(&spec.attachment),
+        Spec::ExternalAuth(spec) => Some(&spec.attachment),
         Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::Broken(attachment) => Some(attachment),

@@ -23,6 +23,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
+        Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
         Spec::RateLimit(spec) => spec.store.password().iter().map(|at| at.object.clone()).collect(),
         Spec::AuthorizationPolicy(policy) => {
@@ -78,6 +79,10 @@ mod tests {
             (
                 "kind: RateLimit\nmetadata: {name: l, namespace: shop}\nspec: {store: {redis: {addresses: ['redis:6379'], authRef: {name: redis, key: password}}}, limits: [{name: a, requests: 1, per: 1s}]}",
                 "Secret shop/redis",
+            ),
+            (
+                "kind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], introspection: [{url: 'https://id.example/i', clientId: gw, clientSecretRef: {name: gw, key: s}}]}",
+                "Secret shop/gw",
             ),
             ("kind: Workload\nmetadata: {name: w, namespace: shop}\nspec: {command: [x]}", ""),
         ] {

@@ -3,7 +3,7 @@
 //! [`model::build::Parts`] turns resources into a [`model::Snapshot`]; [`sniff::sniff`] judges first bytes; [`decide::decide`] turns
 //! (table, request, draw) into a value; [`balance::pick`] chooses an endpoint; [`health`] says which are well;
 //! [`budget`], [`gate`] and [`sketch`] bound what a destination gets; [`retry::next`] judges a failed attempt;
-//! [`limit`] counts what comes; [`authenticate`] judges tokens; [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
+//! [`limit`] counts what comes; [`callout`] bounds what others are asked; [`authenticate`] judges tokens; [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
 
 #![cfg_attr(test, allow(clippy::iter_over_hash_type, reason = "these tests look at each, in any order"))]
 
@@ -11,6 +11,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod balance;
 pub mod budget;
+pub mod callout;
 pub mod claims;
 pub mod consumers;
 pub mod decide;

@@ -389,6 +389,7 @@ fn keyed(limits: Vec<mesh::EdgeLimits>, most: usize) {
                 tokens: &mut tokens,
                 peer: [192, 0, 2, 7].into(),
                 port: 1,
+                certificate: None,
                 verified: &mut verified,
                 wall_secs: 1_780_272_000,
                 found: &mut found,

@@ -1,5 +1,7 @@
 //! Calls of the proxy itself over HTTP, to what its policies need: keys of token issuers.
 //!
+//! Authorization servers are asked by the workers themselves, over their pool (`road::asking`); where one of them is, is said here as well.
+//!
 //! They are made on the control thread, one connection each, as the proxy's own traffic, which redirection leaves alone. A name is the mesh's
 //! where the mesh has it: then the call goes to an endpoint of its Service, by mesh TLS where that has an identity (`whither`). Every call is
 //! bounded in time, in bytes and in number; redirects are not followed.
@@ -28,7 +30,7 @@ use tokio::time::timeout;
 use crate::io::Network;
 use crate::snapshots::Snapshots;
 use crate::tls::{Carries, Tls};
-use whither::Place;
+pub use whither::{Place, places};
 
 /// Time to connect, TLS included, to each address of a name.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -117,7 +119,7 @@ impl Callout {
     /// It is not reached, within [`CONNECT_MAX`] for each of its addresses.
     pub async fn open(&self, at: &KeysUri, carries: Carries, draw: u64) -> Result<Box<dyn OpenWire>, Away> {
         let mut last = Away::Nowhere(at.host().to_owned());
-        for place in whither::places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
+        for place in places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
             match timeout(CONNECT_MAX, self.connect(&place, at, carries)).await {
                 Ok(Ok(wire)) => return Ok(wire),
                 Ok(Err(failure)) => last = Away::Unreached(failure.to_string()),

@@ -19,15 +19,16 @@ use crate::snapshots::{Lookup, NameLookup, Snapshots};
 
 /// An address, and who must be there.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) address: SocketAddr,
+pub struct Place {
+    /// Where.
+    pub address: SocketAddr,
     /// It is a peer of the mesh.
-    pub(super) identity: Option<Arc<Identity>>,
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// Where an address of keys leads, the first choice first; nowhere, where that is not known and its server would not prove itself. Waits for
 /// the control plane and for DNS as long as these do.
-pub(super) async fn places(snapshots: &Snapshots, at: &KeysUri, draw: u64) -> Vec<Place> {
+pub async fn places(snapshots: &Snapshots, at: &KeysUri, draw: u64) -> Vec<Place> {
     let (addresses, of_mesh) = addresses(snapshots, at).await;
     let mut places = Vec::new();
     for ip in addresses {

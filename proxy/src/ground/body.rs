@@ -1,5 +1,7 @@
 //! The one body type of the road.
 
+mod looked;
+
 use std::collections::VecDeque;
 use std::error::Error as _;
 use std::io;
@@ -19,6 +21,8 @@ use smallvec::SmallVec;
 use crate::ground::limits::LOOK_AHEAD_PIECES_MAX;
 use crate::ground::line::Line;
 use crate::ground::windows::Share;
+pub use looked::Beginning;
+use looked::Looked;
 
 /// A message's body. No generics over bodies anywhere: this is the type.
 #[derive(Default)]
@@ -55,6 +59,8 @@ pub struct Received(BodySource);
 enum BodySource {
     Http1(Single),
     Http2(Streamed),
+    /// Boxed because few are looked at.
+    Looked(Box<Looked>),
 }
 
 /// A body on a connection of HTTP/1. A request's that is not read to its end is left to its connection to be read and forgotten.
@@ -210,18 +216,20 @@ impl Received {
     }
 
     /// Why its message was refused as it came.
-    pub const fn refused(&self) -> Option<Reason> {
+    pub fn refused(&self) -> Option<Reason> {
         match &self.0 {
             BodySource::Http1(_) => None,
             BodySource::Http2(streamed) => streamed.refused,
+            BodySource::Looked(looked) => looked.rest().refused(),
         }
     }
 
     /// The line of its connection or stream.
-    pub const fn line(&self) -> Option<&Arc<Line>> {
+    pub fn line(&self) -> Option<&Arc<Line>> {
         match &self.0 {
             BodySource::Http1(single) => single.line.as_ref(),
             BodySource::Http2(streamed) => streamed.line.as_ref(),
+            BodySource::Looked(looked) => looked.rest().line(),
         }
     }
 
@@ -230,6 +238,7 @@ impl Received {
         match &self.0 {
             BodySource::Http1(single) => single.is_end_stream(),
             BodySource::Http2(streamed) => streamed.over,
+            BodySource::Looked(looked) => looked.is_end_stream(),
         }
     }
 
@@ -239,6 +248,7 @@ impl Received {
             BodySource::Http1(single) => single.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
             BodySource::Http2(Streamed { left: NO_LENGTH, .. }) => SizeHint::default(),
             BodySource::Http2(streamed) => SizeHint::with_exact(streamed.left),
+            BodySource::Looked(looked) => looked.size_hint(),
         }
     }
 
@@ -247,6 +257,7 @@ impl Received {
         match &mut self.0 {
             BodySource::Http1(single) => single.poll_frame(cx).map_err(Cut::from),
             BodySource::Http2(streamed) => streamed.poll_frame(cx).map_err(Cut::from),
+            BodySource::Looked(looked) => looked.poll_frame(cx),
         }
     }
 
@@ -255,6 +266,7 @@ impl Received {
         match &mut self.0 {
             BodySource::Http1(single) => single.over = true,
             BodySource::Http2(streamed) => (streamed.over, streamed.share) = (true, None),
+            BodySource::Looked(looked) => looked.stop(),
         }
     }
 }

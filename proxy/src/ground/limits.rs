@@ -72,6 +72,12 @@ pub const REPLAY_BYTES_MAX: usize = 64 << 10;
 pub const REPLAY_HTTP1_BYTES_MAX: u64 = 16 << 10;
 /// The same, of all requests of a worker whose routes ask for more; beyond it a body is not kept, and its request not sent again.
 pub const REPLAYS_BYTES_MAX: usize = 32 << 20;
+/// How long the beginning of a body may take to come that a service is to be shown before the request goes on.
+pub const BEGINNING_WAIT: Duration = Duration::from_secs(30);
+/// Attempts of one question to a service: a kept connection may have died.
+pub const CALLOUT_ATTEMPTS_MAX: u32 = 3;
+/// Hosts of authorization servers that one worker knows how to meet; beyond it all are learned anew.
+pub const CALLOUT_HOSTS_MAX: usize = 64;
 /// Passwords that wait to be verified, of all workers; a request beyond them is answered 503.
 pub const PASSWORDS_WAITING_MAX: usize = 100;
 /// Active checks under way at once; further ones wait for one to end.

@@ -7,6 +7,7 @@ pub mod limits;
 pub mod line;
 pub mod patience;
 pub mod replay;
+pub mod room;
 pub mod tally;
 pub mod wakes;
 pub mod windows;

@@ -1,6 +1,6 @@
 //! A request's body that may be sent more than once: what passes is kept, up to a bound.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,31 +11,11 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::ground::body::{Body, Cut, Source};
-use crate::ground::limits::REPLAYS_BYTES_MAX;
 use crate::ground::line::Line;
+use crate::ground::room::ReplayRoom;
 
 /// What a piece takes beside its bytes.
 pub(crate) const PIECE_BYTES: usize = 64;
-
-/// Bytes that one worker keeps of all bodies together, with what keeping them takes.
-#[derive(Debug, Default)]
-pub struct ReplayRoom(Cell<usize>);
-
-impl ReplayRoom {
-    /// Bytes kept now.
-    pub fn used(&self) -> usize {
-        self.0.get()
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let used = self.0.get() + bytes;
-        let fits = used <= REPLAYS_BYTES_MAX;
-        if fits {
-            self.0.set(used);
-        }
-        fits
-    }
-}
 
 /// A body and what has passed of it. Clones share it.
 #[derive(Clone)]
@@ -147,7 +127,7 @@ impl Kept {
     fn make_room(&mut self) {
         if self.let_go && self.behind == 0 {
             let taken = self.bytes + self.pieces.len() * PIECE_BYTES;
-            self.room.0.set(self.room.0.get() - taken);
+            self.room.give_back(taken);
             (self.bytes, self.pieces) = (0, Vec::new());
         }
     }
@@ -383,6 +363,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::ground::limits::REPLAYS_BYTES_MAX;
 
     async fn all(body: &mut Body) -> String {
         let mut text = String::new();

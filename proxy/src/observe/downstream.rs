@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use engine::consumers::ClientCertificate;
+
 use crate::tls::{Peer, TlsFacts};
 
 /// The other end of an accepted connection. One per connection, made by `Observer::downstream`.
@@ -18,6 +20,8 @@ pub struct Downstream {
     pub tls: Option<TlsFacts>,
     /// What the access log says of its TLS, where it is a client from outside that ended here ([`super::client_tls`]).
     pub client_tls: Option<Arc<str>>,
+    /// Its certificate, where it is a client from outside and somebody vouches for it who is believed at its listener.
+    pub certificate: Option<Arc<ClientCertificate>>,
     pub(super) source: u32,
     /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
     pub(super) caller: Option<Arc<Peer>>,

@@ -76,12 +76,12 @@ impl Observer {
             _ => self.worker.source(peer),
         };
         let (source, caller) = peer.as_ref().map(source).unzip();
-        Downstream { address, local, peer, tls, client_tls: None, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
+        Downstream { address, local, peer, tls, client_tls: None, certificate: None, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
     }
 
     /// The same of an inbound caller that tried to prove itself and failed: not one that speaks plaintext.
     pub const fn stranger((address, local): (SocketAddr, SocketAddr)) -> Downstream {
-        Downstream { address, local, peer: None, tls: None, client_tls: None, source: SOURCE_UNKNOWN, caller: None }
+        Downstream { address, local, peer: None, tls: None, client_tls: None, certificate: None, source: SOURCE_UNKNOWN, caller: None }
     }
 
     /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where

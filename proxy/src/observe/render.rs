@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use engine::callout::{CalloutOutcome, CalloutReading};
 use engine::failure::Reason;
 use engine::limit::{LimitReading, StoreReading};
 use prometheus_client::encoding::text::encode_registry;
@@ -46,6 +47,7 @@ struct Scrape {
     limit_keys_evicted: u64,
     leases_away: Option<bool>,
     stores: Vec<StoreReading>,
+    callouts: Vec<CalloutReading>,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -91,6 +93,7 @@ impl Telemetry {
             limit_keys_evicted: limits.evicted(),
             limits: limits.readings(),
             stores: limits.store_readings(),
+            callouts: self.readings.callouts.lock().readings(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -207,7 +210,9 @@ impl Scrape {
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(away) = self.leases_away else { return Ok(()) };
+        if self.leases_away.is_none() {
+            return Ok(());
+        }
         let help = "Requests at limits of edges; verdict says what became of them";
         let mut metric = encoder.encode_descriptor("meshwright_limit", help, None, MetricType::Counter)?;
         for LimitReading { limit, verdict, count } in &self.limits {
@@ -216,16 +221,47 @@ impl Scrape {
         }
         let help = "Keys of limits that were forgotten for others: an object had as many as it may";
         number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
-        let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
-        let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
-        ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", "leases")])?)?;
-        for StoreReading { store, away, failures: _ } in &self.stores {
-            ConstGauge::new(i64::from(*away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", store)])?)?;
-        }
         let help = "Connections to stores of limits, and exchanges on them, that failed";
         let mut metric = encoder.encode_descriptor("meshwright_limit_store_failures", help, None, MetricType::Counter)?;
         for StoreReading { store, away: _, failures } in &self.stores {
             ConstCounter::new(*failures).encode(metric.encode_family(&[("store", store)])?)?;
+        }
+        Ok(())
+    }
+
+    fn callouts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if !self.callouts.is_empty() {
+            let help = "Questions to services that policies ask; outcome says what came of them, or that a request went on without";
+            let mut metric = encoder.encode_descriptor("meshwright_callouts", help, None, MetricType::Counter)?;
+            for reading in &self.callouts {
+                for (outcome, count) in CalloutOutcome::ALL.iter().zip(reading.counts).filter(|(_, count)| *count > 0) {
+                    let labels = [("kind", reading.kind.text()), ("name", &*reading.name), ("outcome", outcome.text())];
+                    ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+                }
+            }
+            let help = "Questions to services that policies ask, now under way";
+            let mut metric = encoder.encode_descriptor("meshwright_callouts_under_way", help, None, MetricType::Gauge)?;
+            for reading in &self.callouts {
+                let under_way = i64::try_from(reading.under_way).unwrap_or(i64::MAX);
+                let labels = [("kind", reading.kind.text()), ("name", &*reading.name)];
+                ConstGauge::new(under_way).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        self.degraded(encoder)
+    }
+
+    fn degraded(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let leases = self.leases_away.map(|away| ("RateLimit", "leases", away));
+        let services = self.callouts.iter().map(|reading| (reading.kind.text(), &*reading.name, reading.away));
+        let stores = self.stores.iter().map(|StoreReading { store, away, failures: _ }| ("RateLimit", store.as_str(), *away));
+        let all: Vec<_> = leases.into_iter().chain(stores).chain(services).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
+        let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
+        for (kind, name, away) in all {
+            ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", kind), ("name", name)])?)?;
         }
         Ok(())
     }
@@ -304,6 +340,7 @@ impl prometheus_client::collector::Collector for Scrape {
         self.tcp(&mut encoder)?;
         self.policy(&mut encoder)?;
         self.limits(&mut encoder)?;
+        self.callouts(&mut encoder)?;
         self.own(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.edge.encode(&mut encoder)?;

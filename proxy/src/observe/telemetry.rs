@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use engine::Moment;
+use engine::callout::Callouts;
 use engine::limit::LimitMemories;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
@@ -85,6 +86,8 @@ pub struct Readings {
     pub edge: Arc<EdgeReadings>,
     /// What limits counted, of the objects that the live snapshot names.
     pub limits: Mutex<Arc<LimitMemories>>,
+    /// What is known of services that policies ask, of those that the live snapshot names.
+    pub callouts: Mutex<Arc<Callouts>>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

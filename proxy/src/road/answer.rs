@@ -1,5 +1,6 @@
 //! Answering requests: one road, whichever door their connection came in by.
 
+mod asked;
 mod caller;
 mod stood;
 
@@ -16,14 +17,13 @@ use engine::claims::Claims;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Denied, Question, Watch};
+use engine::filter::guard::{Counted, Denied, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
-use crate::ground::limits::STORE_WAIT;
 use crate::http::{self as rules, Caller, CutOff, Raw, Upgrade, clean_request, judge_request};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
@@ -448,46 +448,6 @@ impl<D: Door> Connection<D> {
         }
     }
 
-    /// Finds out what a guard wants to know, and asks it again.
-    fn find_out(
-        self: &Rc<Self>,
-        request: (request::Parts, Received),
-        Passing { plan, mut leg, .. }: Passing<'_>,
-        (question, next): (Question, Resume),
-        mut account: Account,
-    ) -> Answering {
-        let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
-        let (target, own) = (plan.target.cloned().map_err(LocalReply::clone), Rc::clone(self));
-        Answering::Later(Box::pin(async move {
-            let began = Instant::now();
-            match question {
-                Question::Password(password) => {
-                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
-                    let Some(good) = verified else {
-                        let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
-                        leg.found.overflow();
-                        account.identified(&mut leg.found);
-                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
-                    };
-                    leg.found.tell(&password, good);
-                }
-                Question::Limit(ask) => {
-                    let wait = ask.object.wait().unwrap_or(STORE_WAIT);
-                    let told = match own.shared.snapshots.limit_questions().ask(ask) {
-                        Some(answer) => timeout(wait, answer).await.is_ok_and(|told| told.is_ok()),
-                        None => false,
-                    };
-                    if !told {
-                        leg.counted.unanswered();
-                    }
-                }
-            }
-            leg.waited += began.elapsed();
-            let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
-            own.pass(request, Passing { plan, leg, home: None }, next, account)
-        }))
-    }
-
     /// What stages see of a request.
     fn exchange<'e>(&'e self, request: &'e mut request::Parts, draw: u64, account: &Account) -> Exchange<'e> {
         Exchange {
@@ -522,6 +482,7 @@ impl<D: Door> Connection<D> {
                 tokens: &mut tokens,
                 peer: peer.ip(),
                 port: peer.port(),
+                certificate: self.downstream.certificate.as_deref(),
                 verified: &mut verified,
                 wall_secs: self.shared.wall_secs().into(),
                 found: &mut leg.found,

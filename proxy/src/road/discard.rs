@@ -43,7 +43,7 @@ pub fn discard(response: Response<Received>, lease: Option<Lease>) {
 }
 
 /// Is told of what nobody wants.
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Follower for Nobody {
     fn frame(&mut self, _: &http_body::Frame<bytes::Bytes>) {}

@@ -131,6 +131,7 @@ impl Visit<'_> {
         let certificate = shown.as_ref().map(|shown| (&*shown.hash_hex, shown.believed));
         let mut downstream = self.downstream();
         (downstream.tls, downstream.client_tls) = (Some(facts), Some(client_tls(&facts, name.as_deref(), certificate)));
+        downstream.certificate = shown.as_ref().and_then(Shown::certificate).cloned();
         // The chain has decided; only what is inside is left to say.
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));

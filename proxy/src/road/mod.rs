@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod answer;
 pub mod arrival;
+pub mod asking;
 pub mod attempt;
 pub mod call;
 pub mod checks;

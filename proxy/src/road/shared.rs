@@ -1,6 +1,7 @@
 //! What the roads of one worker share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,11 +10,12 @@ use std::time::Instant;
 use engine::Moment;
 use engine::authenticate::Remembered;
 use engine::consumers::Verified;
-use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
+use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Named, Snapshot};
+use proto::identity::Identity;
 
 use crate::ground::drain::Drain;
 use crate::ground::patience::Patience;
-use crate::ground::replay::ReplayRoom;
+use crate::ground::room::ReplayRoom;
 use crate::http::{Serving, WrittenDate};
 use crate::io::{Clock, Draw};
 use crate::observe::{Direction, Observer};
@@ -68,6 +70,8 @@ pub struct Shared {
     pub verified: RefCell<Verified>,
     /// Verifies them.
     pub hashing: Arc<Hashing>,
+    /// What servers prove that policies ask by their address, by host.
+    pub callout_hosts: RefCell<HashMap<Arc<str>, Arc<Named>>>,
     /// Chance.
     pub draw: Draw,
     /// Time.
@@ -123,6 +127,12 @@ impl Shared {
         To { endpoint: endpoint(address, "", ""), named: None, local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
     }
 
+    /// A server of a policy's own choice: by mesh TLS where it has an identity, else by TLS where it has a name.
+    pub fn service(address: SocketAddr, identity: Option<Arc<Identity>>, named: Option<Arc<Named>>) -> To {
+        let endpoint = Arc::new(Endpoint { identity, ..plain(address, "", "") });
+        To { endpoint, named, local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
+    }
+
     /// Where a cluster that is no set of endpoints leads.
     pub fn fixed(kind: ClusterKind, snapshot: &Snapshot, original: SocketAddr) -> Option<To> {
         match kind {
@@ -135,7 +145,11 @@ impl Shared {
 
 /// A place that the control plane does not speak of. The workload number is the same for all: they tell no series apart.
 fn endpoint(address: SocketAddr, namespace: &str, workload: &str) -> Arc<Endpoint> {
-    Arc::new(Endpoint {
+    Arc::new(plain(address, namespace, workload))
+}
+
+fn plain(address: SocketAddr, namespace: &str, workload: &str) -> Endpoint {
+    Endpoint {
         address,
         weight: 1,
         health: Health::Healthy,
@@ -146,5 +160,5 @@ fn endpoint(address: SocketAddr, namespace: &str, workload: &str) -> Arc<Endpoin
         workload_id: u32::MAX,
         locality: Locality::default(),
         live: Arc::new(EndpointLive::default()),
-    })
+    }
 }

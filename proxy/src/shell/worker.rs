@@ -101,6 +101,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             handshakes: Handshakes::new(HANDSHAKES_MAX),
             datagram_sessions: Cell::new(DATAGRAM_SESSIONS_MAX.min(means.connections_max)),
+            callout_hosts: RefCell::default(),
             draw,
             clock,
             begun,

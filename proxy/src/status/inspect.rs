@@ -1,6 +1,6 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use engine::Moment;
 use engine::decide::{RequestHead, Version};
@@ -74,21 +74,24 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
     }
     let (version, mut parts) = as_sent(method, &url, headers)?;
     let (fields, tls) = (parts.headers.len(), url.scheme_str() == Some("https"));
+    let address = Some(ask.source_address.as_str()).filter(|text| !text.is_empty()).map(str::parse).transpose();
+    let address: Option<IpAddr> = address.map_err(|_| format!("`{}` is no IP address", ask.source_address))?;
     if ask.inbound {
         let port = u16::try_from(ask.port).map_err(|_| format!("{} is no port", ask.port))?;
         let peer = (!ask.peer_identity.is_empty()).then_some(ask.peer_identity.as_str());
         let hop = if peer.is_some() { Hop::Inner } else { Hop::First };
-        let address = Some(ask.source_address.as_str()).filter(|text| !text.is_empty()).map(str::parse).transpose();
-        let address = address.map_err(|_| format!("`{}` is no IP address", ask.source_address))?;
         let origin = explain::Origin { identity: peer, workload: &ask.peer_workload, address };
         return json(&explain::inbound(&snapshots.load(), port, origin, &Asked { tls, ..asked(version, &mut parts, (hop, fields), at) }));
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
         let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
-        mark_outside(&mut parts.headers, None, tls, None);
+        let client = address.and_then(|address| HeaderValue::from_str(&address.to_string()).ok());
+        mark_outside(&mut parts.headers, client.as_ref(), tls, None);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs }));
+        let origin = explain::EdgeOrigin { address, consumer: Some(ask.consumer.as_str()).filter(|consumer| !consumer.is_empty()) };
+        let asked = Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs };
+        return json(&explain::edge(&snapshots.load(), port, origin, &asked));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::authenticate::KeysUri;
-use engine::consumers::StoreSecret;
+use engine::consumers::ShownSecret;
 use engine::limit::{RedisPlace, RemotePlace, StoreLive, StoreTrouble};
 use redis::{Cmd, Value};
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ pub(super) struct RedisStore {
     pub(super) snapshots: Snapshots,
     pub(super) telemetry: Arc<Telemetry>,
     /// The last one that was told: one that vanishes is used on.
-    pub(super) password: Option<StoreSecret>,
+    pub(super) password: Option<ShownSecret>,
 }
 
 /// A connection on which the script is known.

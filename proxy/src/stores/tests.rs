@@ -200,7 +200,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
         node: NodeIdentity { id: "edge/shop/edge".parse().unwrap(), workload: "edge".into(), replica: String::new() },
     };
     let mut parts = engine::model::build::Parts::default();
-    let secrets = known.map(|value| proto::mesh::StoreSecret { name: "shop/redis/password".into(), value: value.to_owned().into() });
+    let secrets = known.map(|value| proto::mesh::ShownSecret { name: "shop/redis/password".into(), value: value.to_owned().into() });
     let page = proto::mesh::Consumers { secrets: secrets.into_iter().collect(), ..proto::mesh::Consumers::default() };
     let kind = <proto::mesh::Consumers as prost::Name>::type_url();
     parts.put(&kind, "consumers/00", "1", &proto::xds::pack(&page)).unwrap();

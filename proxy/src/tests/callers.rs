@@ -21,20 +21,26 @@ const KEY: &str = "a-key-of-more-than-twenty-bytes";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// Sets a policy before the edge's only rule; who may call is kept apart and may be changed.
-struct Gate {
+pub(super) struct Gate {
     parts: Parts,
     policy: mesh::RoutePolicy,
+    /// Where services are that it asks.
+    pub(super) asked: Vec<Arc<Cluster>>,
 }
 
 impl Gate {
-    fn new(edge: mesh::EdgePolicy) -> Self {
+    pub(super) fn new(edge: mesh::EdgePolicy) -> Self {
         let cors = mesh::Cors {
             allow_origins: vec!["https://page.example".into()],
             allow_headers: vec!["x-api-key".into()],
             ..mesh::Cors::default()
         };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
-        Self { parts: Parts::default(), policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() } }
+        Self {
+            parts: Parts::default(),
+            policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() },
+            asked: Vec::new(),
+        }
     }
 
     fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
@@ -55,7 +61,7 @@ impl Gate {
     }
 
     /// Puts it before the edge of a world.
-    fn set(&mut self, world: &World) {
+    pub(super) fn set(&mut self, world: &World) {
         let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("bad_backend".into())), ..RouteAction::default() };
         let mut route = Route {
             name: "HTTPRoute/shop/catalog/0".into(),
@@ -74,7 +80,8 @@ impl Gate {
         let rule = &table.hosts[0].rules[0];
         let Action::Forward(staged) = &rule.action else { panic!("it leads somewhere") };
         let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup);
-        let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(cluster)));
+        let asked = self.asked.iter().cloned().map(Target::Cluster).collect();
+        let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(cluster)).asking(asked));
         let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
         let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];
         let table = RouteTable { name: "t".into(), domains: Arc::clone(&table.domains), hosts, content: 2 };
@@ -208,7 +215,8 @@ fn a_token_of_an_unknown_key_has_its_keys_asked_for() {
             from_headers: vec![mesh::TokenHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
             ..mesh::TokenRule::default()
         };
-        let tokens = mesh::EdgeTokens { policy: "shop/tokens".into(), optional: false, rules: vec![rule], consumers: of_shop() };
+        let tokens =
+            mesh::EdgeTokens { policy: "shop/tokens".into(), rules: vec![rule], consumers: of_shop(), ..mesh::EdgeTokens::default() };
         let mut gate = Gate::new(mesh::EdgePolicy { tokens: Some(tokens), ..mesh::EdgePolicy::default() });
         gate.set(&world);
         let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

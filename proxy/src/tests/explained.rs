@@ -85,7 +85,7 @@ fn foretold(world: &World, way: Way, ask: &Ask) -> Outcome {
     let caller = match way {
         Way::Server => return Outcome::of(&at_server(None)).unwrap_or(Outcome::Reached),
         Way::Call(destination) => ask.explained(Hop::First, |asked| explain::outbound(&client, destination.parse().unwrap(), asked)),
-        Way::Edge(port) => ask.explained(Hop::First, |asked| explain::edge(&client, port, asked)),
+        Way::Edge(port) => ask.explained(Hop::First, |asked| explain::edge(&client, port, explain::EdgeOrigin::default(), asked)),
     };
     if let Some(outcome) = Outcome::of(&caller) {
         return outcome;

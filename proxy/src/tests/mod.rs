@@ -1,6 +1,7 @@
 //! Whole roads over memory pipes: a client's proxy and a server's, with nothing of the kernel between them.
 
 mod again;
+mod asked;
 mod attempts;
 mod authorized;
 mod bounds;

@@ -160,6 +160,7 @@ pub(crate) fn told(told: &Told) -> (World, Parts) {
     let mut parts = Parts::default();
     let snapshot = told.snapshot(&mut parts, &Snapshot::default());
     *world.client_means.telemetry.readings.limits.lock() = Arc::clone(&snapshot.limits);
+    *world.client_means.telemetry.readings.callouts.lock() = Arc::clone(&snapshot.callouts);
     world.client_means.snapshots.publish(snapshot);
     (world, parts)
 }

@@ -233,6 +233,7 @@ impl Client {
                 let readings = &self.telemetry.readings;
                 let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
                 *readings.limits.lock() = Arc::clone(&snapshot.limits);
+                *readings.callouts.lock() = Arc::clone(&snapshot.callouts);
                 if let Some(settings) = &snapshot.settings {
                     self.telemetry.configured(settings);
                 }

@@ -190,7 +190,7 @@ enum DayOfWeek {
 /// Exactly one thing that requests are told apart by.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("minProperties" = 1, "maxProperties" = 1))]
-struct EdgeLimitPart {
+pub(super) struct EdgeLimitPart {
     /// The consumer that calls, else issuer and subject of its token.
     consumer: Option<Empty>,
     /// The client's address.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "they say what a schema is, and nothing else")]
 
 mod edge;
+mod external;
 mod fault;
 mod limits;
 mod mesh;
@@ -12,6 +13,7 @@ mod traffic;
 mod workload;
 
 pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
+pub(super) use external::ExternalAuthSpec;
 pub(super) use limits::RateLimitSpec;
 pub(super) use mesh::{MeshSpec, TelemetrySpec};
 pub(super) use security::{AuthorizationPolicySpec, EgressPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, RevocationSpec};

@@ -29,6 +29,21 @@ pub(super) struct Positive(#[schemars(regex(pattern = DURATION), length(max = 28
 #[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) >= duration('10ms')", "it is too short; use at least 10ms")])))]
 pub(super) struct Pace(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
 
+/// Such as 1h30m or 150ms, above 0s and up to 60s.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "duration(self) > duration('0s') && duration(self) <= duration('60s')",
+    "no such time to wait; use a time above 0s and up to 60s",
+)])))]
+pub(super) struct Wait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
+
+/// What becomes of a request where a service does not answer.
+#[derive(JsonSchema)]
+pub(super) enum OnError {
+    Deny,
+    Allow,
+}
+
 /// 0 to 100, fractions allowed.
 #[derive(JsonSchema)]
 pub(super) struct Percent(#[schemars(range(min = 0, max = 100))] f64);

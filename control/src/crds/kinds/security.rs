@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{Duration, EdgeTarget, HeaderMatch, HeaderName, Port, Short, WorkloadChoice, rules};
+use super::edge::SecretEntry;
+use super::parts::{Duration, EdgeTarget, HeaderMatch, HeaderName, OnError, Port, Short, Wait, WorkloadChoice, rules};
 
 /// Demands on the inbound side.
 #[derive(JsonSchema)]
@@ -294,9 +295,14 @@ enum TokenMode {
             "inside the mesh it is an AuthorizationPolicy that demands a token",
         ),
         (
-            "has(self.targetRefs) && size(self.targetRefs) > 0 || self.jwtRules.all(rule, !has(rule.consumer))",
+            "has(self.targetRefs) && size(self.targetRefs) > 0 || !has(self.jwtRules) || self.jwtRules.all(rule, !has(rule.consumer))",
             "consumers call at Gateways; name one in targetRefs",
         ),
+        (
+            "has(self.targetRefs) && size(self.targetRefs) > 0 || !has(self.introspection)",
+            "opaque tokens are asked about at Gateways; name one in targetRefs",
+        ),
+        ("has(self.jwtRules) || has(self.introspection)", "it says nothing of tokens; add jwtRules or introspection"),
     ])),
 )]
 pub(in crate::crds) struct RequestAuthenticationSpec {
@@ -309,7 +315,35 @@ pub(in crate::crds) struct RequestAuthenticationSpec {
     mode: Option<TokenMode>,
     /// One per issuer.
     #[schemars(length(min = 1, max = 64))]
-    jwt_rules: Vec<JwtRule>,
+    jwt_rules: Option<Vec<JwtRule>>,
+    /// At an edge: who knows tokens that no rule claims; one.
+    #[schemars(length(min = 1, max = 1))]
+    introspection: Option<Vec<TokenIntrospection>>,
+}
+
+/// An authorization server that says what an opaque token is (RFC 7662).
+#[derive(JsonSchema)]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[("!has(self.clientSecretRef) || has(self.clientId)", "a secret of nobody; add clientId")])),
+)]
+struct TokenIntrospection {
+    /// Where it is asked; outside the mesh an EgressPolicy must allow it.
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))]
+    url: String,
+    /// Who we are there.
+    client_id: Option<Short>,
+    /// The entry of a Secret that proves it; without: a public client's word.
+    client_secret_ref: Option<SecretEntry>,
+    /// How long its word counts, at most 1h. Default: 30s.
+    #[schemars(extend(
+        "x-kubernetes-validations" = rules(&[("duration(self) <= duration('1h')", "it is longer than an hour")]),
+    ))]
+    cache: Option<Duration>,
+    /// How long it is waited for, up to 60s. Default: 1s.
+    timeout: Option<Wait>,
+    /// Where it does not answer. Deny: 503; Allow: requests go on as nobody's, marked x-meshwright-unchecked. Default: Deny.
+    on_error: Option<OnError>,
 }
 
 /// How tokens of one issuer are judged.

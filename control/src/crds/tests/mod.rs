@@ -35,6 +35,10 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("AuthorizationPolicy", "spec.rules[].to[].paths[].value", ""),
     ("AuthorizationPolicy", "spec.rules[].when", "the condition"),
     ("BasicAuth", "spec.forward.headers[].cel", "the expression"),
+    ("ExternalAuth", "spec.cache.key[].cel", "the expression"),
+    ("ExternalAuth", "spec.http.allowedResponseHeaders[]", "is not a service's to say"),
+    ("ExternalAuth", "spec.locked", "can be locked"),
+    ("ExternalAuth", "spec.when", "the condition"),
     ("EgressPolicy", "spec.allow[].cidrs[]", "is no range of addresses"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is an address and no name"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is no name"),
@@ -216,7 +220,10 @@ fn the_door_asks_for_no_field_that_the_schema_lacks() {
 fn elsewhere(kind: &str, word: &str) -> bool {
     matches!(
         (kind, word),
-        ("TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit", "namespace")
+        (
+            "TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ExternalAuth",
+            "namespace"
+        )
     )
 }
 

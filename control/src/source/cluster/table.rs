@@ -50,6 +50,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::RateLimit => "ratelimits",
         Kind::Consumer => "consumers",
         Kind::BasicAuth => "basicauths",
+        Kind::ExternalAuth => "externalauths",
     }
 }
 

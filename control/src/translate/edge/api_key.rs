@@ -5,7 +5,7 @@ use proto::mesh::{self, ApiKeys};
 use super::ladder::{Held, Rung};
 use crate::world::edge::{ApiKeyAuth, ConsumerChoice, CredentialPlace, FilledHeader, Namespaces};
 use crate::world::key::OWN;
-use crate::world::{Index, Kind, Object, Spec};
+use crate::world::{Index, Kind, Object, ObjectKey, Spec};
 
 impl Rung for ApiKeyAuth {
     const KIND: Kind = Kind::ApiKeyAuth;
@@ -65,10 +65,15 @@ pub(super) fn choice_of<T>(index: &Index, held: &Held<'_, T>, said: Option<&Cons
 
 /// The same of one object's own word.
 pub(in crate::translate) fn chosen(index: &Index, object: &Object, said: &ConsumerChoice) -> mesh::ConsumerChoice {
-    let own = &object.key.namespace;
-    let mut choice = mesh::ConsumerChoice { namespaces: vec![own.clone()], names: Vec::new(), labels: said.labels.clone() };
+    let ObjectKey { kind, namespace, .. } = &object.key;
+    chosen_by(index, (OWN, kind.text(), namespace), said)
+}
+
+/// The same of an object of that group, kind and namespace.
+pub(super) fn chosen_by(index: &Index, from: (&str, &str, &str), said: &ConsumerChoice) -> mesh::ConsumerChoice {
+    let own = from.2;
+    let mut choice = mesh::ConsumerChoice { namespaces: vec![own.to_owned()], names: Vec::new(), labels: said.labels.clone() };
     if said.namespaces == Namespaces::All {
-        let from = (OWN, object.key.kind.text(), own.as_str());
         for (namespace, grants) in index.grants.iter().filter(|(namespace, _)| *namespace != own) {
             if index.granted_all(from, namespace, (OWN, "Consumer")) {
                 choice.namespaces.push(namespace.clone());

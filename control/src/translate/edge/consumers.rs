@@ -8,13 +8,14 @@ use std::sync::Arc;
 use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
 use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
-use super::api_key::chosen;
+use super::api_key::{chosen, chosen_by};
 use super::together::Together;
-use super::{basic, tokens};
-use crate::translate::attach::WhyNot;
+use super::{basic, secret, tokens};
+use crate::translate::attach::{self, WhyNot};
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
+use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, consumer_page, page_of};
+use crate::world::key::GATEWAY_API;
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
@@ -32,9 +33,15 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&Consumer> {
 
 /// Which consumers a Gateway's objects can use; empty: nobody asks for any.
 pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
-    let (mut found, mut files, mut secrets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    if index.edge.is_empty() {
+    let (mut found, mut files) = (BTreeSet::new(), BTreeSet::new());
+    let verifies = certificates_asked(index, gateway);
+    if index.edge.is_empty() && !verifies {
         return Usable::default();
+    }
+    let mut secrets = BTreeSet::new();
+    if verifies {
+        let choice = of_certificates(index, gateway);
+        found.insert((choice.namespaces, choice.names, choice.labels));
     }
     for place in super::ladder::all_places(index, gateway) {
         for object in index.edge.get(&place).into_iter().flatten() {
@@ -44,7 +51,10 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     files.extend(spec.users.clone());
                     chosen(index, object, &spec.consumers.clone().unwrap_or_default())
                 }
-                Spec::RequestAuthentication(_) => chosen(index, object, &tokens::choice()),
+                Spec::RequestAuthentication(spec) => {
+                    secrets.extend(spec.introspection.iter().filter_map(|said| said.secret.clone()));
+                    chosen(index, object, &tokens::choice())
+                }
                 Spec::RateLimit(spec) => {
                     secrets.extend(spec.store.password().cloned());
                     continue;
@@ -63,6 +73,18 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
     }
 }
 
+/// Whether a Gateway asks clients for certificates somewhere.
+fn certificates_asked(index: &Index, gateway: &Name) -> bool {
+    let found = index.gateways.get(gateway).and_then(|gateway| attach::gateway(gateway));
+    found.is_some_and(|gateway| gateway.clients.all().next().is_some())
+}
+
+/// Whose certificates count at a Gateway: consumers of its namespace, and of others where a ReferenceGrant lets it refer to them.
+pub(super) fn of_certificates(index: &Index, gateway: &Name) -> mesh::ConsumerChoice {
+    let all = ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() };
+    chosen_by(index, (GATEWAY_API, "Gateway", &gateway.0), &all)
+}
+
 /// One page: `None` where nobody of it can be used.
 pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> Option<mesh::Consumers> {
     let index = world.index();
@@ -78,7 +100,7 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
         usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
     let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at)));
-    let secrets = secrets.filter_map(|at| super::limits::password(world, at).ok()).collect();
+    let secrets = secrets.filter_map(|at| secret::shown(world, at).ok()).collect();
     let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
 }
@@ -112,8 +134,8 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
     }
 }
 
-/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, passwords of stores, lists of
-/// addresses.
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses, what
+/// proxies show to stores and authorization servers.
 pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
     let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
     let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
@@ -121,6 +143,10 @@ pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTre
     for object in index.edge.values().flatten().filter(|object| references(object).contains(content)) {
         match &object.spec {
             Spec::BasicAuth(spec) => pages.extend(spec.users.iter().map(|at| page_of(&basic::file_name(at)))),
+            Spec::RequestAuthentication(spec) => {
+                let secrets = spec.introspection.iter().filter_map(|said| said.secret.as_ref());
+                pages.extend(secrets.map(|at| page_of(&basic::file_name(at))));
+            }
             Spec::RateLimit(spec) => pages.extend(spec.store.password().map(|at| page_of(&basic::file_name(at)))),
             _ => _ = pages.insert(page_of(&content.path())),
         }

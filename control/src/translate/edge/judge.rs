@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, consumers, limits};
+use super::{authorization, basic, consumers, external, limits, secret, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment, ExternalAuth};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
@@ -68,7 +68,11 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
     let resolved = resolved(world, object);
     ancestors.extend(gateways.into_iter().map(|((namespace, name), (spots, field))| {
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
-        let (accepted, partly) = verdict(&lost);
+        let (mut accepted, partly) = verdict(&lost);
+        if spots.iter().any(|places| asks_nobody(index, object, places)) {
+            let message = "neither it nor a wider object names a backendRef: what it is about is answered 500";
+            accepted = Err(WhyNot::new("Invalid", message));
+        }
         let gateway = (namespace, name);
         let partly = partly.or_else(|| authorization::partly(index, object, &gateway));
         let (namespace, name) = gateway;
@@ -78,11 +82,18 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
     ancestors
 }
 
+/// Whether an ExternalAuth holds where nobody says who is asked.
+fn asks_nobody(index: &Index, object: &Object, places: &[Place]) -> bool {
+    let held = || Climb::<ExternalAuth>::of(index, places).held();
+    matches!(object.spec, Spec::ExternalAuth(_)) && held().is_some_and(|held| held.says.to.is_none())
+}
+
 fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
     match &object.spec {
         Spec::ApiKeyAuth(_) => Climb::<ApiKeyAuth>::of(index, places).lost(&object.key),
         Spec::BasicAuth(_) => Climb::<BasicAuth>::of(index, places).lost(&object.key),
         Spec::RequestAuthentication(_) => Climb::<RequestAuthentication>::of(index, places).lost(&object.key),
+        Spec::ExternalAuth(_) => Climb::<ExternalAuth>::of(index, places).lost(&object.key),
         _ => Lost { kept: 1, ..Lost::default() },
     }
 }
@@ -101,8 +112,17 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
                 }
                 world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
             }
-            None => limits::password(world, spec.store.password()?).err(),
+            None => secret::shown(world, spec.store.password()?).err(),
         },
+        Spec::ExternalAuth(spec) => {
+            let resolved = external::resolve(world.index(), object, spec.to.as_ref()?);
+            return Some(resolved.map(|_| ()));
+        }
+        Spec::RequestAuthentication(spec) => {
+            let said = spec.introspection.as_ref()?;
+            let unproved = || said.secret.as_ref().and_then(|at| secret::shown(world, at).err());
+            tokens::barred(world.index(), object, &said.url).or_else(unproved)
+        }
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
             named.peek()?;

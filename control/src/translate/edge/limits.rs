@@ -1,16 +1,14 @@
 //! RateLimit as proxies are told: all objects of all places, the narrowest first.
 
-use engine::consumers::SECRET_BYTES_MAX;
 use proto::mesh::limit_store::Kind as StoreKind;
-use proto::mesh::{EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore, StoreSecret};
+use proto::mesh::{EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore};
 
 use super::basic::file_name;
 use crate::translate::attach::WhyNot;
-use crate::world::content::ContentRef;
 use crate::world::edge::{CountedAt, EdgeRateLimit};
 use crate::world::key::OWN;
 use crate::world::traffic::Place;
-use crate::world::{Index, Kind, Object, ObjectKey, Spec, World};
+use crate::world::{Index, Kind, Object, ObjectKey, Spec};
 
 /// A backend of another namespace needs leave.
 pub(super) fn permitted(index: &Index, object: &Object) -> Result<(), WhyNot> {
@@ -102,21 +100,10 @@ fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, permitted: bo
     })
 }
 
-/// What proxies show to a store, out of a Secret's entry.
-///
-/// # Errors
-/// There is none, or it is none; the text says so without it.
-pub(super) fn password(world: &World, at: &ContentRef) -> Result<StoreSecret, String> {
-    let bytes = world.content(at).map_err(|error| error.to_string())?;
-    let value = bytes.trim_ascii();
-    if value.is_empty() || value.len() > SECRET_BYTES_MAX {
-        return Err(format!("{at} has {} bytes: a password has 1 to {SECRET_BYTES_MAX}", value.len()));
-    }
-    Ok(StoreSecret { name: file_name(at), value: value.to_vec().into() })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use crate::translate::edge::ladder::Spot;
     use crate::translate::edge::policy;
     use crate::translate::edge::tests::world;
@@ -134,7 +121,7 @@ mod tests {
         let gateway = ("shop".to_owned(), "edge".to_owned());
         let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
         let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
-        let limits = policy(world.index(), &spot).unwrap_or_default().limits;
+        let limits = policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap_or_default().limits;
         limits.into_iter().map(|object| (object.policy, object.memory, u32::try_from(object.limits.len()).unwrap())).collect()
     }
 
@@ -190,9 +177,8 @@ mod tests {
         let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
         let gateway = ("shop".to_owned(), "edge".to_owned());
         let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
-        policy(world.index(), &Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) })
-            .unwrap()
-            .limits
+        let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) };
+        policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap().limits
     }
 
     #[test]

@@ -6,36 +6,55 @@ pub(super) mod authorization;
 mod basic;
 pub(crate) mod consumers;
 pub(super) mod counted;
+pub(super) mod external;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+mod secret;
 mod together;
-mod tokens;
+pub(super) mod tokens;
+
+use std::collections::BTreeSet;
 
 use proto::mesh::EdgePolicy;
 
+pub(super) use external::OwnCheck;
 pub(super) use judge::{EdgeAncestor, judge};
 use ladder::{Climb, Spot, places};
 
+use super::attach::Backend;
 use crate::world::edge::{ApiKeyAuth, BasicAuth};
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
 use crate::world::{Index, ObjectKey};
 
-/// What holds for the requests of one rule at a Gateway; `None`: nothing.
-pub(super) fn policy(index: &Index, spot: &Spot<'_>) -> Option<EdgePolicy> {
-    if index.edge.is_empty() {
+/// What holds for the requests of one rule at a Gateway, its own filter's word with it; `None`: nothing. Adds who is asked. `verifies`: clients
+/// show certificates at its listener.
+pub(super) fn policy(
+    index: &Index,
+    spot: &Spot<'_>,
+    (own, verifies): (Option<OwnCheck<'_>>, bool),
+    backends: &mut BTreeSet<Backend>,
+) -> Option<EdgePolicy> {
+    if index.edge.is_empty() && own.is_none() && !verifies {
         return None;
     }
-    let told = at(index, &places(spot));
+    let mut told = at(index, &places(spot), own, backends);
+    if verifies && told.unavailable.is_empty() {
+        told.certificates = Some(consumers::of_certificates(index, spot.gateway));
+    }
     (told != EdgePolicy::default()).then_some(told)
 }
 
 /// The same, of the places that a rule belongs to, the narrowest first. One object that never was good closes them all, whatever else holds.
-fn at(index: &Index, places: &[Place]) -> EdgePolicy {
+fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut BTreeSet<Backend>) -> EdgePolicy {
     if let Some(broken) = ladder::broken(index, places) {
         return unavailable(broken);
     }
+    let external = match external::sent(index, places, own, backends) {
+        Ok(external) => external,
+        Err(incomplete) => return unavailable(incomplete),
+    };
     EdgePolicy {
         unavailable: String::new(),
         api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
@@ -43,6 +62,8 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
         tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(index, &held)),
         authorization: authorization::sent(index, places),
         limits: limits::sent(index, places),
+        external,
+        certificates: None,
     }
 }
 
@@ -50,5 +71,7 @@ fn unavailable(broken: &ObjectKey) -> EdgePolicy {
     EdgePolicy { unavailable: broken.to_string(), ..EdgePolicy::default() }
 }
 
+#[cfg(test)]
+mod external_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Objects at several places, and what comes of them for a rule.
 
+use std::collections::BTreeSet;
+
 use super::ladder::{Spot, places};
 use crate::source::parse;
 use crate::translate::{Affected, Subject, audit, statuses, touched};
@@ -48,7 +50,7 @@ fn told(world: &World, rule: &str) -> proto::mesh::EdgePolicy {
     let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
     let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
     assert_eq!(places(&spot).len(), 6);
-    super::policy(world.index(), &spot).unwrap_or_default()
+    super::policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap_or_default()
 }
 
 fn keys(name: &str, namespace: &str, spec: &str) -> String {

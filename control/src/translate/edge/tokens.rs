@@ -1,12 +1,23 @@
 //! RequestAuthentication at an edge, as proxies are told.
 
-use proto::mesh::{EdgeTokens, TokenRule};
+use std::net::IpAddr;
+
+use engine::authenticate::KeysUri;
+use proto::annotations::ROOT_NAMESPACE;
+use proto::mesh::{self, EdgeTokens, TokenRule};
 
 use super::api_key::chosen;
+use super::basic::file_name;
 use super::ladder::{Held, Rung};
-use crate::world::edge::{ConsumerChoice, Namespaces};
-use crate::world::security::authentication::RequestAuthentication;
+use crate::translate::dns;
+use crate::translate::security::egress;
+use crate::world::edge::{ConsumerChoice, CredentialPlace, Namespaces};
+use crate::world::security::authentication::{Introspection, JwtRule, RequestAuthentication};
+use crate::world::security::egress::{EgressPolicy, EgressRule};
 use crate::world::{Index, Kind, Object, Spec};
+
+/// Most places where opaque tokens are looked for.
+const PLACES_MAX: usize = 16;
 
 impl Rung for RequestAuthentication {
     const KIND: Kind = Kind::RequestAuthentication;
@@ -16,13 +27,15 @@ impl Rung for RequestAuthentication {
     }
 
     fn fields(&self) -> Vec<&'static str> {
-        let mode = self.optional.is_some().then_some("mode");
-        mode.into_iter().chain((!self.rules.is_empty()).then_some("jwtRules")).collect()
+        let set =
+            [("mode", self.optional.is_some()), ("jwtRules", !self.rules.is_empty()), ("introspection", self.introspection.is_some())];
+        set.into_iter().filter(|(_, set)| *set).map(|(field, _)| field).collect()
     }
 
     fn take(&mut self, other: &Self, field: &'static str) {
         match field {
             "mode" => self.optional = other.optional,
+            "introspection" => self.introspection.clone_from(&other.introspection),
             _ => self.rules.clone_from(&other.rules),
         }
     }
@@ -35,12 +48,78 @@ pub(super) fn choice() -> ConsumerChoice {
 
 /// What holds; without a mode a request without a token goes on, as users of Istio know it.
 pub(super) fn sent(index: &Index, held: &Held<'_, RequestAuthentication>) -> EdgeTokens {
-    let owner = held.fields.iter().find(|(field, _)| *field == "jwtRules").map(|(_, object)| *object);
-    let rules: Vec<TokenRule> = owner.map(|object| held.says.sent(&object.key)).unwrap_or_default();
+    let owner = |field: &str| held.fields.iter().find(|(known, _)| *known == field).map(|(_, object)| *object);
+    let rules: Vec<TokenRule> = owner("jwtRules").map(|object| held.says.sent(&object.key)).unwrap_or_default();
+    let asked = owner("introspection").zip(held.says.introspection.as_ref());
     EdgeTokens {
         policy: held.by.first().map(|object| object.key.path()).unwrap_or_default(),
         optional: held.says.optional.unwrap_or(true),
+        introspection: asked.map(|(object, said)| introspection(index, object, said, &held.says.rules)),
         rules,
-        consumers: owner.map(|object| chosen(index, object, &choice())),
+        consumers: owner("jwtRules").map(|object| chosen(index, object, &choice())),
     }
+}
+
+/// An opaque token stands where the rules' tokens stand, and goes the same way.
+fn introspection(index: &Index, object: &Object, said: &Introspection, rules: &[JwtRule]) -> mesh::Introspection {
+    let Introspection { url, client_id, secret, cache, timeout, allow_without, line: _ } = said;
+    let header = |name: &String, prefix: &String| CredentialPlace::Header { name: name.clone(), prefix: prefix.clone() };
+    let mut from: Vec<CredentialPlace> = Vec::new();
+    for rule in rules {
+        let listed = rule.headers.iter().map(|(name, prefix)| header(name, prefix));
+        let listed = listed.chain(rule.query.iter().cloned().map(CredentialPlace::Query));
+        for place in listed.chain(rule.cookies.iter().cloned().map(CredentialPlace::Cookie)) {
+            if !from.contains(&place) && from.len() < PLACES_MAX {
+                from.push(place);
+            }
+        }
+    }
+    if from.is_empty() {
+        from.push(header(&"authorization".to_owned(), &"Bearer ".to_owned()));
+    }
+    mesh::Introspection {
+        policy: object.key.path(),
+        url: url.uri().to_string(),
+        client_id: client_id.clone(),
+        secret: secret.as_ref().map(file_name).unwrap_or_default(),
+        remembered: prost_types::Duration::try_from(*cache).ok().filter(|_| !cache.is_zero()),
+        timeout: prost_types::Duration::try_from(*timeout).ok(),
+        allow_without: *allow_without,
+        from: from.iter().map(CredentialPlace::sent).collect(),
+        keep: rules.iter().any(|rule| rule.forward),
+        barred: barred(index, object, url).unwrap_or_default(),
+        consumers: Some(chosen(index, object, &choice())),
+    }
+}
+
+/// Why an authorization server may not be asked: what lies outside the mesh is for EgressPolicies to allow, those for all of the object's
+/// namespace and of the mesh.
+pub(in crate::translate) fn barred(index: &Index, object: &Object, url: &KeysUri) -> Option<String> {
+    let namespace = &object.key.namespace;
+    let of_mesh = dns::record(index, namespace, url.host()).is_some_and(|(record, _)| !record.addresses.is_empty());
+    if of_mesh || url.is_loopback() {
+        return None;
+    }
+    let meant = |policy: &&EgressPolicy| policy.selector.is_none() && !policy.audit;
+    let there = index.egress.iter().filter(|other| other.key.namespace == *namespace || other.key.namespace == ROOT_NAMESPACE);
+    let mut policies = there.filter_map(|other| egress::content(other)).filter(meant).peekable();
+    if policies.peek().is_none() {
+        let denied = index.mesh.outside_denied;
+        return denied.then(|| format!("Mesh outsideMesh is Deny, and no EgressPolicy of {namespace} allows {}", url.host()));
+    }
+    let allows = policies.any(|policy| policy.allow.iter().any(|rule| rule_allows(rule, url)));
+    (!allows).then(|| format!("no EgressPolicy of {namespace} allows {}:{}", url.host(), url.port()))
+}
+
+fn rule_allows(rule: &EgressRule, url: &KeysUri) -> bool {
+    let host = |known: &String| match known.strip_prefix('*') {
+        Some("") => true,
+        Some(suffix) => url.host().ends_with(suffix) && url.host().len() > suffix.len(),
+        None => known == url.host(),
+    };
+    let address = || url.host().parse::<IpAddr>().ok();
+    let hosts = rule.hosts.is_empty() || rule.hosts.iter().any(host);
+    let cidrs = rule.cidrs.is_empty() || address().is_some_and(|address| rule.cidrs.iter().any(|range| range.contains(&address)));
+    // TLS that the proxy would begin by itself is for calls of applications.
+    hosts && cidrs && (rule.ports.is_empty() || rule.ports.contains(&url.port())) && rule.originate.is_none()
 }

@@ -297,7 +297,7 @@ fn digest(at: &Cursor<'_>) -> Option<[u8; 32]> {
 }
 
 /// `{name, key}` of a Secret in the object's namespace.
-pub(super) fn entry(at: &Cursor<'_>) -> Option<ContentRef> {
+pub(in crate::world) fn entry(at: &Cursor<'_>) -> Option<ContentRef> {
     let mut fields = at.fields();
     let (name, key) = (fields.need("name").and_then(|at| at.text()), fields.need("key").and_then(|at| at.text()));
     fields.done();

@@ -5,13 +5,17 @@ mod api_key;
 mod basic;
 mod consumer;
 mod counted_at;
+mod external;
 mod rate_limit;
 mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
+pub(super) use consumer::entry;
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use counted_at::{CountedAt, RateService, RedisServer};
+pub use external::{BodyShown, ExternalAuth, VerdictsKept};
+pub(super) use external::{headers, on_error, path, timeout};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

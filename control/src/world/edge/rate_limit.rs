@@ -189,7 +189,7 @@ fn amount(at: &Cursor<'_>) -> Option<u32> {
 }
 
 /// A part that does not read never makes one of many.
-fn key(fields: &mut Fields<'_>, before_auth: bool) -> Option<Vec<EdgeKey>> {
+pub(super) fn key(fields: &mut Fields<'_>, before_auth: bool) -> Option<Vec<EdgeKey>> {
     let parts = fields.get("key").map(|at| at.list(KEY_PARTS_MAX)).unwrap_or_default();
     parts.iter().map(|at| part(at, before_auth)).collect::<Vec<_>>().into_iter().collect()
 }
@@ -249,7 +249,7 @@ fn part(at: &Cursor<'_>, before_auth: bool) -> Option<EdgeKey> {
 }
 
 /// A condition in CEL, as the proxy's own engine takes it.
-fn condition(at: &Cursor<'_>, before_auth: bool) -> Option<String> {
+pub(super) fn condition(at: &Cursor<'_>, before_auth: bool) -> Option<String> {
     let text = at.text()?;
     if let Err(wrong) = engine::authorize::check(&text) {
         at.error(format!("the condition {wrong}"), "see docs/edge-limits.md for what it may say");

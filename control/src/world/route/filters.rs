@@ -1,5 +1,6 @@
 //! Filters of rules and backends, in the order in which Gateway API's reference lists them.
 
+use super::external::RouteExternal;
 use super::matches::VALUE_BYTES_MAX;
 use super::reference::Reference;
 use super::{ITEMS_MAX, Unsupported, fault};
@@ -28,6 +29,8 @@ pub struct Filters {
     pub rewrite: Option<Rewrite>,
     /// Copies.
     pub mirrors: Vec<Mirror>,
+    /// A service that says whether a request may go on.
+    pub external: Option<RouteExternal>,
 }
 
 /// Changes to headers; names in lower case.
@@ -180,6 +183,8 @@ impl Filters {
             "RequestRedirect" => self.redirect = Redirect::read(&content, failing),
             "URLRewrite" => self.rewrite = Rewrite::read(&content, failing),
             "CORS" => self.cors = Some(Cors::read(&content, failing)),
+            // Of a rule's own; a backend's is none that is asked.
+            "ExternalAuth" if !at.path().contains("backendRefs") => self.external = RouteExternal::read(&content, failing),
             other => failing.push(fault(at, format!("the filter {other} is not supported by this version"))),
         }
     }

@@ -3,6 +3,7 @@
 
 mod backend;
 mod exchange;
+mod external;
 mod filters;
 mod grpc;
 mod http;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 pub use backend::BackendRef;
 pub(super) use exchange::session_timeout;
 pub use exchange::{RouteRetry, RouteTimeouts, SessionPersistence};
+pub use external::RouteExternal;
 pub use filters::{Cors, Filters, HeaderOps, Mirror, PROTECTED, PathChange, Redirect, Rewrite};
 pub use matches::{Match, PathMatch, ValueMatch};
 pub(super) use matches::{PATH_REMEDY, is_path};
@@ -130,11 +132,12 @@ impl Rule {
         !self.failing.is_empty() || !self.unmatchable.is_empty()
     }
 
-    /// Everything that it refers to: backends, and whom copies go to.
+    /// Everything that it refers to: backends, whom copies go to, and who is asked.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         let filters = std::iter::once(&self.filters).chain(self.backends().iter().map(|backend| &backend.filters));
         let copies = filters.flat_map(|filters| &filters.mirrors).map(|mirror| &mirror.to);
-        self.backends().iter().map(|backend| &backend.to).chain(copies)
+        let asked = self.filters.external.iter().map(|external| &external.to);
+        self.backends().iter().map(|backend| &backend.to).chain(copies).chain(asked)
     }
 
     /// What all rules have: a name, and backends.
@@ -206,6 +209,12 @@ impl Route {
         }
         if route.rules.is_empty() {
             route.rules.push(Rule::implied(fields.at().line()));
+        }
+        if route.parents.iter().any(ParentRef::is_service) {
+            for (number, rule) in route.rules.iter_mut().enumerate().filter(|(_, rule)| rule.filters.external.is_some()) {
+                let message = "the filter ExternalAuth is carried out at Gateways only, and a Service is a parent".to_owned();
+                rule.failing.push(Unsupported { field: format!("spec.rules[{number}].filters"), message, line: rule.line });
+            }
         }
         fields.without(&["useDefaultGateways"]);
         fields.done();

@@ -21,7 +21,7 @@ pub struct Reference {
 
 impl Reference {
     /// Reads its fields of a mapping that may have others.
-    pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
+    pub(in crate::world) fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let group = fields.get("group").map_or(Some(String::new()), |at| at.text());
         let kind = fields.get("kind").map_or(Some("Service".to_owned()), |at| at.text());
         let namespace = fields.get("namespace").and_then(|at| at.text());

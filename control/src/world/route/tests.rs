@@ -151,7 +151,7 @@ fn unknown_words_fail_their_rule_alone() {
     for text in [
         "{filters: [{type: Teleport}]}",
         "{filters: [{type: ExtensionRef, extensionRef: {group: x, kind: Y, name: z}}]}",
-        "{filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: y, port: 80}}}]}",
+        "{filters: [{type: ExternalAuth, externalAuth: {protocol: SMOKE, backendRef: {name: y, port: 80}}}]}",
         "{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 304}}]}",
         "{filters: [{type: RequestRedirect, requestRedirect: {scheme: gopher}}]}",
         "{filters: [{type: URLRewrite, urlRewrite: {path: {type: Reverse}}}]}",

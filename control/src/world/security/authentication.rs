@@ -9,8 +9,9 @@ use proto::names;
 
 use super::taken;
 use crate::world::ObjectKey;
+use crate::world::content::ContentRef;
 use crate::world::door::{Cursor, Fields};
-use crate::world::edge::EdgeAttachment;
+use crate::world::edge::{EdgeAttachment, entry, on_error, timeout};
 use crate::world::own::{Selector, read_selector};
 
 /// Most entries of each list in a rule.
@@ -22,6 +23,11 @@ const SKEW_MAX: Duration = Duration::from_secs(600);
 /// Keys that cannot be fetched again are believed so long at least, and at most.
 const STALE_MIN: Duration = Duration::from_secs(60);
 const STALE_MAX: Duration = Duration::from_secs(720 * 3600);
+/// How long an authorization server's word counts where nothing else is said, and at most.
+const INTROSPECTED_FOR: Duration = Duration::from_secs(30);
+const INTROSPECTED_FOR_MAX: Duration = Duration::from_secs(3600);
+/// How long it is waited for where nothing else is said.
+const INTROSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest issuer, audience, claim, name and prefix, in bytes.
 const TEXT_BYTES_MAX: usize = 2048;
 
@@ -36,6 +42,27 @@ pub struct RequestAuthentication {
     pub optional: Option<bool>,
     /// One per issuer.
     pub rules: Vec<JwtRule>,
+    /// At an edge: who knows tokens that no rule claims.
+    pub introspection: Option<Introspection>,
+}
+
+/// An authorization server that says what an opaque token is (RFC 7662).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Introspection {
+    /// Where it is asked.
+    pub url: KeysUri,
+    /// Who we are there; empty: nobody.
+    pub client_id: String,
+    /// What we prove that with; `None`: a public client's word.
+    pub secret: Option<ContentRef>,
+    /// How long its word counts.
+    pub cache: Duration,
+    /// How long it is waited for.
+    pub timeout: Duration,
+    /// Whether requests go on, as nobody's, where it does not answer.
+    pub allow_without: bool,
+    /// Where it stands.
+    pub line: u32,
 }
 
 /// How tokens of one issuer are judged.
@@ -90,7 +117,10 @@ impl RequestAuthentication {
         if let Some(at) = mode.filter(|_| attachment.targets.is_empty() && optional == Some(false)) {
             at.error("inside the mesh it is an AuthorizationPolicy that demands a token", "remove it, or name a Gateway in targetRefs");
         }
-        let rules = fields.need("jwtRules").map(|at| (at.list(TOKEN_RULES_MAX), at));
+        let introspection = fields.get("introspection").and_then(|at| introspection(&at, !attachment.targets.is_empty()));
+        let opaque = fields.has("introspection");
+        let rules = if opaque { fields.get("jwtRules") } else { fields.need("jwtRules") };
+        let rules = rules.map(|at| (at.list(TOKEN_RULES_MAX), at));
         if let Some((rules, at)) = &rules
             && rules.is_empty()
         {
@@ -100,7 +130,7 @@ impl RequestAuthentication {
         let rules = rules.iter().filter_map(|rule| JwtRule::read(rule.fields(), rule.line())).collect();
         let at = fields.at().clone();
         fields.done();
-        let read = Self { attachment, selector, optional, rules };
+        let read = Self { attachment, selector, optional, rules, introspection };
         if read.attachment.targets.is_empty()
             && let Some(rule) = read.rules.iter().position(|rule| rule.consumer.is_some())
         {
@@ -108,6 +138,7 @@ impl RequestAuthentication {
                 .error("consumers call at Gateways", "remove it, or name a Gateway in targetRefs");
         }
         if !at.refused()
+            && !read.rules.is_empty()
             && let Err(wrong) = taken(names::INBOUND, &Authentication { rules: read.sent(at.key()), withheld: None })
         {
             at.error(format!("proxies would not take it: {wrong}"), "correct it, or make it smaller");
@@ -119,6 +150,51 @@ impl RequestAuthentication {
     pub fn sent(&self, key: &ObjectKey) -> Vec<TokenRule> {
         self.rules.iter().map(|rule| rule.sent(key)).collect()
     }
+}
+
+impl Introspection {
+    fn read(at: &Cursor<'_>) -> Option<Self> {
+        let mut fields = at.fields();
+        let url = fields.need("url").and_then(|at| {
+            let read = KeysUri::read(&at.text()?);
+            if let Err(why) = &read {
+                at.error(format!("it {why}"), "write it as https://HOST[:PORT]/PATH");
+            }
+            read.ok()
+        });
+        let client_id = fields.get("clientId").map_or(Some(String::new()), |at| text(&at));
+        let secret = fields.get("clientSecretRef").map(|at| entry(&at));
+        if secret.is_some() && !fields.has("clientId") {
+            at.error("a secret of nobody", "say whose it is: clientId");
+        }
+        let cache = fields.get("cache").map_or(Some(INTROSPECTED_FOR), |at| {
+            let cache = at.duration()?;
+            if cache > INTROSPECTED_FOR_MAX {
+                at.error("it is longer than an hour", "use at most 1h: a token that was revoked since is believed so long");
+            }
+            Some(cache)
+        });
+        let timeout = fields.get("timeout").map_or(Some(INTROSPECTION_TIMEOUT), |at| timeout(&at));
+        let allow_without = on_error(&mut fields).unwrap_or_default();
+        fields.done();
+        let secret = match secret {
+            Some(secret) => Some(secret?),
+            None => None,
+        };
+        Some(Self { url: url?, client_id: client_id?, secret, cache: cache?, timeout: timeout?, allow_without, line: at.line() })
+    }
+}
+
+/// One authorization server; `edge`: at a Gateway.
+fn introspection(at: &Cursor<'_>, edge: bool) -> Option<Introspection> {
+    if !edge {
+        at.error("opaque tokens are asked about at Gateways", "remove it, or name a Gateway in targetRefs");
+    }
+    let listed = at.list(1);
+    if at.is_list() && listed.is_empty() {
+        at.error("it names no authorization server", "name one, or remove the list");
+    }
+    listed.first().and_then(Introspection::read)
 }
 
 impl JwtRule {

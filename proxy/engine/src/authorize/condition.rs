@@ -82,7 +82,12 @@ impl TruthOf {
 
     /// Whether it holds for a call; false where it comes to nothing.
     pub fn holds(&self, call: &Call<'_>) -> bool {
-        self.0.holds(call).unwrap_or(false)
+        self.holds_or(call, false)
+    }
+
+    /// The same; `otherwise` where it comes to nothing.
+    pub fn holds_or(&self, call: &Call<'_>, otherwise: bool) -> bool {
+        self.0.holds(call).unwrap_or(otherwise)
     }
 }
 

@@ -12,6 +12,7 @@ use proto::mesh::{self, credential::Kind};
 use zeroize::Zeroizing;
 
 use super::addresses::AddressList;
+use super::certificate::ClientCertificate;
 use super::consumer::{AuthMethod, Consumer, Credential};
 use super::identified::Identified;
 use super::password::typical;
@@ -29,7 +30,7 @@ const LISTED_MAX: usize = 64;
 /// Longest name, group, scope, attribute.
 const TEXT_BYTES_MAX: usize = 2_048;
 
-/// Longest secret that is shown to a store.
+/// Longest secret that is shown to a store or an authorization server.
 pub const SECRET_BYTES_MAX: usize = 4_096;
 
 /// SHA-256.
@@ -52,7 +53,7 @@ type Place = (u32, u32);
 type ClaimNamed = (Box<str>, Box<str>, Box<str>);
 
 /// Everybody who may call. Immutable; [`BookCell`] holds the one in force.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Book {
     consumers: Vec<Arc<Consumer>>,
     /// By name; made at the first use, which most books never see.
@@ -68,15 +69,15 @@ pub struct Book {
     files: HashMap<Box<str>, Users>,
     /// Lists of addresses.
     lists: HashMap<Box<str>, Arc<AddressList>>,
-    /// What the proxy shows to stores.
-    secrets: HashMap<Box<str>, StoreSecret>,
+    /// What the proxy shows to stores and authorization servers.
+    secrets: HashMap<Box<str>, ShownSecret>,
 }
 
-/// A secret that a proxy shows to a store.
+/// A secret that a proxy shows to a store or an authorization server.
 #[derive(Clone)]
-pub struct StoreSecret(Arc<Zeroizing<Vec<u8>>>);
+pub struct ShownSecret(Arc<Zeroizing<Vec<u8>>>);
 
-impl std::ops::Deref for StoreSecret {
+impl std::ops::Deref for ShownSecret {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -84,7 +85,7 @@ impl std::ops::Deref for StoreSecret {
     }
 }
 
-impl std::fmt::Debug for StoreSecret {
+impl std::fmt::Debug for ShownSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }
@@ -104,13 +105,20 @@ type ClaimsWanted = Arc<[(Box<str>, Box<str>)]>;
 
 /// What a certificate is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CertificateName {
+enum CertificateName {
     /// A URI of its alternative names.
     Uri(Box<str>),
     /// A DNS name of them.
     Dns(Box<str>),
     /// Its own hash.
     Hash(Digest),
+}
+
+impl std::fmt::Debug for Book {
+    /// Nothing of it is printed: some of it is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Book").field("consumers", &self.consumers.len()).finish_non_exhaustive()
+    }
 }
 
 impl Book {
@@ -141,14 +149,20 @@ impl Book {
         self.lists.get(list).map(|list| list.holds(address))
     }
 
-    /// What is shown to a store.
-    pub fn secret(&self, name: &str) -> Option<&StoreSecret> {
+    /// What is shown to a store or an authorization server.
+    pub fn secret(&self, name: &str) -> Option<&ShownSecret> {
         self.secrets.get(name)
     }
 
-    /// Whose certificate that is.
-    pub fn by_certificate(&self, name: &CertificateName) -> Option<Owner> {
-        self.owner(*self.certificates.get(name)?)
+    /// Whose certificate that is: by itself, then by a URI of it, then by a DNS name.
+    pub fn by_certificate(&self, shown: &ClientCertificate) -> Option<Owner> {
+        if self.certificates.is_empty() {
+            return None;
+        }
+        let uris = shown.uris().iter().cloned().map(CertificateName::Uri);
+        let names = shown.dns_names().iter().cloned().map(CertificateName::Dns);
+        let mut known = std::iter::once(CertificateName::Hash(*shown.hash())).chain(uris).chain(names);
+        known.find_map(|name| self.owner(*self.certificates.get(&name)?))
     }
 
     /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
@@ -234,13 +248,20 @@ impl BookCell {
 }
 
 /// One resource's consumers, checked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Page {
     entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
     files: Vec<(Box<str>, Users)>,
     lists: Vec<(Box<str>, Arc<AddressList>)>,
-    secrets: Vec<(Box<str>, StoreSecret)>,
+    secrets: Vec<(Box<str>, ShownSecret)>,
     pub(crate) credentials: usize,
+}
+
+impl std::fmt::Debug for Page {
+    /// As [`Book`].
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page").field("consumers", &self.entries.len()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -275,12 +296,12 @@ impl Page {
             let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
-        for mesh::StoreSecret { name, value } in &raw.secrets {
+        for mesh::ShownSecret { name, value } in &raw.secrets {
             if value.is_empty() || value.len() > SECRET_BYTES_MAX {
                 let why = format!("has {} bytes, not 1 to {SECRET_BYTES_MAX}", value.len());
                 return Err(Wrong::new(format!("secrets[{}]", name.escape_debug()), why));
             }
-            page.secrets.push((name.as_str().into(), StoreSecret(Arc::new(Zeroizing::new(value.to_vec())))));
+            page.secrets.push((name.as_str().into(), ShownSecret(Arc::new(Zeroizing::new(value.to_vec())))));
         }
         Ok(page)
     }
@@ -389,7 +410,7 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
             use mesh::certificate_credential::Kind as By;
             let name = match kind {
                 Some(By::Uri(uri)) => CertificateName::Uri(text(uri, "certificate.uri")?),
-                Some(By::Dns(dns)) => CertificateName::Dns(text(dns, "certificate.dns")?),
+                Some(By::Dns(dns)) => CertificateName::Dns(text(&dns.to_ascii_lowercase(), "certificate.dns")?),
                 Some(By::Sha256(bytes)) => CertificateName::Hash(hash(bytes, "certificate.sha256")?),
                 None => return Err(Wrong::new("certificate", "is missing: uri, dns or sha256")),
             };

@@ -1,5 +1,7 @@
 //! What a call to a Gateway's port meets.
 
+use std::net::IpAddr;
+
 use super::{Asked, Explanation, NAMES_TOLD_MAX, Visitor, taken, towards, walk};
 use crate::decide::{self, Course, Door, EdgeDoor, First, Terms};
 use crate::explain::way::{Drawn, Way};
@@ -7,8 +9,17 @@ use crate::filter::Called;
 use crate::model::{Chain, Chains, Port, Snapshot, TlsTerms};
 use crate::sniff::Sniffed;
 
+/// Who calls a Gateway.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EdgeOrigin<'o> {
+    /// The client's address, where it is known.
+    pub address: Option<IpAddr>,
+    /// `NAMESPACE/NAME` of the consumer that is taken to call, whatever the request shows.
+    pub consumer: Option<&'o str>,
+}
+
 /// What a request to a Gateway's listener port meets.
-pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
+pub fn edge(snapshot: &Snapshot, port: u16, origin: EdgeOrigin<'_>, asked: &Asked<'_>) -> Explanation {
     let found = snapshot.edges.get(&port);
     let explanation = Explanation::new(snapshot.epoch, found.map_or("", |edge| &*edge.name));
     let explanation = match found {
@@ -45,7 +56,8 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     }
     let called = Called { port, tls: terms.is_some() };
     let (settings, book) = (snapshot.settings.as_deref(), Some(&*snapshot.consumers));
-    let way = Way { asked, caller: None, address: None, called, settings, judged: None, door: Some(snapshot), book, tokens: None };
+    let EdgeOrigin { address, consumer } = origin;
+    let way = Way { asked, caller: None, address, called, settings, judged: None, door: Some(snapshot), book, consumer, tokens: None };
     taken(explanation, (course, Terms::of_edge(snapshot, port, &door)), &way, false)
 }
 

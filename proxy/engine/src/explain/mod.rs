@@ -36,7 +36,7 @@ use way::{Drawn, Way};
 /// Most server names that are told in one sentence.
 const NAMES_TOLD_MAX: usize = 8;
 
-pub use edge::edge;
+pub use edge::{EdgeOrigin, edge};
 pub use view::{BackendView, EndpointView, Explanation, LimitView, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
 
 /// A request as a client sends it.
@@ -95,7 +95,7 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
     let address = own_address(snapshot, destination);
     let called = Called { port: destination.port(), tls: false };
     let settings = snapshot.settings.as_deref();
-    let way = Way { asked, caller: None, address, called, settings, judged: None, door: None, book: None, tokens: None };
+    let way = Way { asked, caller: None, address, called, settings, judged: None, door: None, book: None, consumer: None, tokens: None };
     match course {
         Course::Outside | Course::Serve(_) | Course::Refuse(Reason::Denied) | Course::Close(Reason::Denied)
             if !snapshot.outbound.contains_key(&destination) =>
@@ -154,6 +154,7 @@ pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked
         judged: Some((snapshot, judged)),
         door: None,
         book: None,
+        consumer: None,
         tokens: snapshot.authentication.as_deref(),
     };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);

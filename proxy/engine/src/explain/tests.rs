@@ -72,8 +72,8 @@ fn unknown_destinations_and_strict_ports_say_why() {
     assert_eq!(reason(outbound(&snapshot, "192.0.2.1:80".parse().unwrap(), &asked)), "denied");
     let two = Asked { fault: Some(FAULT), ..asked };
     assert_eq!(reason(outbound(&snapshot, "10.0.0.1:80".parse().unwrap(), &two)), "bad_request");
-    assert_eq!(reason(edge(&snapshot, 80, &asked)), "no_route");
-    assert_eq!(reason(edge(&Snapshot::default(), 80, &asked)), "config_pending");
+    assert_eq!(reason(edge(&snapshot, 80, EdgeOrigin::default(), &asked)), "no_route");
+    assert_eq!(reason(edge(&Snapshot::default(), 80, EdgeOrigin::default(), &asked)), "config_pending");
     let closed = inbound(&snapshot, 9090, by(None), &asked);
     assert_eq!(closed.stages.last().unwrap().verdict, "Close");
     assert_eq!(closed.reply.unwrap().status, 0);

@@ -2,13 +2,14 @@
 //! taking anything, and of what depends on chance the chance is told.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
 use super::{Asked, Explanation, LimitView};
 use crate::authenticate::{Authentication, Remembered};
-use crate::consumers::{BookCell, Verified};
+use crate::consumers::{AuthMethod, Book, BookCell, Identified, Verified};
 use crate::decide::{Caller, Version};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::guard::{Counted, Denied, Found, Guard, Passed, Watch};
@@ -29,6 +30,8 @@ pub(super) struct Way<'a> {
     pub(super) door: Option<&'a Snapshot>,
     /// Who may call from outside, at an edge.
     pub(super) book: Option<&'a BookCell>,
+    /// `NAMESPACE/NAME` of the consumer that is taken to call, whatever the request shows.
+    pub(super) consumer: Option<&'a str>,
     /// The rules for tokens, at the side that has some.
     pub(super) tokens: Option<&'a Authentication>,
 }
@@ -90,12 +93,25 @@ impl Way<'_> {
             tokens: &mut tokens,
             peer,
             port: 0,
+            certificate: None,
             verified: &mut verified,
             wall_secs: self.asked.wall_secs.into(),
             found: &mut found,
             counted: &mut counted,
         });
         for stage in forward.gates(place) {
+            if let (Stage::Guard(Guard::Identify(_)), Some(path)) = (stage, self.consumer) {
+                let taken = taken(&book, path);
+                let why = match &taken {
+                    Some(found) => format!("taken to be {} of {path}", found.method.text()),
+                    None => format!("there is no consumer {path} that counts at this Gateway: nobody calls"),
+                };
+                explanation = explanation.stage(stage.name(), "Continue", why);
+                if let (Some(found), Some(watch)) = (taken, exchange.watch.as_mut()) {
+                    watch.found.identify(found);
+                }
+                continue;
+            }
             if let Stage::Guard(Guard::Limit(limits, _)) = stage {
                 explanation.limits.extend(limits.outlook(&exchange).into_iter().map(LimitView::of));
             }
@@ -115,6 +131,15 @@ impl Way<'_> {
         }
         (explanation, false)
     }
+}
+
+/// A consumer as if it had shown the first of its credentials.
+fn taken(book: &Book, path: &str) -> Option<Identified> {
+    let consumer = book.named(path)?;
+    let credential = consumer.credentials.first();
+    let method = credential.map_or(AuthMethod::ApiKey, |credential| credential.method);
+    let consumer = Some(Arc::clone(consumer));
+    Some(Identified { method, consumer, credential: credential.map(|_| 0), user: None, file: None, claims: None, until_secs: None })
 }
 
 fn gate(stage: &Stage, exchange: &mut Exchange<'_>) -> (Option<End>, String) {

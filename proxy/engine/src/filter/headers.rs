@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::xds::core::header_value_option::HeaderAppendAction;
 use proto::xds::core::{HeaderValue as RawValue, HeaderValueOption};
 
-use crate::rejected::Wrong;
+use crate::rejected::{Wrong, refuse};
 
 /// Most operations in one filter.
 pub const HEADER_OPS_MAX: usize = 64;
@@ -31,6 +31,31 @@ pub enum HeaderOp {
     AddIfAbsent(HeaderName, HeaderValue),
     /// Replaces where there is one.
     OverwriteIfPresent(HeaderName, HeaderValue),
+}
+
+impl HeaderOp {
+    /// Carries it out.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Remove(name) => {
+                headers.remove(name);
+            }
+            Self::Set(name, value) => {
+                headers.insert(name.clone(), value.clone());
+            }
+            Self::Add(name, value) => {
+                headers.append(name.clone(), value.clone());
+            }
+            Self::AddIfAbsent(name, value) => {
+                headers.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            Self::OverwriteIfPresent(name, value) => {
+                if headers.contains_key(name) {
+                    headers.insert(name.clone(), value.clone());
+                }
+            }
+        }
+    }
 }
 
 /// Operations in the order they are applied: removals first, as Envoy does, then the others as given.
@@ -60,27 +85,7 @@ impl HeaderOps {
 
     /// Carries the operations out.
     pub fn apply(&self, headers: &mut HeaderMap) {
-        for op in &self.0 {
-            match op {
-                HeaderOp::Remove(name) => {
-                    headers.remove(name);
-                }
-                HeaderOp::Set(name, value) => {
-                    headers.insert(name.clone(), value.clone());
-                }
-                HeaderOp::Add(name, value) => {
-                    headers.append(name.clone(), value.clone());
-                }
-                HeaderOp::AddIfAbsent(name, value) => {
-                    headers.entry(name.clone()).or_insert_with(|| value.clone());
-                }
-                HeaderOp::OverwriteIfPresent(name, value) => {
-                    if headers.contains_key(name) {
-                        headers.insert(name.clone(), value.clone());
-                    }
-                }
-            }
-        }
+        self.0.iter().for_each(|op| op.apply(headers));
     }
 
     /// In order.
@@ -105,7 +110,8 @@ impl HeaderOps {
 }
 
 fn op(option: &HeaderValueOption, side: Message) -> Result<HeaderOp, Wrong> {
-    let HeaderValueOption { header, append_action, keep_empty_value } = option;
+    let HeaderValueOption { header, append, append_action, keep_empty_value } = option;
+    refuse(append.is_some(), "append")?;
     let Some(RawValue { key, value: text }) = header else {
         return Err(Wrong::new("header", "is missing"));
     };
@@ -168,6 +174,7 @@ mod tests {
 
     fn option(key: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
         HeaderValueOption {
+            append: None,
             header: Some(RawValue { key: key.into(), value: value.into() }),
             append_action: action.into(),
             ..Default::default()

@@ -45,7 +45,7 @@ pub enum Stage {
     Local(Filter),
     /// May have to wait.
     Remote(Remote),
-    /// Guards the rule at an edge; may ask for something.
+    /// Guards the rule at an edge; may ask for something, which the shell waits for.
     Guard(Guard),
 }
 

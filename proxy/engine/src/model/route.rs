@@ -100,6 +100,8 @@ pub struct Forward<T = Target> {
     pub backends: Vec<Backend<T>>,
     /// Who gets copies of the requests.
     pub mirrors: Vec<Mirror<T>>,
+    /// Where the services are that its policies ask, in their order.
+    pub asked: Vec<T>,
     /// Sum of weights; 0 means 500 `bad_backend`.
     pub weight_total: u64,
     /// Somewhere on the way preflights are answered.
@@ -115,7 +117,13 @@ impl<T> Forward<T> {
         let cross_origin = policy.steps.answers_preflights() || backends.iter().any(|backend| backend.steps.answers_preflights());
         let plain = |backend: &Backend<T>| backend.steps.is_empty() && backend.mirrors.is_empty();
         let bare = policy.steps.is_empty() && policy.hash.is_empty() && mirrors.is_empty() && backends.iter().all(plain);
-        Self { policy, backends, mirrors, weight_total, cross_origin, bare }
+        Self { policy, backends, mirrors, asked: Vec::new(), weight_total, cross_origin, bare }
+    }
+
+    /// The same, whose policies ask services that are there.
+    #[must_use]
+    pub fn asking(self, asked: Vec<T>) -> Self {
+        Self { asked, ..self }
     }
 
     /// Everything to one target.
@@ -138,6 +146,7 @@ impl<T> Forward<T> {
             policy: Arc::clone(&self.policy),
             backends: self.backends.iter().map(backend).collect(),
             mirrors: mirrors(&self.mirrors),
+            asked: self.asked.iter().map(&link).collect(),
             weight_total: self.weight_total,
             cross_origin: self.cross_origin,
             bare: self.bare,
@@ -161,10 +170,10 @@ impl<T> Forward<T> {
         self.bare
     }
 
-    /// All that it leads to, in a fixed order: backends, its mirrors, theirs.
+    /// All that it leads to, in a fixed order: backends, its mirrors, theirs, services that are asked.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &T> {
         let mirrors = self.mirrors.iter().chain(self.backends.iter().flat_map(|backend| &backend.mirrors));
-        self.backends.iter().map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target))
+        self.backends.iter().map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target)).chain(&self.asked)
     }
 }
 

@@ -10,6 +10,7 @@ use proto::identity::Identity;
 use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
+use crate::callout::Callouts;
 use crate::consumers::BookCell;
 use crate::limit::LimitMemories;
 
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Who may call from outside: in force at once, whatever the epoch.
     pub consumers: Arc<BookCell>,
+    /// What is known of services that policies ask, whatever the epoch.
+    pub callouts: Arc<Callouts>,
     /// What limits of edges have counted, whatever the epoch.
     pub limits: Arc<LimitMemories>,
     /// Where keys of tokens come from, whoever asks for tokens.

@@ -114,7 +114,7 @@ impl Admin {
             Some(Header { name: name.trim().to_owned(), value: value.trim().to_owned() })
         };
         let Some(url) = query.first("url") else {
-            let usage = "give ?url=http://HOST/PATH, and &method=…, &header=NAME:VALUE…, or &inbound=true&port=…&peer=SPIFFE-ID&workload=NAME&source=IP\n";
+            let usage = "give ?url=http://HOST/PATH, and &method=…, &header=NAME:VALUE…, or &inbound=true&port=…&peer=SPIFFE-ID&workload=NAME&source=IP, or at a Gateway &consumer=NS/NAME&source=IP\n";
             return page(StatusCode::BAD_REQUEST, TEXT, usage);
         };
         let ask = ExplainCommand {
@@ -126,6 +126,7 @@ impl Admin {
             peer_identity: query.first("peer").unwrap_or_default().to_owned(),
             source_address: query.first("source").unwrap_or_default().to_owned(),
             peer_workload: query.first("workload").unwrap_or_default().to_owned(),
+            consumer: query.first("consumer").unwrap_or_default().to_owned(),
         };
         match inspect::explain(&self.snapshots, self.node.mode, &ask, Time::of(&self.telemetry)).await {
             Ok(answer) => page(StatusCode::OK, JSON, format!("{answer:#}\n")),

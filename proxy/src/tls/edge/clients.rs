@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use engine::consumers::ClientCertificate;
 use http::HeaderValue;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -28,22 +29,46 @@ pub struct Shown {
     pub believed: bool,
     /// What is told on of it: `Hash=…;Subject="…";URI=…;DNS=…` (Envoy, `x-forwarded-client-cert`).
     told: HeaderValue,
+    names: Arc<ClientCertificate>,
 }
 
 impl Shown {
     pub(super) fn read(leaf: &CertificateDer<'_>, believed: bool) -> Self {
-        let hash_hex = hex(&sha256(leaf));
+        let hash = sha256(leaf);
+        let hash_hex = hex(&hash);
         let short = format!("Hash={hash_hex}");
-        let long = X509Certificate::from_der(leaf).map(|(_, certificate)| long(&short, &certificate)).ok();
+        let read = X509Certificate::from_der(leaf).map(|(_, certificate)| certificate).ok();
+        let names = Arc::new(names(hash, read.as_ref()));
+        let long = read.map(|certificate| long(&short, &certificate));
         let told = long.filter(|long| long.len() <= TOLD_BYTES_MAX).and_then(|long| HeaderValue::try_from(long).ok());
         let told = told.or_else(|| HeaderValue::try_from(short).ok()).unwrap_or_else(|| HeaderValue::from_static(""));
-        Self { hash_hex: hash_hex.into(), believed, told }
+        Self { hash_hex: hash_hex.into(), believed, told, names }
+    }
+
+    /// Whom it is about; `None`: it is not believed.
+    pub fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        Some(&self.names).filter(|_| self.believed)
     }
 
     /// What the mesh may be told of it; `None`: it is not believed.
     pub fn told(&self) -> Option<&HeaderValue> {
         Some(&self.told).filter(|_| self.believed)
     }
+}
+
+/// What consumers are found by. Of what cannot be read only the hash is known.
+fn names(hash: [u8; 32], certificate: Option<&X509Certificate<'_>>) -> ClientCertificate {
+    let (mut uris, mut dns): (Vec<Box<str>>, Vec<Box<str>>) = (Vec::new(), Vec::new());
+    let listed = certificate.and_then(|certificate| certificate.subject_alternative_name().ok().flatten());
+    for name in listed.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::URI(uri) => uris.push((*uri).into()),
+            GeneralName::DNSName(name) => dns.push((*name).into()),
+            _ => {}
+        }
+    }
+    let subject = certificate.map(|certificate| certificate.subject().to_string()).unwrap_or_default();
+    ClientCertificate::new(hash, &subject, uris, dns)
 }
 
 fn long(short: &str, certificate: &X509Certificate<'_>) -> String {

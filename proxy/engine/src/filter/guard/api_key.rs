@@ -98,8 +98,7 @@ impl ApiKeys {
         })
     }
 
-    /// Whose key a request shows, and what the key is known by; `None`: it shows none. `token`: what looks like a JWT is somebody else's to
-    /// judge.
+    /// Whose key a request shows, and what the key is known by; `None`: it shows none. `other`: what is somebody else's to judge.
     ///
     /// # Errors
     /// It shows one that does not open this.
@@ -108,9 +107,9 @@ impl ApiKeys {
         head: &RequestHead<'_>,
         book: &Book,
         now_secs: u64,
-        token: bool,
+        other: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<(Identified, Digest)>, Denied> {
-        let key = match places::shown(&self.places, head, |credential| !(token && is_token(credential))) {
+        let key = match places::shown(&self.places, head, |credential| !other(credential)) {
             ShownCredential::Nothing => return Ok(None),
             ShownCredential::Several => return Err(Denied::Several),
             ShownCredential::One(key) => key,

@@ -22,11 +22,14 @@ pub enum Denied {
     TooMany,
     Overflow,
     Forbidden,
+    Inactive,
+    Away,
+    External,
 }
 
 impl Denied {
     /// Every one, in order; `denied as usize` is its place.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Nothing,
         Self::Several,
         Self::TooLong,
@@ -43,6 +46,9 @@ impl Denied {
         Self::TooMany,
         Self::Overflow,
         Self::Forbidden,
+        Self::Inactive,
+        Self::Away,
+        Self::External,
     ];
 
     /// In words, for logs and explanations.
@@ -64,6 +70,9 @@ impl Denied {
             Self::TooMany => "too many attempts failed within a minute",
             Self::Overflow => "too many passwords wait to be verified",
             Self::Forbidden => "a policy forbids it",
+            Self::Inactive => "the authorization server says that the token is not active",
+            Self::Away => "a service that has to be asked does not answer",
+            Self::External => "the service that is asked says no",
         }
     }
 
@@ -86,16 +95,19 @@ impl Denied {
             Self::TooMany => "too_many",
             Self::Overflow => "overflow",
             Self::Forbidden => "forbidden",
+            Self::Inactive => "inactive",
+            Self::Away => "away",
+            Self::External => "external",
         }
     }
 
     /// The reason code.
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Scope | Self::Forbidden => Reason::Denied,
+            Self::Scope | Self::Forbidden | Self::External => Reason::Denied,
             Self::TooMany => Reason::RateLimited,
             Self::Overflow => Reason::Overflow,
-            Self::NoKeys | Self::Value => Reason::PolicyUnavailable,
+            Self::NoKeys | Self::Value | Self::Away => Reason::PolicyUnavailable,
             _ => Reason::Unauthenticated,
         }
     }

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Uri, request};
 
 use super::denied::Denied;
 use crate::authorize::Ruling;
+use crate::callout::CalloutTold;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
 
 /// Who calls, and why not; nothing for most requests.
@@ -21,6 +22,10 @@ pub struct Found {
     told: bool,
     /// Of a request that may become something that stays open.
     head: Option<Box<KeptHead>>,
+    /// What a service answered that is asked by the guard whose turn it is.
+    callout: Option<Box<CalloutTold>>,
+    /// It goes on although a service did not say who calls.
+    unchecked: bool,
 }
 
 /// A request's head as policies were asked about it: they are asked again of what became of it.
@@ -48,8 +53,8 @@ impl KeptHead {
 
 impl Found {
     /// Somebody; what was found before does not count any more.
-    pub(super) fn identify(&mut self, identified: Identified) {
-        *self = Self { who: Some(Box::new(identified)), head: self.head.take(), ..Self::default() };
+    pub(crate) fn identify(&mut self, identified: Identified) {
+        *self = Self { who: Some(Box::new(identified)), head: self.head.take(), unchecked: self.unchecked, ..Self::default() };
     }
 
     /// Nobody yet; the request's head is kept, since it may become something that stays open.
@@ -82,6 +87,23 @@ impl Found {
     /// What came of a question: the guard that asked is asked again.
     pub fn tell(&mut self, password: &Password, good: bool) {
         self.answer = Some(Box::new((password.key, good)));
+    }
+
+    /// What came of a question to a service: the guard that asked is asked again.
+    pub fn tell_callout(&mut self, told: CalloutTold) {
+        self.callout = Some(Box::new(told));
+    }
+
+    pub(super) fn take_callout(&mut self) -> Option<CalloutTold> {
+        self.callout.take().map(|told| *told)
+    }
+
+    pub(super) fn go_on_unchecked(&mut self) {
+        self.unchecked = true;
+    }
+
+    pub(super) const fn is_unchecked(&self) -> bool {
+        self.unchecked
     }
 
     /// There was no room to find something out.

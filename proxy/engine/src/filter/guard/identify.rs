@@ -5,16 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use smallvec::{SmallVec, smallvec};
 
 use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
+use super::introspect::{Active, Introspected, Introspection};
+use super::unsaid::{UNCHECKED_HEADER, unchecked, unsay};
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
-use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified};
+use crate::callout::CalloutKind;
+use crate::claims::Claims;
+use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified, digest};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::matching::RequestHead;
@@ -29,10 +33,18 @@ pub struct TokenGuard {
     pub(crate) optional: bool,
     /// By place of the rule: the claim that its consumers are found by.
     pub(crate) claims: Vec<Option<Box<str>>>,
-    /// Of whom tokens may be.
+    /// Of whom tokens that a rule claims may be.
     pub(crate) consumers: ConsumerChoice,
-    /// By place of the rule: header `typ` of its tokens, in lower case; empty: any.
+    /// The object.
     pub(crate) policy: Arc<str>,
+    /// Who knows tokens that no rule claims.
+    pub(crate) introspection: Option<Arc<Introspection>>,
+}
+
+/// Client certificates as one of the ways to say who calls: one that nobody claims says nothing.
+#[derive(Debug)]
+pub struct CertificateGuard {
+    pub(crate) consumers: ConsumerChoice,
 }
 
 /// All that says who calls a rule, and what is asked of whom.
@@ -41,6 +53,7 @@ pub struct Identify {
     tokens: Option<TokenGuard>,
     keys: Option<ApiKeys>,
     basic: Option<Basic>,
+    certificates: Option<CertificateGuard>,
     /// A request without any credential goes on.
     optional: bool,
     /// Headers that are filled: whatever a caller says there goes.
@@ -52,8 +65,10 @@ pub struct Identify {
 /// How a credential was shown, for what becomes of it.
 enum Way {
     Token(Arc<Accepted>),
+    Opaque(Digest),
     Key(Digest),
     Password,
+    Certificate,
 }
 
 /// How credentials were shown, all of them good; whom the first makes a caller is who calls.
@@ -79,15 +94,20 @@ impl Sought {
 
 impl Identify {
     /// `None`: nobody asks who calls.
-    pub(crate) fn new(tokens: Option<TokenGuard>, keys: Option<ApiKeys>, basic: Option<Basic>) -> Option<Self> {
-        if tokens.is_none() && keys.is_none() && basic.is_none() {
+    pub(crate) fn new(
+        tokens: Option<TokenGuard>,
+        keys: Option<ApiKeys>,
+        basic: Option<Basic>,
+        certificates: Option<CertificateGuard>,
+    ) -> Option<Self> {
+        if tokens.is_none() && keys.is_none() && basic.is_none() && certificates.is_none() {
             return None;
         }
         let optional = tokens.iter().all(|tokens| tokens.optional)
             && keys.iter().all(|keys| keys.optional)
             && basic.iter().all(|basic| basic.optional);
         let fills = keys.iter().flat_map(|keys| &keys.fills).chain(basic.iter().flat_map(|basic| &basic.fills));
-        let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER];
+        let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER, UNCHECKED_HEADER];
         for fill in fills {
             if !filled.contains(&fill.name) {
                 filled.push(fill.name.clone());
@@ -100,7 +120,7 @@ impl Identify {
                 challenges.push(challenge);
             }
         }
-        Some(Self { tokens, keys, basic, optional, filled, challenges })
+        Some(Self { tokens, keys, basic, certificates, optional, filled, challenges })
     }
 
     /// Where keys of tokens are fetched from.
@@ -120,10 +140,18 @@ impl Identify {
                 if let Some(tokens) = &self.tokens {
                     tokens.rules.unsay(&mut exchange.request.headers);
                 }
+                if watch.found.is_unchecked() {
+                    unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
+                    return Passed::On;
+                }
                 return if self.optional { Passed::On } else { self.denied(watch, (None, Denied::Nothing)) };
             }
             Err(denied) => return self.denied(watch, denied),
         };
+        // Somebody by another credential than the one that nobody could be asked about.
+        if watch.found.is_unchecked() {
+            unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
+        }
         watch.found.identify(identified);
         match self.carry_out(exchange, &ways) {
             Ok(()) => Passed::On,
@@ -142,31 +170,69 @@ impl Identify {
         // Where keys may stand at the same places, what has not a token's form is a key.
         let shared = self.tokens.is_some() && self.keys.is_some();
         let mut sought = Sought::Nobody;
+        // What an opaque token is known by, which is no key; and a question about it, which waits for whatever needs none.
+        let (mut opaque, mut asks) = (None, None);
         if let Some(tokens) = &self.tokens {
-            let only = |token: &[u8]| !shared || is_token(token);
-            match tokens.rules.judge_only(head, watch.tokens, watch.wall_secs, &only) {
-                TokenVerdict::Without => {}
-                TokenVerdict::Accepted(accepted) => {
-                    let bearer = tokens.bearer(&accepted, watch).map_err(by(AuthMethod::Jwt))?;
-                    sought.add(bearer, Way::Token(accepted));
+            if let Some((bearer, accepted)) = tokens.by_rules(head, watch, shared)? {
+                sought.add(bearer, Way::Token(accepted));
+            } else {
+                match tokens.introspect(head, watch, self.keys.is_some()).map_err(by(AuthMethod::Jwt))? {
+                    Introspected::Nothing => {}
+                    Introspected::Active(active, known_by) => {
+                        sought.add(tokens.opaque_bearer(&active, watch).map_err(by(AuthMethod::Jwt))?, Way::Opaque(known_by));
+                        opaque = Some(known_by);
+                    }
+                    Introspected::Asks(ask, known_by) => (opaque, asks) = (Some(known_by), Some(ask)),
+                    Introspected::Unchecked(known_by) => {
+                        watch.found.go_on_unchecked();
+                        opaque = Some(known_by);
+                    }
                 }
-                TokenVerdict::Refused(fault) => return Err((Some(AuthMethod::Jwt), of_token(fault))),
             }
         }
+        let other = |credential: &[u8]| shared && is_token(credential) || opaque.is_some_and(|known_by| known_by == digest(credential));
         if let Some(keys) = &self.keys
-            && let Some((found, digest)) = keys.judge(head, watch.book, watch.wall_secs, shared).map_err(by(AuthMethod::ApiKey))?
+            && let Some((found, known_by)) = keys.judge(head, watch.book, watch.wall_secs, other).map_err(by(AuthMethod::ApiKey))?
         {
-            sought.add(found, Way::Key(digest));
+            sought.add(found, Way::Key(known_by));
         }
-        let Some(basic) = &self.basic else { return Ok(sought) };
-        let Watch { book, verified, found, wall_secs, .. } = watch;
-        let asked = AskedPassword { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
-        match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
-            Judged::Nothing => {}
-            Judged::Somebody(found) => sought.add(found, Way::Password),
-            Judged::Asks(password) => return Ok(Sought::Asks(Question::Password(Arc::new(password)))),
+        if let Some(basic) = &self.basic {
+            let Watch { book, verified, found, wall_secs, .. } = watch;
+            let asked = AskedPassword { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
+            match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
+                Judged::Nothing => {}
+                Judged::Somebody(found) => sought.add(found, Way::Password),
+                Judged::Asks(password) => return Ok(Sought::Asks(Question::Password(Arc::new(password)))),
+            }
+        }
+        if let Some(ask) = asks {
+            return Ok(Sought::Asks(Question::Token(ask)));
+        }
+        if matches!(sought, Sought::Nobody)
+            && opaque.is_none()
+            && let Some(found) = self.by_certificate(watch).map_err(by(AuthMethod::Cert))?
+        {
+            sought.add(found, Way::Certificate);
         }
         Ok(sought)
+    }
+
+    /// Who has shown the connection's certificate. What a request shows by itself says more, and goes before it.
+    fn by_certificate(&self, watch: &Watch<'_>) -> Result<Option<Identified>, Denied> {
+        let (Some(guard), Some(certificate)) = (&self.certificates, watch.certificate) else { return Ok(None) };
+        let owner = watch.book.by_certificate(certificate).filter(|(consumer, _)| guard.consumers.takes(consumer));
+        let Some((consumer, place)) = owner else { return Ok(None) };
+        let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
+        let until_secs = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
+        Ok(Some(Identified {
+            method: AuthMethod::Cert,
+            consumer: Some(consumer),
+            credential: Some(place),
+            user: None,
+            file: None,
+            claims: None,
+            until_secs,
+        }))
     }
 
     /// Takes out what the backend is not to see, and says what it is to know.
@@ -174,7 +240,7 @@ impl Identify {
         let fills: &[Fill] = match ways.first() {
             Some(Way::Key(_)) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
             Some(Way::Password) => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
-            Some(Way::Token(_)) | None => &[],
+            Some(Way::Token(_) | Way::Opaque(_) | Way::Certificate) | None => &[],
         };
         let mut values = Vec::new();
         if !fills.is_empty() {
@@ -203,6 +269,10 @@ impl Identify {
             match (way, &self.keys, &self.basic) {
                 (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
                 (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
+                (Way::Opaque(digest), ..) => {
+                    let introspection = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref());
+                    introspection.for_each(|introspection| introspection.strip(exchange.request, digest));
+                }
                 _ => {}
             }
         }
@@ -234,6 +304,8 @@ impl Identify {
     /// The name that `explain` prints.
     pub(super) fn name(&self) -> &'static str {
         match (&self.tokens, &self.keys, &self.basic) {
+            (None, None, None) => "cert",
+            (Some(tokens), None, None) if tokens.rules.rules().is_empty() => "introspection",
             (Some(_), None, None) => "jwt",
             (None, Some(_), None) => "api_key",
             (None, None, Some(_)) => "basic",
@@ -246,32 +318,77 @@ impl Identify {
         let tokens = self.tokens.iter().map(|tokens| {
             format!("{} asks for a token{}", tokens.policy, if tokens.optional { ", and lets requests without one on" } else { "" })
         });
+        let opaque = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref()).map(|opaque| opaque.story());
         let rest = self.keys.iter().map(ApiKeys::story).chain(self.basic.iter().map(Basic::story));
-        tokens.chain(rest).collect::<Vec<_>>().join("; ")
+        let certificates = self.certificates.iter().map(|_| "a consumer's client certificate says who calls".to_owned());
+        tokens.chain(opaque).chain(rest).chain(certificates).collect::<Vec<_>>().join("; ")
     }
 }
 
 impl TokenGuard {
-    /// Whom a token makes its bearer.
-    fn bearer(&self, accepted: &Accepted, watch: &Watch<'_>) -> Result<Identified, Denied> {
-        let claim = self.claims.get(accepted.rule_number()).and_then(Option::as_deref);
-        let mut found = Identified {
-            method: AuthMethod::Jwt,
-            consumer: None,
-            credential: None,
-            user: None,
-            file: None,
-            claims: Some(Arc::clone(&accepted.claims)),
-            until_secs: Some(accepted.until_secs()),
-        };
-        if let Some((consumer, place)) = watch.book.by_token(&accepted.claims, claim, |consumer| self.consumers.takes(consumer)) {
-            let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
-            let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
-            found.until_secs = found.until_secs.into_iter().chain(until).min();
-            (found.consumer, found.credential) = (Some(consumer), Some(place));
+    /// Whom a token makes its bearer that a rule claims; `None`: there is none. `shared`: what has not a token's form is somebody else's to judge.
+    fn by_rules(
+        &self,
+        head: &RequestHead<'_>,
+        watch: &mut Watch<'_>,
+        shared: bool,
+    ) -> Result<Option<(Identified, Arc<Accepted>)>, (Option<AuthMethod>, Denied)> {
+        let by = |denied: Denied| (Some(AuthMethod::Jwt), denied);
+        let opaque = self.introspection.is_some();
+        let only = |token: &[u8]| !(shared || opaque) || is_token(token);
+        match self.rules.judge_only(head, watch.tokens, watch.wall_secs, &only) {
+            TokenVerdict::Without => Ok(None),
+            TokenVerdict::Accepted(accepted) => {
+                let claim = self.claims.get(accepted.rule_number()).and_then(Option::as_deref);
+                let found = bearer((&accepted.claims, accepted.until_secs()), claim, &self.consumers, watch).map_err(by)?;
+                Ok(Some((found, accepted)))
+            }
+            // No rule claims it.
+            TokenVerdict::Refused(TokenFault::Issuer | TokenFault::Malformed) if opaque => Ok(None),
+            TokenVerdict::Refused(fault) => Err(by(of_token(fault))),
         }
-        Ok(found)
     }
+
+    /// What an opaque token comes to. `keys`: what is one of the mesh's own keys is no token.
+    fn introspect(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>, keys: bool) -> Result<Introspected, Denied> {
+        let Some(introspection) = &self.introspection else { return Ok(Introspected::Nothing) };
+        let told = watch.found.take_callout();
+        let book = watch.book;
+        let key = |credential: &[u8]| keys && book.by_key(&digest(credential)).is_some();
+        introspection.judge(head, (book, watch.wall_secs), told, key)
+    }
+
+    /// Whom an opaque token makes its bearer.
+    fn opaque_bearer(&self, Active { claims, until_secs }: &Active, watch: &Watch<'_>) -> Result<Identified, Denied> {
+        let nobody = ConsumerChoice::default();
+        let consumers = self.introspection.as_ref().map_or(&nobody, |introspection| &introspection.consumers);
+        bearer((claims, *until_secs), None, consumers, watch)
+    }
+}
+
+/// Whom claims make the bearer of a token, of consumers that count.
+fn bearer(
+    (claims, until_secs): (&Arc<Claims>, u64),
+    claim: Option<&str>,
+    consumers: &ConsumerChoice,
+    watch: &Watch<'_>,
+) -> Result<Identified, Denied> {
+    let mut found = Identified {
+        method: AuthMethod::Jwt,
+        consumer: None,
+        credential: None,
+        user: None,
+        file: None,
+        claims: Some(Arc::clone(claims)),
+        until_secs: Some(until_secs),
+    };
+    if let Some((consumer, place)) = watch.book.by_token(claims, claim, |consumer| consumers.takes(consumer)) {
+        let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
+        let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
+        found.until_secs = found.until_secs.into_iter().chain(until).min();
+        (found.consumer, found.credential) = (Some(consumer), Some(place));
+    }
+    Ok(found)
 }
 
 /// At an edge two tokens of one place are no fault of form, but nobody's word (edge-kinds.md, Identity).
@@ -284,21 +401,5 @@ const fn of_token(fault: TokenFault) -> Denied {
         TokenFault::TooEarly => Denied::TooEarly,
         TokenFault::KeysPending | TokenFault::Unconfigured => Denied::NoKeys,
         _ => Denied::Token,
-    }
-}
-
-/// Takes off what a caller says in headers that are the edge's to fill; names with `_` for `-` are the same to many applications.
-pub(super) fn unsay(headers: &mut HeaderMap, filled: &[HeaderName]) {
-    for name in filled {
-        headers.remove(name);
-    }
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let alike = |a: &HeaderName, b: &HeaderName| a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain));
-    let twins: Vec<HeaderName> = headers.keys().filter(|name| filled.iter().any(|filled| alike(filled, name))).cloned().collect();
-    for twin in twins {
-        headers.remove(twin);
     }
 }

@@ -5,13 +5,16 @@
 mod api_key;
 mod basic;
 mod denied;
+mod external;
 mod failures;
 mod found;
 mod identify;
+mod introspect;
 mod limits;
 mod places;
 #[cfg(test)]
 mod tests;
+mod unsaid;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,21 +22,27 @@ use std::sync::Arc;
 use super::Exchange;
 use crate::authenticate::Remembered;
 use crate::authorize::{AtEdge, Authorization, Call, Own};
-use crate::consumers::{Book, Password, Verified};
+use crate::consumers::{Book, ClientCertificate, Password, Verified};
 use crate::failure::{LocalReply, Reason};
 use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
 pub use basic::{Basic, PAIR_BYTES_MAX};
 pub use denied::Denied;
+pub use external::{
+    BODY_BYTES_MAX, BodyWanted, CheckAsk, ENTRIES_MAX as CHECK_ENTRIES_MAX, EXTERNAL_MAX, External, ExternalGuard, HEADERS_MAX,
+    TIMEOUT_MAX as CALLOUT_TIMEOUT_MAX, external_header,
+};
 pub use failures::{FAILING_MAX, Failures};
 pub use found::{Found, KeptHead};
-pub use identify::{Identify, TokenGuard};
+pub use identify::{CertificateGuard, Identify, TokenGuard};
+pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPECTED_MAX};
 pub(crate) use limits::object;
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
     LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
 };
+pub use unsaid::UNCHECKED_HEADER;
 
 /// One guard of a route.
 #[derive(Clone, Debug)]
@@ -42,6 +51,8 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// Whether a service lets them.
+    External(ExternalGuard),
     /// Whether they may.
     Authorize(Arc<Authorization>),
     /// How much may come; before it is known who calls, or after.
@@ -68,6 +79,8 @@ pub struct Watch<'e> {
     pub peer: IpAddr,
     /// See above.
     pub port: u16,
+    /// What the client has shown at its listener, where somebody vouches for it who is believed there.
+    pub certificate: Option<&'e ClientCertificate>,
     /// Passwords that were verified before.
     pub verified: &'e mut Verified,
     /// Unix time.
@@ -85,6 +98,10 @@ pub enum Question {
     Limit(LimitAsk),
     /// Whether a password is the user's.
     Password(Arc<Password>),
+    /// Whether a request may go on.
+    Check(CheckAsk),
+    /// What an opaque token is.
+    Token(IntrospectionAsk),
 }
 
 /// What becomes of a request at a guard.
@@ -106,6 +123,7 @@ impl Guard {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
             Self::Limit(limits, _) => limits.on_request(exchange),
+            Self::External(external) => external.on_request(exchange),
             Self::Authorize(policies) => authorize(policies, exchange),
         }
     }
@@ -117,6 +135,7 @@ impl Guard {
             Self::Identify(identify) => identify.name(),
             Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
             Self::Limit(_, LimitStage::AfterAuth) => "limit",
+            Self::External(_) => "external_auth",
             Self::Authorize(_) => "authorization",
         }
     }
@@ -127,6 +146,7 @@ impl Guard {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
             Self::Limit(limits, _) => limits.story(),
+            Self::External(guard) => guard.external.story(),
             Self::Authorize(policies) => policies.story(),
         }
     }

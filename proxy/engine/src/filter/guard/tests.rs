@@ -1,12 +1,15 @@
 //! Who calls: every credential against every object, and hostile ones.
 
+mod opaque;
+
 use http::{HeaderMap, HeaderValue, Request};
 use proto::mesh;
 
 use super::{Denied, Found, Guard, Passed, Question, Watch};
 use crate::authenticate::Remembered;
+use crate::callout::CalloutTold;
 use crate::claims::Claims;
-use crate::consumers::{AuthMethod, BookCell, CONSUMER_HEADER, Verified, digest};
+use crate::consumers::{AuthMethod, BookCell, CONSUMER_HEADER, ClientCertificate, Verified, digest};
 use crate::filter::{Stage, tests::exchange};
 use crate::fixture::put;
 use crate::model::build::Parts;
@@ -76,6 +79,11 @@ struct Edge {
     guards: Vec<Guard>,
     cell: std::sync::Arc<BookCell>,
     verified: Verified,
+    /// What an authorization server answers, the last first.
+    answers: Vec<CalloutTold>,
+    certificate: Option<ClientCertificate>,
+    /// What it was asked.
+    forms: Vec<String>,
 }
 
 /// What became of a request, and what it looks like by then.
@@ -97,7 +105,14 @@ impl Edge {
         let table = snapshot.routes.get("t").unwrap();
         let Action::Forward(forward) = &table.hosts[0].rules[0].action else { panic!("it leads somewhere") };
         let guards = forward.gates(None).filter_map(|stage| if let Stage::Guard(guard) = stage { Some(guard.clone()) } else { None });
-        Self { guards: guards.collect(), cell: snapshot.consumers.clone(), verified: Verified::new([7; 32]) }
+        Self {
+            guards: guards.collect(),
+            cell: snapshot.consumers.clone(),
+            verified: Verified::new([7; 32]),
+            answers: Vec::new(),
+            certificate: None,
+            forms: Vec::new(),
+        }
     }
 
     fn ask(&mut self, request: Request<()>) -> Outcome {
@@ -113,6 +128,7 @@ impl Edge {
                     tokens: &mut tokens,
                     peer: exchange.address,
                     port: 40_000,
+                    certificate: self.certificate.as_ref(),
                     verified: &mut self.verified,
                     wall_secs: NOW,
                     found: &mut found,
@@ -126,9 +142,15 @@ impl Edge {
                         break 'guards;
                     }
                     Passed::Asks(question) => {
-                        let Question::Password(password) = *question else { panic!("no limit asks here") };
                         asked += 1;
-                        found.tell(&password, password.verify());
+                        match *question {
+                            Question::Password(password) => found.tell(&password, password.verify()),
+                            Question::Token(ask) => {
+                                self.forms.push(String::from_utf8(ask.request().unwrap().into_body().to_vec()).unwrap());
+                                found.tell_callout(self.answers.pop().expect("nobody asks"));
+                            }
+                            other => panic!("{other:?}"),
+                        }
                     }
                 }
             }

@@ -72,7 +72,8 @@ pub(super) fn http(
     };
     let compiled = policies.of_rule(policy, timeouts, headers).map_err(policy::within)?;
     let mirrors = policy::mirrors(policy.filters.as_ref()).map_err(policy::within)?;
-    Ok(Forward::new(compiled, checked(backends, "weighted_clusters.clusters").map_err(at)?, mirrors))
+    let asked = policy::asked(policy.edge.as_ref()).map_err(policy::within)?;
+    Ok(Forward::new(compiled, checked(backends, "weighted_clusters.clusters").map_err(at)?, mirrors).asking(asked))
 }
 
 /// The steps of a backend that has none of its own.

@@ -40,6 +40,7 @@ impl Parts {
             doors: self.doors.iter().map(|(port, staged)| (*port, staged.content.clone())).collect(),
             consumers: Arc::clone(&self.consumers.cell),
             limits: Arc::clone(&self.policies.memories.limits),
+            callouts: Arc::clone(&self.policies.memories.services.callouts),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };

@@ -60,6 +60,7 @@ pub(super) struct Memories {
     buckets: HashMap<String, Weak<Buckets>>,
     guards: Interned<Vec<Stage>>,
     failures: guards::FailureMemories,
+    pub(super) services: guards::Services,
     /// Keys of tokens by where they come from; of all who name them.
     cells: Cells,
     /// Of limits at edges.
@@ -80,8 +81,8 @@ impl Memories {
     /// What guards an edge's rule: rules that say the same share it.
     fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
         self.cells.retain(|_, cell| cell.strong_count() > 0);
-        let (cells, failures, limits) = (&mut self.cells, &mut self.failures, &self.limits);
-        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, (cells, limits), failures))
+        let (cells, limits, outliving) = (&mut self.cells, &self.limits, (&mut self.failures, &mut self.services));
+        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, (cells, limits), outliving))
     }
 }
 
@@ -215,4 +216,14 @@ pub(super) fn mirrors(filters: Option<&Filters>) -> Result<Vec<Mirror<Link>>, Wr
         Ok(Mirror { target: Link::named(cluster, "cluster").map_err(at)?, per_million: *per_million })
     };
     raw.iter().enumerate().map(one).collect()
+}
+
+/// Where the services of a rule's policies are, in the order in which they are asked.
+pub(super) fn asked(raw: Option<&EdgePolicy>) -> Result<Vec<Link>, Wrong> {
+    // What is refused as a whole asks nobody.
+    let listed = raw.filter(|raw| raw.unavailable.is_empty()).map_or(&[][..], |raw| &raw.external);
+    let one = |(place, raw): (usize, &proto::mesh::ExternalAuth)| {
+        Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]")))
+    };
+    listed.iter().enumerate().map(one).collect()
 }

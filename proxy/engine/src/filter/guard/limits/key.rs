@@ -21,7 +21,7 @@ const KEY_BYTES: usize = 256;
 
 /// One part; all together are the key.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(in crate::filter::guard) enum Part {
     /// The consumer, else `ISSUER|SUBJECT` of a token that none claims.
     Consumer,
     /// The client's address; of IPv6 so many bits.
@@ -36,13 +36,13 @@ pub(super) enum Part {
 }
 
 /// A digest of all parts, and of whose key it is: nobody can make two alike.
-pub(super) type Key = u128;
+pub(in crate::filter::guard) type Key = u128;
 
 /// A part of the key is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Missing;
+pub(in crate::filter::guard) struct Missing;
 
-pub(super) fn compile(raw: &[EdgeKey]) -> Result<Vec<Part>, Wrong> {
+pub(in crate::filter::guard) fn compile(raw: &[EdgeKey]) -> Result<Vec<Part>, Wrong> {
     if raw.len() > KEY_PARTS_MAX {
         return Err(Wrong::new("key", format!("holds {} parts, which is more than {KEY_PARTS_MAX}", raw.len())));
     }
@@ -73,7 +73,7 @@ impl Part {
     }
 
     /// In words.
-    pub(super) fn story(&self) -> String {
+    pub(in crate::filter::guard) fn story(&self) -> String {
         match self {
             Self::Consumer => "consumer".to_owned(),
             Self::Address(_) => "client address".to_owned(),
@@ -87,19 +87,19 @@ impl Part {
 }
 
 /// What limits see of a request.
-pub(super) struct Seen<'s, 'e> {
+pub(in crate::filter::guard) struct Seen<'s, 'e> {
     exchange: &'s Exchange<'e>,
     auth: Option<&'s Identified>,
 }
 
 impl<'s, 'e> Seen<'s, 'e> {
-    pub(super) fn of(exchange: &'s Exchange<'e>) -> Self {
+    pub(in crate::filter::guard) fn of(exchange: &'s Exchange<'e>) -> Self {
         let auth = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
         Self { exchange, auth }
     }
 
     /// Asks an expression.
-    pub(super) fn call<T>(&self, ask: impl FnOnce(&Call<'_>) -> T) -> T {
+    pub(in crate::filter::guard) fn call<T>(&self, ask: impl FnOnce(&Call<'_>) -> T) -> T {
         let request = &self.exchange.request;
         let watch = self.exchange.watch.as_ref();
         let head = RequestHead::new(&request.method, &request.uri, &request.headers);
@@ -117,7 +117,7 @@ impl<'s, 'e> Seen<'s, 'e> {
     }
 
     /// The key of `limit`; with `together` an absent part is one value more.
-    pub(super) fn key(&self, limit: &str, parts: &[Part], together: bool) -> Result<Key, Missing> {
+    pub(in crate::filter::guard) fn key(&self, limit: &str, parts: &[Part], together: bool) -> Result<Key, Missing> {
         let mut text: SmallVec<[u8; KEY_BYTES]> = SmallVec::new();
         add(&mut text, limit.as_bytes());
         for part in parts {

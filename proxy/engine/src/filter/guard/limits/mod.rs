@@ -1,25 +1,24 @@
 //! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
 mod compile;
+mod counted;
 mod kept;
-mod key;
+pub(super) mod key;
 mod service;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::{Passed, Question};
-use crate::Moment;
 use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
-use crate::filter::Exchange;
+use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
-    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RemoteStore, RowState, StoreLive, Taking,
-    UnderWayPlace, policy_item, retry_after,
+    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace,
+    policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
 use service::Served;
@@ -123,8 +122,6 @@ struct Bandwidth {
     key: Vec<Part>,
 }
 
-/// What has a pace is sent in so many portions a second, so that whole pieces do not run ahead of it.
-const PORTIONS_PER_SEC: u64 = 20;
 /// Somebody's pace.
 #[derive(Debug)]
 struct Pace {
@@ -179,10 +176,11 @@ struct Count {
     /// What was taken and is settled with the answer: the limit's object and place, whose, how much.
     open: Vec<(Arc<ObjectLimits>, usize, u128, u64)>,
     paces: Vec<Pace>,
-    /// What services were asked, and what they have to say on the answer and to the backend.
+    /// What services were asked, and what they have to say to the backend.
     served: SmallVec<[Served; 1]>,
-    for_client: Vec<(HeaderName, HeaderValue)>,
     for_backend: Vec<(HeaderName, HeaderValue)>,
+    /// What services and other guards have to say on the answer.
+    said: Vec<HeaderOp>,
 }
 
 /// What was taken so far, to be put back if a later limit says no.
@@ -516,72 +514,5 @@ impl Count {
         let Some((object, place, standing)) = &self.tightest else { return };
         let Some(limit) = object.limits.get(*place) else { return };
         object.told.tell(&mut say, (&limit.name, limit.numbers.whole()), standing, &self.policies);
-    }
-}
-
-impl Counted {
-    /// Says on the answer how the tightest limit stands, in place of what an application says there.
-    pub fn tell(&self, headers: &mut HeaderMap) {
-        let Some(count) = self.0.as_ref() else { return };
-        for (name, value) in &count.for_client {
-            headers.append(name, value.clone());
-        }
-        if count.tightest.is_none() {
-            return;
-        }
-        OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
-        count.tell(|name, value| _ = headers.append(name, value));
-    }
-
-    /// Settles what the request took by what its answer says of that; what says nothing, or no number, took what it did.
-    pub fn settle(&mut self, headers: &HeaderMap, now: Now) {
-        let Some(count) = self.0.as_mut() else { return };
-        for (object, place, key, cost) in count.open.drain(..) {
-            let Some(limit) = object.limits.get(place) else { continue };
-            let said = limit.settled.as_ref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
-            let Some(took) = said.and_then(|text| text.trim().parse::<u64>().ok()) else { continue };
-            object.memory.rows.with(key, |row| match &mut row.state {
-                RowState::Own(meter) => {
-                    limit.numbers.give_back(meter, cost.saturating_sub(took), now);
-                    limit.numbers.charge(meter, took.saturating_sub(cost), now);
-                }
-                RowState::Shared(held) => held.settle(cost, took),
-                RowState::Fresh | RowState::Pace(_) => {}
-            });
-        }
-    }
-
-    /// Whether something is settled with the answer.
-    pub fn is_open(&self) -> bool {
-        self.0.as_ref().is_some_and(|count| !count.open.is_empty())
-    }
-
-    /// Whether its answer's body has a pace.
-    pub fn is_paced(&self) -> bool {
-        self.0.as_ref().is_some_and(|count| !count.paces.is_empty())
-    }
-
-    /// How many of so many bytes of its answer go on next, and how long they wait first.
-    pub fn portion(&self, bytes: usize, now: Moment) -> (usize, Duration) {
-        let paces = || self.0.iter().flat_map(|count| &count.paces);
-        let most = paces().map(|pace| pace.bytes_per_second / PORTIONS_PER_SEC).min().unwrap_or(u64::MAX);
-        let portion = bytes.min(usize::try_from(most).unwrap_or(usize::MAX).max(1));
-        let wait = paces().map(|pace| pace.memory.sent(pace.key, (portion as u64, pace.bytes_per_second), now)).max();
-        (portion, wait.unwrap_or_default())
-    }
-
-    /// The limit that refused it.
-    pub fn refused(&self) -> Option<&Arc<str>> {
-        self.0.as_ref()?.refused.as_ref()
-    }
-
-    /// What stores are to be asked beside the road.
-    pub fn aside(&mut self) -> Vec<LimitAsk> {
-        self.0.as_mut().map(|count| std::mem::take(&mut count.aside)).unwrap_or_default()
-    }
-
-    /// A store that was asked for it did not answer in time.
-    pub fn unanswered(&mut self) {
-        self.0.get_or_insert_default().silent = true;
     }
 }

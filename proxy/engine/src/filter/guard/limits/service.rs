@@ -10,6 +10,7 @@ use proto::mesh::{self, descriptor_entry};
 use super::key::{Part, Seen};
 use super::{Count, LimitAsk, LimitGuard, ObjectLimits, WithoutStore, retry_after};
 use crate::failure::{LocalReply, Reason};
+use crate::filter::HeaderOp;
 use crate::filter::guard::{Passed, Question};
 use crate::limit::{KeyStanding, LimitCounts, LimitVerdict};
 use crate::rejected::Wrong;
@@ -186,7 +187,7 @@ impl LimitGuard {
                 return Err(Passed::Answered(Box::new(reply)));
             }
             service.counts.add(LimitVerdict::Allowed);
-            count.for_client.extend(answer.response);
+            count.said.extend(answer.response.into_iter().map(|(name, value)| HeaderOp::Add(name, value)));
             count.for_backend.extend(answer.request);
         }
         Ok(())

@@ -31,7 +31,8 @@ use proto::xds::{least_request, round_robin};
 use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 
 use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
-use super::limits::{limits, served};
+use super::guarding::{authorization, edge, seconds};
+use super::limits::served;
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
@@ -50,13 +51,9 @@ fn resource<M: Message + Name>(name: &str, message: &M) -> Resource {
     (M::type_url(), name.to_owned(), proto::xds::pack(message))
 }
 
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
-}
-
 fn ops(name: &str) -> Vec<HeaderValueOption> {
     let header = HeaderValue { key: name.to_owned(), value: "v".to_owned() };
-    vec![HeaderValueOption { header: Some(header), append_action: 2, keep_empty_value: true }]
+    vec![HeaderValueOption { header: Some(header), append: None, append_action: 2, keep_empty_value: true }]
 }
 
 fn extension<M: Message + Name>(policy: &M) -> BTreeMap<String, Any> {
@@ -265,96 +262,6 @@ fn endpoints() -> ClusterLoadAssignment {
     let mut whole = assignment("shop/a:80", vec![mesh, endpoint("10.1.0.2:8080", "v", HealthStatus::Draining)]);
     whole.endpoints[0].locality = Some(Locality { region: "r".into(), zone: "z".into(), sub_zone: String::new() });
     whole
-}
-
-/// Everything that an edge may say of a rule, but that it cannot.
-fn edge() -> mesh::EdgePolicy {
-    use mesh::credential_place::Kind;
-    let headers = vec![
-        mesh::FilledHeader { name: "x-plan".into(), value: Some(mesh::filled_header::Value::Literal("gold".into())) },
-        mesh::FilledHeader { name: "x-consumer".into(), value: Some(mesh::filled_header::Value::Cel("consumer.name".into())) },
-    ];
-    let consumers = Some(mesh::ConsumerChoice {
-        namespaces: vec!["partners".into()],
-        names: vec!["other/acme".into()],
-        labels: [("plan".to_owned(), "gold".to_owned())].into(),
-    });
-    let place = |kind| mesh::CredentialPlace { kind: Some(kind) };
-    mesh::EdgePolicy {
-        unavailable: String::new(),
-        api_keys: Some(mesh::ApiKeys {
-            policy: "shop/keys".into(),
-            optional: true,
-            from: vec![
-                place(Kind::Header(mesh::CredentialHeader { name: "authorization".into(), prefix: "Bearer ".into() })),
-                place(Kind::Query("key".into())),
-                place(Kind::Cookie("key".into())),
-            ],
-            consumers: consumers.clone(),
-            scopes: vec!["read".into()],
-            keep: true,
-            headers: headers.clone(),
-        }),
-        basic: Some(mesh::BasicAuth {
-            policy: "shop/basic".into(),
-            optional: true,
-            consumers: consumers.clone(),
-            users: "shop/users/htpasswd".into(),
-            realm: "partners".into(),
-            remembered: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
-            failures: Some(mesh::FailureLimit { per_minute: 10, client_address: true, ipv6_prefix: 56, username: true }),
-            scopes: vec!["read".into()],
-            keep: true,
-            headers,
-        }),
-        tokens: Some(mesh::EdgeTokens { policy: "shop/tokens".into(), optional: true, rules: fixture::authentication().rules, consumers }),
-        authorization: Some(authorization()),
-        limits: vec![limits(true), limits(false), served()],
-    }
-}
-
-/// Everything that a policy may say.
-fn authorization() -> mesh::Authorization {
-    let token = mesh::TokenSource {
-        issuer: "https://id.example".into(),
-        claims: [("groups".to_owned(), mesh::ClaimValues { values: vec!["staff".into()] })].into(),
-    };
-    let source = mesh::CallSource {
-        principals: vec!["*/sa/frontend".into()],
-        namespaces: vec!["shop".into()],
-        ip_blocks: vec!["10.0.0.0/8".into()],
-        token: Some(token),
-        consumers: vec!["partners/*".into()],
-        consumer_groups: vec!["gold".into()],
-        scopes: vec!["read".into()],
-        auth_methods: vec!["ApiKey".into()],
-        ip_lists: vec!["shop/offices".into()],
-        peer_ip_blocks: vec!["10.0.0.0/8".into()],
-    };
-    let path = |kind| mesh::PathPattern { kind: Some(kind) };
-    let target = mesh::CallTarget {
-        ports: vec![8080],
-        hosts: vec!["*.shop".into()],
-        methods: vec!["GET".into()],
-        paths: vec![path(mesh::path_pattern::Kind::Prefix("/v1".into())), path(mesh::path_pattern::Kind::Exact("/v2".into()))],
-        headers: vec![fixture::header("x-tenant", "a")],
-    };
-    let rule = mesh::AuthorizationRule {
-        name: "frontends".into(),
-        from: vec![source.clone()],
-        to: vec![target.clone()],
-        not_from: vec![source],
-        not_to: vec![target],
-        when: "source.namespace != 'test'".into(),
-    };
-    let policy = |name: &str, action: mesh::authorization_policy::Action| mesh::AuthorizationPolicy {
-        name: format!("shop/{name}"),
-        action: action.into(),
-        dry_run: false,
-        rules: vec![rule.clone()],
-    };
-    let policies = vec![policy("a", mesh::authorization_policy::Action::Allow), policy("d", mesh::authorization_policy::Action::Deny)];
-    mesh::Authorization { policies, dry_run: false }
 }
 
 /// One of each kind of chain that an edge may have for TLS.

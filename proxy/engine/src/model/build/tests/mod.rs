@@ -4,6 +4,7 @@ mod door;
 mod edge;
 mod effects;
 mod fields;
+mod guarding;
 mod limits;
 mod policy;
 mod walk;

@@ -1,0 +1,29 @@
+//! Headers in which the edge alone speaks.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::callout::CalloutKind;
+
+/// Says to the backend that a request went on without the word of a service that did not answer; its value is what was not asked.
+pub const UNCHECKED_HEADER: HeaderName = HeaderName::from_static("x-meshwright-unchecked");
+
+/// Says to the backend that nobody has checked a request.
+pub(super) fn unchecked(headers: &mut HeaderMap, kind: CalloutKind) {
+    headers.append(UNCHECKED_HEADER, HeaderValue::from_static(kind.text()));
+}
+
+/// Takes off what a caller says in headers that are the edge's to fill; names with `_` for `-` are the same to many applications.
+pub(super) fn unsay(headers: &mut HeaderMap, filled: &[HeaderName]) {
+    for name in filled {
+        headers.remove(name);
+    }
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let alike = |a: &HeaderName, b: &HeaderName| a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain));
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| filled.iter().any(|filled| alike(filled, name))).cloned().collect();
+    for twin in twins {
+        headers.remove(twin);
+    }
+}
