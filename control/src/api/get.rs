@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::keys::KeysAway;
-use super::stores::StoresAway;
 use super::live::Ledger;
+use super::stores::StoresAway;
 use super::{PATIENCE, audit, consumers};
 use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;

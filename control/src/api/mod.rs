@@ -6,10 +6,10 @@ mod consumers;
 mod explain;
 mod get;
 mod keys;
-mod stores;
 pub(crate) mod live;
 mod ready;
 mod rotate;
+mod stores;
 mod wait;
 
 use std::pin::Pin;

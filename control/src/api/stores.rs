@@ -81,7 +81,9 @@ mod tests {
                  spec: {{limits: [{{name: all, requests: 1, per: 1s}}], store: {store}}}\n---\n"
             )
         };
-        let text = limit("leases", "{leases: {}}") + &limit("near", "{redis: {addresses: ['near:1']}}") + &limit("far", "{redis: {addresses: ['Far:1']}}");
+        let text = limit("leases", "{leases: {}}")
+            + &limit("near", "{redis: {addresses: ['near:1']}}")
+            + &limit("far", "{redis: {addresses: ['Far:1']}}");
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
         let example = ("edge/a/edge".to_owned(), "it has closed the connection".to_owned());

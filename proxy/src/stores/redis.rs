@@ -139,7 +139,8 @@ impl RedisStore {
         let [.., Value::BulkString(script), time] = answers.as_slice() else {
             return Err(StoreFault::unreadable("it does not say what the script is known by"));
         };
-        let script = String::from_utf8(script.clone()).map_err(|_| StoreFault::unreadable("it does not say what the script is known by"))?;
+        let script =
+            String::from_utf8(script.clone()).map_err(|_| StoreFault::unreadable("it does not say what the script is known by"))?;
         let ahead_secs = self.ahead_secs(clock(time)?);
         Ok(Session { link, script, ahead_secs, heard: Instant::now(), unused: Unused::default() })
     }

@@ -97,10 +97,8 @@ fn met(does: Does) -> Met {
         let served = Server::builder().add_service(RateLimitServiceServer::new(fake)).serve_with_incoming(ReceiverStream::new(incoming));
         served.await.unwrap();
     });
-    let entry = proto::mesh::DescriptorEntry {
-        key: "plan".into(),
-        value: Some(proto::mesh::descriptor_entry::Value::Literal("gold".into())),
-    };
+    let entry =
+        proto::mesh::DescriptorEntry { key: "plan".into(), value: Some(proto::mesh::descriptor_entry::Value::Literal("gold".into())) };
     let service = proto::mesh::RateLimitService {
         address: "127.0.0.1:8081".into(),
         domain: "edge".into(),

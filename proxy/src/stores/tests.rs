@@ -106,21 +106,12 @@ impl Server {
                     return "*7\r\n:0\r\n:999\r\n:-5\r\n:0\r\n:0\r\n:0\r\n:0\r\n".to_owned();
                 }
                 let number = |text: &str| text.parse().unwrap();
-                let ask = ShareAsk {
-                    limit: (*key).into(),
-                    key: 0,
-                    want: number(want),
-                    back: number(back),
-                    spent: number(spent),
-                    known: None,
-                };
+                let ask =
+                    ShareAsk { limit: (*key).into(), key: 0, want: number(want), back: number(back), spent: number(spent), known: None };
                 let now = Now { moment: engine::Moment::of_nanos(1), wall_secs: self.wall_secs };
                 let Grant { granted, standing, .. } = self.book.take(&ask, &self.numbers, now).unwrap();
                 let (reset, retry) = (standing.reset.as_micros(), standing.retry.as_micros());
-                format!(
-                    "*7\r\n:0\r\n:{granted}\r\n:{}\r\n:{reset}\r\n:{retry}\r\n:{}\r\n:0\r\n",
-                    standing.remaining, self.wall_secs
-                )
+                format!("*7\r\n:0\r\n:{granted}\r\n:{}\r\n:{reset}\r\n:{retry}\r\n:{}\r\n:0\r\n", standing.remaining, self.wall_secs)
             }
             other => panic!("{other:?}"),
         }
@@ -178,8 +169,7 @@ fn numbers(raw: &Numbers) -> engine::limit::Numbers {
 fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>, Option<&str>), ahead_secs: u64) -> Kept {
     let wall_secs = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + ahead_secs;
     let (book, heard) = (LimitBook::new(4, 100), Mutex::default());
-    let server =
-        Arc::new(Server { manner: Mutex::new(manner), book, numbers: numbers(&raw), wall_secs, password: wanted, heard });
+    let server = Arc::new(Server { manner: Mutex::new(manner), book, numbers: numbers(&raw), wall_secs, password: wanted, heard });
     let sent = Sent {
         address: "127.0.0.1:6379".into(),
         password: wanted.map(|_| "shop/redis/password".to_owned()).unwrap_or_default(),
@@ -214,6 +204,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
     let page = proto::mesh::Consumers { secrets: secrets.into_iter().collect(), ..proto::mesh::Consumers::default() };
     let kind = <proto::mesh::Consumers as prost::Name>::type_url();
     parts.put(&kind, "consumers/00", "1", &proto::xds::pack(&page)).unwrap();
+    parts.settle();
     let consumers = Arc::clone(&parts.assemble(1, &Snapshot::default()).consumers);
     snapshots.publish(Arc::new(Snapshot { limits: memories, consumers, ..Snapshot::default() }));
     let mut tasks = JoinSet::new();
@@ -278,7 +269,7 @@ async fn whatever_is_wrong_with_a_server_it_is_away_and_met_again() {
         (Manner::Gone, "connection refused"),
         (Manner::Hangs, "no answer within"),
         (Manner::Closes, "closed the connection"),
-        (Manner::Garbage, "no answer of a Redis server"),
+        (Manner::Garbage, "it speaks another protocol"),
         (Manner::Refuses, "it refuses: OOM command not allowed"),
         (Manner::Endless, "says more than it was asked"),
     ] {

@@ -76,7 +76,11 @@ fn a_service_is_asked_once_of_each_request() {
         write(&mut client, GET).await;
         let (_, seen, _application) = play(&mut world, 0, OK).await;
         let told = answered(&mut client, "200").await;
-        assert_eq!((told.matches("x-left: 7\r\n").count(), seen.to_lowercase().matches("x-plan: gold\r\n").count()), (1, 1), "{told}{seen}");
+        assert_eq!(
+            (told.matches("x-left: 7\r\n").count(), seen.to_lowercase().matches("x-plan: gold\r\n").count()),
+            (1, 1),
+            "{told}{seen}"
+        );
         let wanted: Vec<Descriptor> = vec![vec![("plan".into(), "gold".into()), ("path".into(), "/".into())]];
         assert_eq!(*asked.lock().unwrap(), [wanted]);
         let metrics = world.client_means.telemetry.render();

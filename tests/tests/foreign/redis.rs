@@ -60,7 +60,8 @@ spec: {{gatewayClassName: meshwright, listeners: [{{name: http, port: {port}, pr
             },
         })
     };
-    let objects = [route, limit("shared", WHOLE, "Local"), limit("local", 6, "Local"), limit("allow", 1, "Allow"), limit("deny", 1_000, "Deny")];
+    let objects =
+        [route, limit("shared", WHOLE, "Local"), limit("local", 6, "Local"), limit("allow", 1, "Allow"), limit("deny", 1_000, "Deny")];
     let objects: String = objects.iter().map(|object| format!("\n---\n{object}")).collect();
     format!(
         "
@@ -106,7 +107,8 @@ spec:
 /// Status code and reason of a request to one Gateway.
 fn call(port: u16, name: &str) -> String {
     let url = format!("http://127.0.0.1:{port}/{name}");
-    let output = Command::new("curl").args(["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %header{x-meshwright-reason}", &url]);
+    let output =
+        Command::new("curl").args(["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %header{x-meshwright-reason}", &url]);
     text(&{ output }.output().unwrap().stdout).trim().to_owned()
 }
 

@@ -59,18 +59,8 @@ pub(in crate::translate) fn met<'a>(index: &'a Index, object: &Object) -> Vec<&'
 }
 
 fn one((object, permitted): (&Object, bool), spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
-    let EdgeRateLimit {
-        attachment: _,
-        before_auth,
-        limits,
-        per_target,
-        concurrency,
-        bandwidth,
-        store,
-        without_store,
-        draft,
-        legacy,
-    } = spec;
+    let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, bandwidth, store, without_store, draft, legacy } =
+        spec;
     let policy = object.key.path();
     let memory = match route.filter(|_| *per_target) {
         Some(route) => format!("{policy}@{route}"),
@@ -176,10 +166,12 @@ mod tests {
     fn a_stores_password_goes_to_its_gateway_and_to_nobody_else() {
         // Aim: what is told of the store names the Secret; the Secret's text is on a page of that Gateway only, and what is not there is told.
         let spec = |key: &str| {
-            format!("targetRefs: [{{kind: Gateway, name: edge}}], store: {{redis: {{addresses: ['redis:6379'], authRef: {{name: redis, key: {key}}}}}}}")
+            format!(
+                "targetRefs: [{{kind: Gateway, name: edge}}], store: {{redis: {{addresses: ['redis:6379'], authRef: {{name: redis, key: {key}}}}}}}"
+            )
         };
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis, namespace: shop}\nstringData: {password: \" s3cret\\n\"}";
-        let there = world(&[secret, &limit("l", "shop", &spec("password"))]);
+        let there = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("password")))]);
         let usable = crate::translate::edge::consumers::usable(there.index(), &("shop".to_owned(), "edge".to_owned()));
         let told: Vec<_> = (0..=u8::MAX).filter_map(|page| crate::translate::edge::consumers::page(&there, &usable, page)).collect();
         let [page] = told.as_slice() else { panic!("{} pages", told.len()) };
@@ -187,7 +179,7 @@ mod tests {
         assert!(!format!("{:?}", policy_text(&there)).contains("s3cret"));
         let other = crate::translate::edge::consumers::usable(there.index(), &("team".to_owned(), "other".to_owned()));
         assert!(other.secrets.is_empty());
-        let without = world(&[secret, &limit("l", "shop", &spec("gone"))]);
+        let without = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("gone")))]);
         let status = &statuses(&without)[&ObjectKey::new(Kind::RateLimit, "shop", "l")];
         let text = serde_json::to_string(status).unwrap();
         assert!(text.contains("InvalidRef") && text.contains("no entry `gone`"), "{text}");
@@ -198,7 +190,9 @@ mod tests {
         let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
         let gateway = ("shop".to_owned(), "edge".to_owned());
         let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
-        policy(world.index(), &Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) }).unwrap().limits
+        policy(world.index(), &Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) })
+            .unwrap()
+            .limits
     }
 
     #[test]
@@ -213,7 +207,7 @@ mod tests {
             (vec![object.as_str(), service, grant], "limits.data:8081", "\"ResolvedRefs\""),
             (vec![object.as_str(), grant], "limits.data:8081", "InvalidRef"),
         ] {
-            let world = world(&texts);
+            let world = world(&[&texts.join("\n---\n")]);
             let store = policy_text(&world).remove(0).store.unwrap().kind;
             let Some(super::StoreKind::Service(told)) = store else { panic!("{store:?}") };
             let status = serde_json::to_string(&statuses(&world)[&ObjectKey::new(Kind::RateLimit, "shop", "l")]).unwrap();

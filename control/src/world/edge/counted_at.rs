@@ -131,7 +131,8 @@ impl RateService {
         if listed.is_empty() {
             descriptors_at.error("a service that is asked about nothing limits nothing", "write a descriptor");
         }
-        let descriptors: Option<Vec<LimitDescriptor>> = listed.iter().map(|at| descriptor(at, part)).collect::<Vec<_>>().into_iter().collect();
+        let descriptors: Option<Vec<LimitDescriptor>> =
+            listed.iter().map(|at| descriptor(at, part)).collect::<Vec<_>>().into_iter().collect();
         let (service, port) = backend?;
         Some(Self { service, port, domain: domain?, timeout: timeout?, descriptors: descriptors? })
     }
@@ -224,7 +225,13 @@ impl RedisServer {
             all.pop()
         });
         let tls = fields.get("tls").and_then(|at| at.flag()).unwrap_or_default();
-        let username = fields.get("username").and_then(|at| Some((at.text()?, at)));
+        let username = fields.get("username").and_then(|at| {
+            let text = at.text()?;
+            if text.is_empty() {
+                at.error("nobody has no name", "leave it out for the server's default user");
+            }
+            Some((text, at))
+        });
         let password = fields.get("authRef").and_then(|at| entry(&at));
         let key_prefix = fields.get("keyPrefix").and_then(|at| Some((at.text()?, at)));
         let timeout = fields.get("timeout").and_then(|at| Some((at.duration()?, at)));
@@ -243,7 +250,9 @@ impl RedisServer {
         if let Err((field, why)) = read.place("password") {
             let (at, remedy) = match field {
                 "address" => (Some(address_at), "use for example redis.shop:6379".to_owned()),
-                "username" => (username.map(|(_, at)| at), "name an ACL user of at most 256 bytes, and its password with authRef".to_owned()),
+                "username" => {
+                    (username.map(|(_, at)| at), "name an ACL user of at most 256 bytes, and its password with authRef".to_owned())
+                }
                 "key_prefix" => (key_prefix.map(|(_, at)| at), format!("use at most {KEY_PREFIX_BYTES_MAX} visible ASCII characters")),
                 _ => (timeout.map(|(_, at)| at), format!("use a time above zero and up to {} ms", STORE_TIMEOUT_MAX.as_millis())),
             };

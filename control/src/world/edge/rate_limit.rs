@@ -8,8 +8,8 @@ use proto::mesh::{
     BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore,
 };
 
-use super::value::{cel_value, name};
 use super::counted_at::CountedAt;
+use super::value::{cel_value, name};
 use super::{Cursor, EdgeAttachment};
 use crate::world::door::{Fields, is_label};
 use crate::world::traffic::header;
@@ -372,7 +372,9 @@ mod tests {
     #[test]
     fn a_service_that_decides_is_read() {
         // Aim: every word of `store.rls`; it limits something by itself, beside limits of each proxy's own.
-        let read = good(&format!("store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"));
+        let read = good(&format!(
+            "store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"
+        ));
         let service = read.store.rls.clone().unwrap();
         assert_eq!((service.address().as_str(), service.domain.as_str(), service.timeout.as_millis()), ("limits.data:8081", "edge", 50));
         assert_eq!((service.descriptors.len(), service.descriptors[0].entries.len()), (1, 2));
@@ -411,7 +413,10 @@ mod tests {
             (rls("backendRef: {name: r, port: 1, kind: Pod}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "is a Service"),
             (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: []}]"), "an entry at least"),
             (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a}]}]"), "either `value` or `from`"),
-            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a, from: {header: Authorization}}]}]"), "credentials"),
+            (
+                rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a, from: {header: Authorization}}]}]"),
+                "credentials",
+            ),
             (rls("backendRef: {name: r, port: 1}, domain: d, timeout: 2s, descriptors: [{entries: [{key: a, value: b}]}]"), "no such wait"),
             (format!("{}, onError: Local", rls(GOOD_RLS).replace(", onError: Deny", "")), "Local is a share"),
             (format!("{}, {}", rls(GOOD_RLS), limit("burst: 1")), "has the numbers"),

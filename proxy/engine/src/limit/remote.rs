@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::memory::StoreLive;
+use super::live::StoreLive;
 use crate::raw::is_host;
 
 /// Most stores of one proxy, each with one connection.
@@ -85,7 +85,8 @@ impl ServicePlace {
     /// The field's name, and what is wrong with it.
     pub fn new(address: &str, timeout: Duration) -> Result<Self, (&'static str, &'static str)> {
         let nowhere = address.is_empty();
-        let RedisPlace { address, timeout, .. } = RedisPlace::new((if nowhere { "nowhere:1" } else { address }, false), ("", ""), "", timeout)?;
+        let RedisPlace { address, timeout, .. } =
+            RedisPlace::new((if nowhere { "nowhere:1" } else { address }, false), ("", ""), "", timeout)?;
         Ok(Self { address: if nowhere { "".into() } else { address }, timeout })
     }
 }

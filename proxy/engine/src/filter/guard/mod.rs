@@ -29,8 +29,8 @@ pub use found::Found;
 pub use identify::{Identify, TokenGuard};
 pub(crate) use limits::object;
 pub use limits::{
-    CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard,
-    LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
+    CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
+    LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
 };
 
 /// One guard of a route.

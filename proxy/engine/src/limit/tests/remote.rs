@@ -23,14 +23,19 @@ fn a_place_is_read_or_refused_by_name() {
     ] {
         assert_eq!(at(address).name(), name);
     }
-    for address in ["", "redis", "redis:", "redis:0", "redis:65536", "redis:+1", ":6379", "a b:1", "user@redis:1", "2001:db8::1:6379", "[redis]:1"] {
+    for address in
+        ["", "redis", "redis:", "redis:0", "redis:65536", "redis:+1", ":6379", "a b:1", "user@redis:1", "2001:db8::1:6379", "[redis]:1"]
+    {
         assert_eq!(place(address).unwrap_err().0, "address", "{address}");
     }
     let wait = |millis| RedisPlace::new(("a:1", true), ("", ""), "", Duration::from_millis(millis)).map(drop).map_err(|(field, _)| field);
     assert_eq!((wait(0), wait(1), wait(1000), wait(1001)), (Err("timeout"), Ok(()), Ok(()), Err("timeout")));
-    let named = |user, password| RedisPlace::new(("a:1", true), (user, password), "", Duration::from_millis(1)).map(drop).map_err(|(field, _)| field);
+    let named = |user, password| {
+        RedisPlace::new(("a:1", true), (user, password), "", Duration::from_millis(1)).map(drop).map_err(|(field, _)| field)
+    };
     assert_eq!((named("u", ""), named("u", "s"), named("", "s"), named("a\n", "s")), (Err("username"), Ok(()), Ok(()), Err("username")));
-    let prefixed = |prefix: &str| RedisPlace::new(("a:1", true), ("", ""), prefix, Duration::from_millis(1)).map(drop).map_err(|(field, _)| field);
+    let prefixed =
+        |prefix: &str| RedisPlace::new(("a:1", true), ("", ""), prefix, Duration::from_millis(1)).map(drop).map_err(|(field, _)| field);
     assert_eq!((prefixed(&"p".repeat(64)), prefixed(&"p".repeat(65)), prefixed("ä")), (Ok(()), Err("key_prefix"), Err("key_prefix")));
 }
 

@@ -7,7 +7,10 @@ use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
-use crate::limit::{AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, STORES_MAX, ServicePlace, quota, rate};
+use crate::limit::{
+    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, STORES_MAX, ServicePlace,
+    quota, rate,
+};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 

@@ -246,7 +246,9 @@ impl LimitGuard {
                 if limit.dry_run {
                     match stopped {
                         // On trial it keeps nobody waiting.
-                        Stop::Ask(key, want) => count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None }),
+                        Stop::Ask(key, want) => {
+                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None })
+                        }
                         _ => limit.counts.add(LimitVerdict::WouldRefuse),
                     }
                     continue;
@@ -368,7 +370,11 @@ impl LimitGuard {
             let limits = object.limits.iter().map(Limit::story);
             let busy = object.concurrency.iter().map(|limit| format!("{} at once{}", limit.requests, each(&limit.key)));
             let wide = object.bandwidth.iter().map(|limit| format!("{} bytes a second{}", limit.bytes_per_second, each(&limit.key)));
-            format!("{}: {}", object.policy, limits.chain(busy).chain(wide).chain(object.service.as_ref().map(ServiceLimits::story)).collect::<Vec<_>>().join(", "))
+            format!(
+                "{}: {}",
+                object.policy,
+                limits.chain(busy).chain(wide).chain(object.service.as_ref().map(ServiceLimits::story)).collect::<Vec<_>>().join(", ")
+            )
         };
         self.objects.iter().map(one).collect::<Vec<_>>().join("; ")
     }

@@ -4,5 +4,6 @@ mod door;
 mod edge;
 mod effects;
 mod fields;
+mod limits;
 mod policy;
 mod walk;
