@@ -9,7 +9,7 @@ const WORDS_MAX: usize = 200;
 
 /// Why a store does not count.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreFault {
+pub(super) enum StoreFault {
     /// There is no connection.
     #[error(transparent)]
     Unreached(#[from] Away),

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,10 +19,13 @@ use crate::callout::OpenWire;
 /// Longest answer to one command, in bytes: the longest of ours has 100, an error in the server's own words more.
 const ANSWER_BYTES_MAX: u64 = 1_024;
 
+/// What an answer begins with (RESP2).
+const FIRST_BYTES: &[u8] = b"+-:$*";
+
 /// See the module. Dropped, it closes.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    allowed: Arc<AtomicU64>,
+    meter: Arc<Meter>,
     /// Reads and writes; ends with the link.
     _driver: JoinSet<()>,
 }
@@ -30,15 +33,15 @@ pub(super) struct Link {
 impl Link {
     /// On a connection that is open; nothing is said yet.
     pub(super) async fn new(wire: Box<dyn OpenWire>) -> Result<Self, StoreFault> {
-        let allowed = Arc::<AtomicU64>::default();
-        let metered = Metered { wire, allowed: Arc::clone(&allowed) };
+        let meter = Arc::<Meter>::default();
+        let metered = Metered { wire, meter: Arc::clone(&meter) };
         let silent = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let made = MultiplexedConnection::new_with_config(&silent, metered, config).await;
-        let (connection, driving) = made.map_err(|error| fault(&error))?;
+        let (connection, driving) = made.map_err(|error| meter.fault(&error))?;
         let mut driver = JoinSet::new();
         driver.spawn(driving);
-        Ok(Self { connection, allowed, _driver: driver })
+        Ok(Self { connection, meter, _driver: driver })
     }
 
     /// Sends commands and waits for the answers of all, of which each may be an error. After a fault, or when the future was dropped, the
@@ -53,40 +56,67 @@ impl Link {
         if count == 0 {
             return Ok(Vec::new());
         }
-        self.allowed.store(ANSWER_BYTES_MAX.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX)), Ordering::Relaxed);
+        self.meter.left.store(ANSWER_BYTES_MAX.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX)), Ordering::Relaxed);
+        self.meter.begun.store(false, Ordering::Relaxed);
         let answers = timeout(within, self.connection.send_packed_commands(&together, 0, count)).await;
-        self.allowed.store(0, Ordering::Relaxed);
+        self.meter.left.store(0, Ordering::Relaxed);
         match answers {
             Ok(Ok(answers)) if answers.len() == count => Ok(answers),
             Ok(Ok(_)) => Err(StoreFault::unreadable("there are more answers than questions, or less")),
-            Ok(Err(error)) => Err(fault(&error)),
+            Ok(Err(error)) => Err(self.meter.fault(&error)),
             Err(_) => Err(StoreFault::Silent(within)),
         }
     }
 }
 
-fn fault(error: &RedisError) -> StoreFault {
-    if error.is_connection_dropped() { StoreFault::Gone } else { StoreFault::unreadable(&error.to_string()) }
+/// What may come, and what came that may not: whoever waits for an answer hears only that the connection has ended.
+#[derive(Default)]
+struct Meter {
+    /// Bytes that may still come.
+    left: AtomicU64,
+    /// An answer has begun.
+    begun: AtomicBool,
+    wrong: OnceLock<&'static str>,
+}
+
+impl Meter {
+    fn fault(&self, error: &RedisError) -> StoreFault {
+        match self.wrong.get() {
+            Some(wrong) => StoreFault::unreadable(wrong),
+            None if error.is_connection_dropped() => StoreFault::Gone,
+            None => StoreFault::unreadable(&error.to_string()),
+        }
+    }
+
+    /// Judges bytes that came.
+    fn takes(&self, bytes: &[u8]) -> Result<(), &'static str> {
+        let left = self.left.load(Ordering::Relaxed);
+        let came = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.left.store(left.saturating_sub(came), Ordering::Relaxed);
+        match bytes.first() {
+            Some(first) if !self.begun.swap(true, Ordering::Relaxed) && !FIRST_BYTES.contains(first) => Err("it speaks another protocol"),
+            _ if came > left => Err("it says more than it was asked"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A connection that says no more than it was asked for.
 struct Metered {
     wire: Box<dyn OpenWire>,
-    /// Bytes that may still come.
-    allowed: Arc<AtomicU64>,
+    meter: Arc<Meter>,
 }
 
 impl AsyncRead for Metered {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = room.filled().len();
         ready!(Pin::new(&mut self.wire).poll_read(cx, room))?;
-        let came = u64::try_from(room.filled().len().saturating_sub(before)).unwrap_or(u64::MAX);
-        let allowed = self.allowed.load(Ordering::Relaxed);
-        if came > allowed {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "it says more than it was asked")));
-        }
-        self.allowed.store(allowed.saturating_sub(came), Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+        let came = room.filled().get(before..).unwrap_or_default();
+        Poll::Ready(self.meter.takes(came).map_err(|wrong| {
+            // The first is the one that matters.
+            let _ = self.meter.wrong.set(wrong);
+            io::Error::new(io::ErrorKind::InvalidData, wrong)
+        }))
     }
 }
 

@@ -204,6 +204,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
     let page = proto::mesh::Consumers { secrets: secrets.into_iter().collect(), ..proto::mesh::Consumers::default() };
     let kind = <proto::mesh::Consumers as prost::Name>::type_url();
     parts.put(&kind, "consumers/00", "1", &proto::xds::pack(&page)).unwrap();
+    parts.settle();
     let consumers = Arc::clone(&parts.assemble(1, &Snapshot::default()).consumers);
     snapshots.publish(Arc::new(Snapshot { limits: memories, consumers, ..Snapshot::default() }));
     let mut tasks = JoinSet::new();
@@ -268,7 +269,7 @@ async fn whatever_is_wrong_with_a_server_it_is_away_and_met_again() {
         (Manner::Gone, "connection refused"),
         (Manner::Hangs, "no answer within"),
         (Manner::Closes, "closed the connection"),
-        (Manner::Garbage, "no answer of a Redis server"),
+        (Manner::Garbage, "it speaks another protocol"),
         (Manner::Refuses, "it refuses: OOM command not allowed"),
         (Manner::Endless, "says more than it was asked"),
     ] {

@@ -10,6 +10,14 @@ use super::parts::{DURATION, EdgeTarget, Empty, HeaderName, LABEL, Positive, Sho
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
     LOCKED,
     ("has(self.store) && has(self.store.rls) || has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
+    (
+        "!has(self.store) || !has(self.store.rls) || has(self.onError) && self.onError != 'Local'",
+        "Local is a share of numbers, which a rate-limit service has; write onError Deny or Allow",
+    ),
+    (
+        "!has(self.store) || !has(self.store.rls) || !has(self.limits) || self.limits.all(l, has(l.replicas) && l.replicas == 'PerProxy')",
+        "a rate-limit service has the numbers of what proxies share; write replicas PerProxy",
+    ),
 ])))]
 pub(in crate::crds) struct RateLimitSpec {
     /// Gateways and routes it is about.

@@ -158,7 +158,7 @@ mod tests {
             )
         };
         let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis, namespace: shop}\nstringData: {password: \" s3cret\\n\"}";
-        let there = world(&[secret, &limit("l", "shop", &spec("password"))]);
+        let there = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("password")))]);
         let usable = crate::translate::edge::consumers::usable(there.index(), &("shop".to_owned(), "edge".to_owned()));
         let told: Vec<_> = (0..=u8::MAX).filter_map(|page| crate::translate::edge::consumers::page(&there, &usable, page)).collect();
         let [page] = told.as_slice() else { panic!("{} pages", told.len()) };
@@ -166,7 +166,7 @@ mod tests {
         assert!(!format!("{:?}", policy_text(&there)).contains("s3cret"));
         let other = crate::translate::edge::consumers::usable(there.index(), &("team".to_owned(), "other".to_owned()));
         assert!(other.secrets.is_empty());
-        let without = world(&[secret, &limit("l", "shop", &spec("gone"))]);
+        let without = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("gone")))]);
         let status = &statuses(&without)[&ObjectKey::new(Kind::RateLimit, "shop", "l")];
         let text = serde_json::to_string(status).unwrap();
         assert!(text.contains("InvalidRef") && text.contains("no entry `gone`"), "{text}");
@@ -193,7 +193,7 @@ mod tests {
             (vec![object.as_str(), service, grant], "limits.data:8081", "\"ResolvedRefs\""),
             (vec![object.as_str(), grant], "limits.data:8081", "InvalidRef"),
         ] {
-            let world = world(&texts);
+            let world = world(&[&texts.join("\n---\n")]);
             let store = policy_text(&world).remove(0).store.unwrap().kind;
             let Some(super::StoreKind::Service(told)) = store else { panic!("{store:?}") };
             let status = serde_json::to_string(&statuses(&world)[&ObjectKey::new(Kind::RateLimit, "shop", "l")]).unwrap();

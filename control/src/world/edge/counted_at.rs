@@ -225,7 +225,13 @@ impl RedisServer {
             all.pop()
         });
         let tls = fields.get("tls").and_then(|at| at.flag()).unwrap_or_default();
-        let username = fields.get("username").and_then(|at| Some((at.text()?, at)));
+        let username = fields.get("username").and_then(|at| {
+            let text = at.text()?;
+            if text.is_empty() {
+                at.error("nobody has no name", "leave it out for the server's default user");
+            }
+            Some((text, at))
+        });
         let password = fields.get("authRef").and_then(|at| entry(&at));
         let key_prefix = fields.get("keyPrefix").and_then(|at| Some((at.text()?, at)));
         let timeout = fields.get("timeout").and_then(|at| Some((at.duration()?, at)));

@@ -1,4 +1,4 @@
-//! Whether a store answers.
+//! How a store does, whichever it is.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Limits that say all that they may.
+//! What limits of an edge may say, for the walk over all fields.
 
 use proto::mesh;
 
