@@ -1500,6 +1500,9 @@ pub struct Traffic {
     /// Key sets of token issuers that cannot be fetched now; those that came before are still believed for a while.
     #[prost(message, repeated, tag = "10")]
     pub keys_away: ::prost::alloc::vec::Vec<KeysAway>,
+    /// Stores of limits that do not answer now.
+    #[prost(message, repeated, tag = "13")]
+    pub stores_away: ::prost::alloc::vec::Vec<StoreAway>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -1509,6 +1512,27 @@ impl ::prost::Name for Traffic {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Traffic".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreAway {
+    /// As meshwright_degraded names it.
+    #[prost(string, tag = "1")]
+    pub store: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub since_secs: u64,
+}
+impl ::prost::Name for StoreAway {
+    const NAME: &'static str = "StoreAway";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.StoreAway".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.StoreAway".into()
     }
 }
 /// The application's calls to one place outside the mesh.
@@ -4007,17 +4031,21 @@ impl ::prost::Name for BandwidthLimit {
         "type.googleapis.com/meshwright.v1.BandwidthLimit".into()
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LimitStore {
-    #[prost(oneof = "limit_store::Kind", tags = "1")]
+    #[prost(oneof = "limit_store::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<limit_store::Kind>,
 }
 /// Nested message and enum types in `LimitStore`.
 pub mod limit_store {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Leases(super::LeaseStore),
+        #[prost(message, tag = "2")]
+        Redis(super::RedisStore),
+        #[prost(message, tag = "3")]
+        Service(super::RateLimitService),
     }
 }
 impl ::prost::Name for LimitStore {
@@ -4028,6 +4056,41 @@ impl ::prost::Name for LimitStore {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.LimitStore".into()
+    }
+}
+/// A server of the Redis protocol counts, by a script and by its own clock.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RedisStore {
+    /// HOST:PORT.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// It proves itself by its name, below the roots of the proxy's machine.
+    #[prost(bool, tag = "2")]
+    pub tls: bool,
+    /// As whom a proxy speaks; empty: the server's default user.
+    #[prost(string, tag = "3")]
+    pub username: ::prost::alloc::string::String,
+    /// Which of Consumers.secrets is the password; empty: there is none.
+    #[prost(string, tag = "4")]
+    pub password: ::prost::alloc::string::String,
+    /// What the names of keys begin with.
+    #[prost(string, tag = "5")]
+    pub key_prefix: ::prost::alloc::string::String,
+    /// How long a request waits for it.
+    #[prost(message, optional, tag = "6")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// As of leases.
+    #[prost(uint32, tag = "7")]
+    pub ahead_percent: u32,
+}
+impl ::prost::Name for RedisStore {
+    const NAME: &'static str = "RedisStore";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RedisStore".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RedisStore".into()
     }
 }
 /// The control plane counts, and proxies take some of each key's share ahead.
@@ -4045,6 +4108,73 @@ impl ::prost::Name for LeaseStore {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.LeaseStore".into()
+    }
+}
+/// A rate-limit service (envoy.service.ratelimit.v3) decides, which has the numbers.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RateLimitService {
+    /// HOST:PORT.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub domain: ::prost::alloc::string::String,
+    /// What it is asked about; one that lacks a part is left out.
+    #[prost(message, repeated, tag = "3")]
+    pub descriptors: ::prost::alloc::vec::Vec<LimitDescriptor>,
+    /// How long a request waits for it.
+    #[prost(message, optional, tag = "4")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for RateLimitService {
+    const NAME: &'static str = "RateLimitService";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RateLimitService".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RateLimitService".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LimitDescriptor {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<DescriptorEntry>,
+}
+impl ::prost::Name for LimitDescriptor {
+    const NAME: &'static str = "LimitDescriptor";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitDescriptor".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitDescriptor".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescriptorEntry {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(oneof = "descriptor_entry::Value", tags = "2, 3")]
+    pub value: ::core::option::Option<descriptor_entry::Value>,
+}
+/// Nested message and enum types in `DescriptorEntry`.
+pub mod descriptor_entry {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "2")]
+        Literal(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Part(super::EdgeKey),
+    }
+}
+impl ::prost::Name for DescriptorEntry {
+    const NAME: &'static str = "DescriptorEntry";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.DescriptorEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.DescriptorEntry".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4834,7 +4964,7 @@ pub struct Introspection {
     pub url: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub client_id: ::prost::alloc::string::String,
-    /// Name of a ClientSecret; empty: it is asked without.
+    /// Name of a ShownSecret; empty: it is asked without.
     #[prost(string, tag = "4")]
     pub secret: ::prost::alloc::string::String,
     /// How long its word counts; absent: it is asked each time.
@@ -5013,7 +5143,7 @@ pub struct Consumers {
     #[prost(message, repeated, tag = "3")]
     pub lists: ::prost::alloc::vec::Vec<AddressList>,
     #[prost(message, repeated, tag = "4")]
-    pub secrets: ::prost::alloc::vec::Vec<ClientSecret>,
+    pub secrets: ::prost::alloc::vec::Vec<ShownSecret>,
 }
 impl ::prost::Name for Consumers {
     const NAME: &'static str = "Consumers";
@@ -5025,22 +5155,22 @@ impl ::prost::Name for Consumers {
         "type.googleapis.com/meshwright.v1.Consumers".into()
     }
 }
-/// What we prove with to an authorization server: one entry of a Secret, NAMESPACE/NAME/ENTRY.
+/// One entry of a Secret, NAMESPACE/NAME/ENTRY, that a proxy shows to a store or to an authorization server.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ClientSecret {
+pub struct ShownSecret {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
-    pub secret: ::prost::bytes::Bytes,
+    pub value: ::prost::bytes::Bytes,
 }
-impl ::prost::Name for ClientSecret {
-    const NAME: &'static str = "ClientSecret";
+impl ::prost::Name for ShownSecret {
+    const NAME: &'static str = "ShownSecret";
     const PACKAGE: &'static str = "meshwright.v1";
     fn full_name() -> ::prost::alloc::string::String {
-        "meshwright.v1.ClientSecret".into()
+        "meshwright.v1.ShownSecret".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "type.googleapis.com/meshwright.v1.ClientSecret".into()
+        "type.googleapis.com/meshwright.v1.ShownSecret".into()
     }
 }
 /// Users out of one entry of a Secret, NAMESPACE/NAME/ENTRY.

@@ -29,6 +29,13 @@ pub mod envoy {
         }
     }
     pub mod extensions {
+        pub mod common {
+            pub mod ratelimit {
+                pub mod v3 {
+                    include!("envoy.extensions.common.ratelimit.v3.rs");
+                }
+            }
+        }
         pub mod filters {
             pub mod http {
                 pub mod router {
@@ -118,6 +125,11 @@ pub mod envoy {
         pub mod discovery {
             pub mod v3 {
                 include!("envoy.service.discovery.v3.rs");
+            }
+        }
+        pub mod ratelimit {
+            pub mod v3 {
+                include!("envoy.service.ratelimit.v3.rs");
             }
         }
     }

@@ -69,6 +69,7 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
         envoy::config::route::v3 { DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
             RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, retry_policy::RetryBackOff,
             route_action::MaxStreamDuration, weighted_cluster::ClusterWeight }
+        envoy::extensions::common::ratelimit::v3 { RateLimitDescriptor, rate_limit_descriptor::Entry }
         envoy::extensions::filters::http::router::v3 { Router }
         envoy::extensions::filters::listener::http_inspector::v3 { HttpInspector }
         envoy::extensions::filters::listener::original_dst::v3 { OriginalDst }
@@ -89,6 +90,7 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
             attribute_context::HttpRequest, attribute_context::Peer, attribute_context::Request, attribute_context::TlsSession }
         envoy::service::discovery::v3 { DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
             Resource }
+        envoy::service::ratelimit::v3 { RateLimitRequest, RateLimitResponse, rate_limit_response::DescriptorStatus }
         envoy::r#type::matcher::v3 { RegexMatchAndSubstitute, RegexMatcher, StringMatcher }
         envoy::r#type::v3 { FractionalPercent, HttpStatus, Int64Range, Percent }
         google::rpc { Status }
@@ -184,8 +186,11 @@ fn every_field_survives_the_published_type() {
 
 /// Aim: stock clients find the service.
 #[test]
-fn the_service_has_the_published_name() {
+fn services_have_their_published_names() {
     use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as theirs;
     use proto::xds::discovery::aggregated_discovery_service_server as ours;
     assert_eq!(ours::SERVICE_NAME, theirs::SERVICE_NAME);
+    use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server as limits_theirs;
+    use proto::xds::ratelimit::rate_limit_service_server as limits_ours;
+    assert_eq!(limits_ours::SERVICE_NAME, limits_theirs::SERVICE_NAME);
 }

@@ -20,6 +20,7 @@ pub mod road;
 pub mod shell;
 pub mod snapshots;
 pub mod status;
+pub mod stores;
 pub mod tcp;
 pub mod tls;
 pub mod workload_api;

@@ -22,6 +22,7 @@ const LEVELS: [(u8, &[&str]); 5] = [
             "tls",
             "identity",
             "leases",
+            "stores",
             "xds",
             "snapshots",
             "reports",

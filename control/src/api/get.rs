@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::keys::KeysAway;
 use super::live::Ledger;
+use super::stores::StoresAway;
 use super::{PATIENCE, audit, consumers};
 use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
@@ -36,7 +37,7 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
+        "objects" => Ok(objects((&board.read(Ledger::read), (&KeysAway::read(board), &StoresAway::read(board))), edition, &wanted)),
         "consumers" => Ok(consumers::rows(edition, |namespace, name| wanted.fits(namespace, &[name]))),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" | "policies" => Ok(dumps(board, &request.kind, &wanted).await),
@@ -81,12 +82,13 @@ impl Filters<'_> {
     }
 }
 
-fn objects((ledger, keys): (&Ledger, &KeysAway), edition: &Edition, wanted: &Filters<'_>) -> Value {
+fn objects((ledger, (keys, stores)): (&Ledger, (&KeysAway, &StoresAway)), edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
         if let Some(object) = edition.world.get(key) {
             keys.complete(object, status);
+            stores.complete(object, status);
         }
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
@@ -175,7 +177,7 @@ async fn limits(board: &Arc<Board>, wanted: &Filters<'_>) -> Value {
             if limit.is_empty() || !wanted.fits(&namespace, &[&name]) {
                 continue;
             }
-            let shared = row["store"] == "leases";
+            let shared = row["store"] != "own";
             let resets_ms = row["resets_at_secs"].as_i64().unwrap_or_default().saturating_mul(1000);
             if let Some(fields) = row.as_object_mut() {
                 fields.remove("resets_at_secs");

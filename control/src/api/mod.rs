@@ -9,6 +9,7 @@ mod keys;
 pub(crate) mod live;
 mod ready;
 mod rotate;
+mod stores;
 mod wait;
 
 use std::pin::Pin;

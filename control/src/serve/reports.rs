@@ -123,6 +123,7 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             traffic.plaintext.truncate(ROWS_MAX);
             traffic.egress.truncate(ROWS_MAX);
             traffic.keys_away.truncate(ROWS_MAX);
+            traffic.stores_away.truncate(ROWS_MAX);
             board.plaintext_seen(node, &traffic.plaintext);
             board.correspondent(key, |correspondent| correspondent.traffic = traffic);
         }

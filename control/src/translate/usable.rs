@@ -16,6 +16,6 @@ pub struct Usable {
     pub(super) files: Vec<ContentRef>,
     /// ConfigMaps with lists of addresses.
     pub(super) lists: Vec<String>,
-    /// What is proved with to authorization servers.
+    /// Entries of Secrets that its proxies show to stores and authorization servers.
     pub(super) secrets: Vec<ContentRef>,
 }

@@ -82,6 +82,11 @@ impl<'a> Cursor<'a> {
         matches!(self.node.value, Value::Map(_))
     }
 
+    /// Whether a field of that name stands here.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.node.get(field).is_some()
+    }
+
     /// The object being read.
     pub(super) fn key(&self) -> &'a ObjectKey {
         &self.door.key

@@ -25,6 +25,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
+        Spec::RateLimit(spec) => spec.store.password().iter().map(|at| at.object.clone()).collect(),
         Spec::AuthorizationPolicy(policy) => {
             let named = lists(policy).filter_map(|path| path.split_once('/'));
             let keys: BTreeSet<ObjectKey> = named.map(|(namespace, name)| ObjectKey::new(Kind::ConfigMap, namespace, name)).collect();
@@ -74,6 +75,10 @@ mod tests {
             (
                 "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: team}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 "ConfigMap team/roots",
+            ),
+            (
+                "kind: RateLimit\nmetadata: {name: l, namespace: shop}\nspec: {store: {redis: {addresses: ['redis:6379'], authRef: {name: redis, key: password}}}, limits: [{name: a, requests: 1, per: 1s}]}",
+                "Secret shop/redis",
             ),
             (
                 "kind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], introspection: [{url: 'https://id.example/i', clientId: gw, clientSecretRef: {name: gw, key: s}}]}",

@@ -76,8 +76,8 @@ pub struct Callout {
 }
 
 /// A connection, whatever it goes through.
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+pub trait OpenWire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> OpenWire for S {}
 
 impl Callout {
     /// Calls through `network`, to mesh peers by `tls`; others prove themselves below `roots`.
@@ -95,7 +95,7 @@ impl Callout {
     }
 
     async fn get_unbounded(&self, at: &KeysUri, bytes_max: usize, draw: u64) -> Result<(HeaderMap, Bytes), Away> {
-        let wire = self.open(at, draw).await?;
+        let wire = self.open(at, Carries::H1, draw).await?;
         let unreadable = |error: hyper::Error| Away::Unreadable(error.to_string());
         let (mut sender, connection) =
             http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(TokioIo::new(wire)).await.map_err(unreadable)?;
@@ -113,11 +113,14 @@ impl Callout {
         Ok((head.headers, body.to_bytes()))
     }
 
-    /// A connection to the server of an address, which has proved itself where it is to.
-    async fn open(&self, at: &KeysUri, draw: u64) -> Result<Box<dyn Wire>, Away> {
+    /// A connection that is to carry this, to the server of an address, which has proved itself where it is to. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// It is not reached, within [`CONNECT_MAX`] for each of its addresses.
+    pub async fn open(&self, at: &KeysUri, carries: Carries, draw: u64) -> Result<Box<dyn OpenWire>, Away> {
         let mut last = Away::Nowhere(at.host().to_owned());
         for place in places(&self.snapshots, at, draw).await.into_iter().take(ADDRESSES_MAX) {
-            match timeout(CONNECT_MAX, self.connect(&place, at)).await {
+            match timeout(CONNECT_MAX, self.connect(&place, at, carries)).await {
                 Ok(Ok(wire)) => return Ok(wire),
                 Ok(Err(failure)) => last = Away::Unreached(failure.to_string()),
                 Err(_) => last = Away::Unreached(format!("no connection to {} within {} s", place.address, CONNECT_MAX.as_secs())),
@@ -126,15 +129,16 @@ impl Callout {
         Err(last)
     }
 
-    async fn connect(&self, place: &Place, at: &KeysUri) -> Result<Box<dyn Wire>, Failure> {
+    async fn connect(&self, place: &Place, at: &KeysUri, carries: Carries) -> Result<Box<dyn OpenWire>, Failure> {
         let address = place.address;
         let socket =
             self.network.connect(address).await.map_err(|error| {
                 Failure::never_written(engine::failure::Reason::ConnectFailed, format!("connect to {address}: {error}"))
             })?;
-        let carries = if at.is_secure() { Carries::Tcp } else { Carries::H1 };
-        let wire: Box<dyn Wire> = match &place.identity {
-            Some(identity) => Box::new(self.tls.connect(identity, address, carries, socket).await?.stream),
+        // TLS of its own is opaque to a mesh peer.
+        let outer = if at.is_secure() { Carries::Tcp } else { carries };
+        let wire: Box<dyn OpenWire> = match &place.identity {
+            Some(identity) => Box::new(self.tls.connect(identity, address, outer, socket).await?.stream),
             None => Box::new(socket),
         };
         if !at.is_secure() {
@@ -142,7 +146,7 @@ impl Callout {
         }
         // A host of an address is a name that can be proved.
         let Some(named) = Named::new(at.host(), self.roots.clone()).map(Arc::new) else { return Ok(wire) };
-        Ok(Box::new(self.tls.connect_named(&named, address, Carries::H1, wire).await?))
+        Ok(Box::new(self.tls.connect_named(&named, address, carries, wire).await?))
     }
 }
 

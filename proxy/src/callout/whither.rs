@@ -79,7 +79,9 @@ async fn place(snapshots: &Snapshots, (address, named): (SocketAddr, bool), at: 
 
 /// The cluster that a request to this address of keys would be led to.
 fn cluster<'o>(outbound: &'o Outbound, at: &KeysUri, draw: u64) -> Option<&'o Arc<Cluster>> {
-    if let Some(table) = outbound.http.as_ref().filter(|_| !at.is_secure()) {
+    // Where nobody said what a port speaks, its bytes have a way of their own.
+    let opaque = at.is_opaque() && outbound.tcp.is_some();
+    if let Some(table) = outbound.http.as_ref().filter(|_| !at.is_secure() && !opaque) {
         let headers = HeaderMap::new();
         let head = RequestHead::new(&Method::GET, at.uri(), &headers);
         return match decide::decide(table, &head, draw) {
@@ -88,8 +90,8 @@ fn cluster<'o>(outbound: &'o Outbound, at: &KeysUri, draw: u64) -> Option<&'o Ar
         };
     }
     let forward = match &outbound.tls {
-        Some(names) => names.lookup(Some(at.host())),
-        None => outbound.tcp.as_ref(),
+        Some(names) if !opaque || at.is_secure() => names.lookup(Some(at.host())),
+        _ => outbound.tcp.as_ref(),
     };
     match forward.and_then(|forward| decide::choose(forward, draw)).map(|backend| &backend.target) {
         Some(Target::Cluster(cluster)) => Some(cluster),

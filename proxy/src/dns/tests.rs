@@ -360,7 +360,7 @@ async fn answers_of_others_are_taken_note_of() {
     let resolver = Resolver::new(snapshots.clone(), Upstream::new(Network::Kernel { mark: None }, vec![outside().await]));
     ask(&resolver, "API.example.com.", RecordType::A).await;
     let learned = snapshots.learned();
-    assert_eq!(learned.names("192.0.2.7".parse().unwrap(), now), ["api.example.com".into()]);
+    assert_eq!(learned.names("192.0.2.7".parse().unwrap(), now), [Arc::from("api.example.com")]);
     ask(&resolver, "catalog.", RecordType::A).await;
     assert!(learned.addresses("catalog", now).is_empty(), "the mesh's own names are no others'");
     let name = |text: &str| Name::from_ascii(text).unwrap();

@@ -5,6 +5,7 @@
 mod session;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use crate::tls::CredentialCell;
 use crate::tls::dial::Uplink;
 use crate::xds::{Backoff, NodeIdentity};
 use session::LeaseSession;
+
+pub use unused::Unused;
 
 /// Batches waiting to be sent; beyond it questions wait, and grow into larger batches.
 const BATCHES_AHEAD: usize = 4;

@@ -1,16 +1,16 @@
 //! One stream's questions and answers, without the stream.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::Moment;
 use engine::filter::guard::ObjectLimits;
-use engine::limit::{Grant, KeyKnown, KeyStanding, Row, numbers_sent};
+use engine::limit::{Grant, KeyKnown, KeyStanding, numbers_sent};
 use proto::mesh::{LimitAsk as Sent, LimitAsks, LimitGrant, LimitGrants, LimitKnown};
 use tokio::sync::oneshot;
 
+use super::unused::Unused;
 use crate::snapshots::{Posed, unanswered};
 
 /// Questions under way, and waiting to be sent; beyond it further ones wait where they come from.
@@ -19,10 +19,6 @@ const UNDER_WAY_MAX: usize = 16_384;
 const SILENCE: Duration = Duration::from_millis(250);
 /// A question without an answer for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(5);
-/// What was given and not used for so long goes back.
-const IDLE: Duration = Duration::from_secs(5);
-/// Keys whose share is watched for that. What is beyond goes back when it expires.
-const WATCHED_MAX: usize = 65_536;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,7 +28,7 @@ pub(super) struct LeaseSession {
     heard: bool,
     waiting: VecDeque<(u64, Sent)>,
     asked: BTreeMap<u64, Asked>,
-    watched: VecDeque<Watched>,
+    unused: Unused,
 }
 
 #[derive(Debug)]
@@ -42,18 +38,9 @@ struct Asked {
     at: Moment,
 }
 
-/// A key that was given something.
-#[derive(Debug)]
-struct Watched {
-    since: Moment,
-    object: Weak<ObjectLimits>,
-    limit: usize,
-    key: u128,
-}
-
 impl LeaseSession {
     pub(super) fn new(node: String) -> Self {
-        Self { node, next: 0, heard: false, waiting: VecDeque::new(), asked: BTreeMap::new(), watched: VecDeque::new() }
+        Self { node, next: 0, heard: false, waiting: VecDeque::new(), asked: BTreeMap::new(), unused: Unused::default() }
     }
 
     /// Says who asks.
@@ -112,9 +99,8 @@ impl LeaseSession {
             }
             let ask = &posed.ask;
             ask.object.granted(ask.key, &grant(&told), now);
-            if told.granted > 0 && self.watched.len() < WATCHED_MAX {
-                let object = Arc::downgrade(&ask.object);
-                self.watched.push_back(Watched { since: now, object, limit: ask.limit, key: ask.key });
+            if told.granted > 0 {
+                self.unused.watch((&ask.object, ask.limit, ask.key), now);
             }
             // Who asked may have left.
             let _ = posed.told.map(|told: oneshot::Sender<()>| told.send(()));
@@ -134,22 +120,10 @@ impl LeaseSession {
                 unanswered(&asked.posed);
             }
         }
-        while self.watched.front().is_some_and(|watched| now.since(watched.since) >= IDLE) {
-            let Some(watched) = self.watched.pop_front() else { return };
-            let Some(object) = watched.object.upgrade() else { continue };
-            let look = |row: &mut Row| {
-                let held = row.shared();
-                (held.idle(IDLE, now), held.have())
-            };
-            match object.memory.rows.peek(watched.key, look) {
-                Some((Some(back), _)) => {
-                    self.next += 1;
-                    let sent = sent(&object, watched.limit, watched.key);
-                    self.waiting.extend(sent.map(|sent| (self.next, Sent { id: self.next, back, ..sent })));
-                }
-                Some((None, have)) if have > 0 => self.watched.push_back(Watched { since: now, ..watched }),
-                Some(_) | None => {}
-            }
+        for (object, limit, key, back) in self.unused.due(now) {
+            self.next += 1;
+            let sent = sent(&object, limit, key);
+            self.waiting.extend(sent.map(|sent| (self.next, Sent { id: self.next, back, ..sent })));
         }
     }
 }

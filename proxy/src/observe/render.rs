@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::callout::{CalloutOutcome, CalloutReading};
 use engine::failure::Reason;
-use engine::limit::LimitReading;
+use engine::limit::{LimitReading, StoreReading};
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -46,6 +46,7 @@ struct Scrape {
     limits: Vec<LimitReading>,
     limit_keys_evicted: u64,
     leases_away: Option<bool>,
+    stores: Vec<StoreReading>,
     callouts: Vec<CalloutReading>,
     process: ProcessReading,
     started_secs: f64,
@@ -91,6 +92,7 @@ impl Telemetry {
             leases_away: limits.is_used().then(|| limits.leases().away_since().is_some()),
             limit_keys_evicted: limits.evicted(),
             limits: limits.readings(),
+            stores: limits.store_readings(),
             callouts: self.readings.callouts.lock().readings(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
@@ -218,7 +220,13 @@ impl Scrape {
             ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
         }
         let help = "Keys of limits that were forgotten for others: an object had as many as it may";
-        number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)
+        number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
+        let help = "Connections to stores of limits, and exchanges on them, that failed";
+        let mut metric = encoder.encode_descriptor("meshwright_limit_store_failures", help, None, MetricType::Counter)?;
+        for StoreReading { store, away: _, failures } in &self.stores {
+            ConstCounter::new(*failures).encode(metric.encode_family(&[("store", store)])?)?;
+        }
+        Ok(())
     }
 
     fn callouts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -245,7 +253,8 @@ impl Scrape {
     fn degraded(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let leases = self.leases_away.map(|away| ("RateLimit", "leases", away));
         let services = self.callouts.iter().map(|reading| (reading.kind.text(), &*reading.name, reading.away));
-        let all: Vec<_> = leases.into_iter().chain(services).collect();
+        let stores = self.stores.iter().map(|StoreReading { store, away, failures: _ }| ("RateLimit", store.as_str(), *away));
+        let all: Vec<_> = leases.into_iter().chain(stores).chain(services).collect();
         if all.is_empty() {
             return Ok(());
         }

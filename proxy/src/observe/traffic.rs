@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{Calls, KeysAway, ServiceTraffic, Traffic};
+use engine::limit::RemoteStore;
+use proto::mesh::{Calls, KeysAway, ServiceTraffic, StoreAway, Traffic};
 
 use super::calls::CallsTold;
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
@@ -18,7 +19,18 @@ impl Telemetry {
         let sums = self.registry.lock().sums();
         let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
         let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
-        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows(), keys_away }
+        let stores = Arc::clone(&self.readings.limits.lock()).stores();
+        let store = |store: &Arc<RemoteStore>| {
+            let (error, since_secs) = store.trouble.away()?;
+            Some(StoreAway { store: store.place.name(), error, since_secs })
+        };
+        Traffic {
+            services: services(&sums),
+            plaintext: self.plaintext.lock().rows(),
+            egress: self.egress.lock().rows(),
+            keys_away,
+            stores_away: stores.iter().filter_map(store).collect(),
+        }
     }
 
     /// Who called the application for what: rows that are new or have changed since they were told, at most 256 at once. `None`: there is

@@ -16,14 +16,20 @@ pub struct Posed {
     pub told: Option<oneshot::Sender<()>>,
 }
 
-/// The way from workers to the store.
-#[derive(Debug)]
+/// The ways from workers to the stores: one to the control plane, one to all others.
+#[derive(Debug, Default)]
 pub struct LimitQuestions {
+    leases: Way,
+    remote: Way,
+}
+
+#[derive(Debug)]
+struct Way {
     sender: mpsc::Sender<Posed>,
     receiver: Mutex<Option<mpsc::Receiver<Posed>>>,
 }
 
-impl Default for LimitQuestions {
+impl Default for Way {
     fn default() -> Self {
         let (sender, receiver) = mpsc::channel(POSED_MAX);
         Self { sender, receiver: Mutex::new(Some(receiver)) }
@@ -33,13 +39,13 @@ impl Default for LimitQuestions {
 impl LimitQuestions {
     /// Asks beside the road. A question that finds no place is asked again by the next request.
     pub fn aside(&self, ask: LimitAsk) {
-        let _ = self.sender.try_send(Posed { ask, told: None }).map_err(|full| unanswered(&full.into_inner()));
+        let _ = self.way(&ask).try_send(Posed { ask, told: None }).map_err(|full| unanswered(&full.into_inner()));
     }
 
     /// Asks, and says when the answer has come; `None`: too many wait already.
     pub fn ask(&self, ask: LimitAsk) -> Option<oneshot::Receiver<()>> {
         let (told, answer) = oneshot::channel();
-        match self.sender.try_send(Posed { ask, told: Some(told) }) {
+        match self.way(&ask).try_send(Posed { ask, told: Some(told) }) {
             Ok(()) => Some(answer),
             Err(full) => {
                 unanswered(&full.into_inner());
@@ -48,9 +54,18 @@ impl LimitQuestions {
         }
     }
 
-    /// Takes the other end, once.
+    /// Takes the other end of the way to the control plane, once.
     pub fn take(&self) -> Option<mpsc::Receiver<Posed>> {
-        self.receiver.lock().take()
+        self.leases.receiver.lock().take()
+    }
+
+    /// The same of the way to stores elsewhere.
+    pub fn take_remote(&self) -> Option<mpsc::Receiver<Posed>> {
+        self.remote.receiver.lock().take()
+    }
+
+    fn way(&self, ask: &LimitAsk) -> &mpsc::Sender<Posed> {
+        if ask.object.remote.is_some() { &self.remote.sender } else { &self.leases.sender }
     }
 }
 

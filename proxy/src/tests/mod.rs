@@ -35,6 +35,7 @@ mod resources;
 mod rests;
 mod revoked;
 mod rough;
+mod served;
 mod slow;
 mod stacks;
 mod strangers;

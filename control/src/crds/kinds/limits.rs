@@ -2,14 +2,22 @@
 
 use schemars::JsonSchema;
 
-use super::edge::LOCKED;
-use super::parts::{EdgeTarget, Empty, HeaderName, LABEL, Positive, Short, rules};
+use super::edge::{LOCKED, SecretEntry};
+use super::parts::{DURATION, EdgeTarget, Empty, HeaderName, LABEL, Positive, Short, rules};
 
 /// How much may come. Objects of all places apply together. Without targetRefs: all routes of the namespace; in the root namespace: the mesh.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
     LOCKED,
-    ("has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
+    ("has(self.store) && has(self.store.rls) || has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
+    (
+        "!has(self.store) || !has(self.store.rls) || has(self.onError) && self.onError != 'Local'",
+        "Local is a share of numbers, which a rate-limit service has; write onError Deny or Allow",
+    ),
+    (
+        "!has(self.store) || !has(self.store.rls) || !has(self.limits) || self.limits.all(l, has(l.replicas) && l.replicas == 'PerProxy')",
+        "a rate-limit service has the numbers of what proxies share; write replicas PerProxy",
+    ),
 ])))]
 pub(in crate::crds) struct RateLimitSpec {
     /// Gateways and routes it is about.
@@ -233,9 +241,116 @@ struct BusyLimit {
 
 /// Who keeps what is counted together.
 #[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("(has(self.leases) ? 1 : 0) + (has(self.redis) ? 1 : 0) + (has(self.rls) ? 1 : 0) < 2", "one store counts, not two")])))]
 struct LimitStore {
     /// The control plane.
     leases: Option<LeaseStore>,
+    /// A server of the Redis protocol.
+    redis: Option<RedisStore>,
+    /// A rate-limit service (Envoy's protocol, v3), which has the numbers.
+    rls: Option<RateServiceStore>,
+}
+
+/// A service is asked of each request.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct RateServiceStore {
+    /// The Service; one of another namespace needs a ReferenceGrant.
+    backend_ref: RateServiceRef,
+    /// Whose limits it is asked for.
+    #[schemars(length(min = 1, max = 2048))]
+    domain: String,
+    /// How long a request waits for it; up to 1s.
+    #[schemars(extend("default" = "50ms"))]
+    timeout: Option<StoreWait>,
+    /// What it is asked about. One that lacks a part is left out.
+    #[schemars(length(min = 1, max = 8))]
+    descriptors: Vec<RateDescriptor>,
+}
+
+/// A port of a Service.
+#[derive(JsonSchema)]
+struct RateServiceRef {
+    /// Its API group; may be left out.
+    #[schemars(extend("enum" = [""]))]
+    group: Option<String>,
+    /// Its kind; may be left out.
+    #[schemars(extend("enum" = ["Service"]))]
+    kind: Option<String>,
+    /// Its name.
+    name: String,
+    /// Its namespace; the object's where none is named.
+    namespace: Option<String>,
+    /// Its port.
+    #[schemars(range(min = 1, max = 65535))]
+    port: u16,
+}
+
+/// Names and values that are asked about together.
+#[derive(JsonSchema)]
+struct RateDescriptor {
+    /// In their order.
+    #[schemars(length(min = 1, max = 8))]
+    entries: Vec<RateEntry>,
+}
+
+/// A name, and a value that is written down or found in the request.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("has(self.value) != has(self.from)", "an entry has either value or from")])))]
+struct RateEntry {
+    /// The name.
+    #[schemars(length(min = 1, max = 2048))]
+    key: String,
+    /// As it stands.
+    #[schemars(length(min = 1, max = 2048))]
+    value: Option<String>,
+    /// As the request has it.
+    from: Option<EdgeLimitPart>,
+}
+
+/// A server counts, by a script and by its own clock, and proxies take some of each key's share ahead.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    ("!has(self.username) || has(self.authRef)", "a user is nobody without a password: write authRef"),
+])))]
+struct RedisStore {
+    /// HOST:PORT of the server; names are the mesh's where it has them.
+    #[schemars(length(min = 1, max = 1))]
+    addresses: Vec<HostPort>,
+    /// What it is.
+    #[schemars(extend("default" = "Single"))]
+    mode: Option<RedisMode>,
+    /// It proves itself by its name, below the roots of the proxy's machine.
+    tls: Option<bool>,
+    /// As whom proxies speak; without it the server's default user.
+    #[schemars(length(min = 1, max = 256))]
+    username: Option<String>,
+    /// Their password.
+    auth_ref: Option<SecretEntry>,
+    /// What names of keys begin with.
+    #[schemars(length(max = 64), regex(pattern = "^[!-~]*$"), extend("default" = "meshwright:"))]
+    key_prefix: Option<String>,
+    /// How long a request waits for it; up to 1s.
+    #[schemars(extend("default" = "50ms"))]
+    timeout: Option<StoreWait>,
+    /// Of the whole limit; 0: each request asks.
+    #[schemars(range(min = 0, max = 100), extend("default" = 1))]
+    ahead_percent: Option<u32>,
+}
+
+/// A host and a port; an IPv6 address in brackets.
+#[derive(JsonSchema)]
+struct HostPort(#[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String);
+
+/// Some time, up to 1s.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) > duration('0s') && duration(self) <= duration('1s')", "use a time above zero and up to 1s")])))]
+struct StoreWait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
+
+/// What a server is.
+#[derive(JsonSchema)]
+enum RedisMode {
+    Single,
 }
 
 /// The control plane counts, and proxies take some of each key's share ahead.

@@ -6,13 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
-use proto::mesh::{
-    self, CertificateCredential, ClientSecret, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential,
-};
+use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
 use super::api_key::{chosen, chosen_by};
 use super::together::Together;
-use super::{basic, tokens};
+use super::{basic, secret, tokens};
 use crate::translate::attach::{self, WhyNot};
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
@@ -25,8 +23,6 @@ const KEY_BYTES_MIN: usize = 20;
 /// Labels of a Consumer that proxies are told: one with more would have its whole page refused, and what is revoked there stay in force. By a label
 /// beyond it nobody is chosen.
 const LABELS_MAX: usize = 64;
-/// Longest secret that is shown to an authorization server.
-const SECRET_BYTES_MAX: usize = 2_048;
 /// Letters of a key of somebody's own that are told.
 const TOLD_BYTES: usize = 4;
 
@@ -59,6 +55,10 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     secrets.extend(spec.introspection.iter().filter_map(|said| said.secret.clone()));
                     chosen(index, object, &tokens::choice())
                 }
+                Spec::RateLimit(spec) => {
+                    secrets.extend(spec.store.password().cloned());
+                    continue;
+                }
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
@@ -85,24 +85,6 @@ pub(super) fn of_certificates(index: &Index, gateway: &Name) -> mesh::ConsumerCh
     chosen_by(index, (GATEWAY_API, "Gateway", &gateway.0), &all)
 }
 
-/// What we prove with to an authorization server; what is not there proves nothing, and is left out.
-fn secret(world: &World, at: &ContentRef) -> Option<ClientSecret> {
-    let content = world.content(at).ok()?;
-    let secret = content.trim_ascii();
-    (!secret.is_empty() && secret.len() <= SECRET_BYTES_MAX)
-        .then(|| ClientSecret { name: basic::file_name(at), secret: secret.to_vec().into() })
-}
-
-/// Why a secret cannot be used.
-pub(super) fn secret_fault(world: &World, at: &ContentRef) -> Option<String> {
-    match world.content(at) {
-        Err(error) => Some(error.to_string()),
-        Ok(content) if content.trim_ascii().is_empty() => Some(format!("{at} is empty")),
-        Ok(content) if content.trim_ascii().len() > SECRET_BYTES_MAX => Some(format!("{at} has more than {SECRET_BYTES_MAX} bytes")),
-        Ok(_) => None,
-    }
-}
-
 /// One page: `None` where nobody of it can be used.
 pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> Option<mesh::Consumers> {
     let index = world.index();
@@ -117,7 +99,8 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let files =
         usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
-    let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at))).filter_map(|at| secret(world, at)).collect();
+    let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at)));
+    let secrets = secrets.filter_map(|at| secret::shown(world, at).ok()).collect();
     let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
 }
@@ -151,8 +134,8 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
     }
 }
 
-/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses, what we
-/// prove with to authorization servers.
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses, what
+/// proxies show to stores and authorization servers.
 pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
     let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
     let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
@@ -164,6 +147,7 @@ pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTre
                 let secrets = spec.introspection.iter().filter_map(|said| said.secret.as_ref());
                 pages.extend(secrets.map(|at| page_of(&basic::file_name(at))));
             }
+            Spec::RateLimit(spec) => pages.extend(spec.store.password().map(|at| page_of(&basic::file_name(at)))),
             _ => _ = pages.insert(page_of(&content.path())),
         }
     }

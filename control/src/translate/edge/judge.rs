@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, client, consumers, external, tokens};
+use super::{authorization, basic, client, consumers, external, limits, secret, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth};
@@ -107,13 +107,22 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
             let users = spec.users.as_ref()?;
             basic::fault(world, users).or_else(|| consumers::crowded(world, users))
         }
+        Spec::RateLimit(spec) => match &spec.store.rls {
+            Some(rls) => {
+                if let Err(why) = limits::permitted(world.index(), object) {
+                    return Some(Err(why));
+                }
+                world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
+            }
+            None => secret::shown(world, spec.store.password()?).err(),
+        },
         Spec::ExternalAuth(spec) => {
             let resolved = external::resolve(world.index(), object, spec.to.as_ref()?);
             return Some(resolved.map(|_| ()));
         }
         Spec::RequestAuthentication(spec) => {
             let said = spec.introspection.as_ref()?;
-            let unproved = || said.secret.as_ref().and_then(|at| consumers::secret_fault(world, at));
+            let unproved = || said.secret.as_ref().and_then(|at| secret::shown(world, at).err());
             tokens::barred(world.index(), object, &said.url).or_else(unproved)
         }
         Spec::AuthorizationPolicy(policy) => {

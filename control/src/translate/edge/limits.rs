@@ -1,11 +1,26 @@
 //! RateLimit as proxies are told: all objects of all places, the narrowest first.
 
-use proto::mesh::limit_store::Kind;
-use proto::mesh::{EdgeLimits, LeaseStore, LimitStore};
+use proto::mesh::limit_store::Kind as StoreKind;
+use proto::mesh::{EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore};
 
-use crate::world::edge::EdgeRateLimit;
+use super::basic::file_name;
+use crate::translate::attach::WhyNot;
+use crate::world::edge::{CountedAt, EdgeRateLimit};
+use crate::world::key::OWN;
 use crate::world::traffic::Place;
-use crate::world::{Index, Object, ObjectKey, Spec};
+use crate::world::{Index, Kind, Object, ObjectKey, Spec};
+
+/// A backend of another namespace needs leave.
+pub(super) fn permitted(index: &Index, object: &Object) -> Result<(), WhyNot> {
+    let Spec::RateLimit(spec) = &object.spec else { return Ok(()) };
+    let Some(service) = spec.store.rls.as_ref().map(|rls| &rls.service) else { return Ok(()) };
+    let (own, there) = (&object.key.namespace, &service.namespace);
+    if own == there || index.granted((OWN, Kind::RateLimit.text(), own), there, ("", "Service", &service.name)) {
+        return Ok(());
+    }
+    let message = format!("no ReferenceGrant in {there} lets RateLimits of {own} refer to Service {}", service.name);
+    Err(WhyNot::new("RefNotPermitted", message))
+}
 
 pub(super) fn sent(index: &Index, places: &[Place]) -> Vec<EdgeLimits> {
     let route = places.iter().find_map(|place| match place {
@@ -18,7 +33,7 @@ pub(super) fn sent(index: &Index, places: &[Place]) -> Vec<EdgeLimits> {
         let Spec::RateLimit(spec) = &object.spec else { continue };
         // One object may be about several of these places, and counts once.
         if !told.iter().any(|other| other.policy == object.key.path()) {
-            told.push(one(object, spec, route));
+            told.push(one((object, permitted(index, object).is_ok()), spec, route));
         }
     }
     told
@@ -41,19 +56,9 @@ pub(in crate::translate) fn met<'a>(index: &'a Index, object: &Object) -> Vec<&'
     found
 }
 
-fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
-    let EdgeRateLimit {
-        attachment: _,
-        before_auth,
-        limits,
-        per_target,
-        concurrency,
-        bandwidth,
-        ahead_percent,
-        without_store,
-        draft,
-        legacy,
-    } = spec;
+fn one((object, permitted): (&Object, bool), spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
+    let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, bandwidth, store, without_store, draft, legacy } =
+        spec;
     let policy = object.key.path();
     let memory = match route.filter(|_| *per_target) {
         Some(route) => format!("{policy}@{route}"),
@@ -66,11 +71,33 @@ fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> Edge
         limits: limits.clone(),
         concurrency: concurrency.clone(),
         bandwidth: bandwidth.clone(),
-        store: Some(LimitStore { kind: Some(Kind::Leases(LeaseStore { ahead_percent: *ahead_percent })) }),
+        store: Some(LimitStore { kind: Some(counted_at(store, permitted)) }),
         without_store: (*without_store).into(),
         draft_headers: *draft,
         legacy_headers: *legacy,
     }
+}
+
+fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, permitted: bool) -> StoreKind {
+    if let Some(rls) = rls {
+        return StoreKind::Service(RateLimitService {
+            // Where it may not be asked it is always away.
+            address: if permitted { rls.address() } else { String::new() },
+            domain: rls.domain.clone(),
+            descriptors: rls.descriptors.clone(),
+            timeout: prost_types::Duration::try_from(rls.timeout).ok(),
+        });
+    }
+    let Some(redis) = redis else { return StoreKind::Leases(LeaseStore { ahead_percent: *ahead_percent }) };
+    StoreKind::Redis(RedisStore {
+        address: redis.address.clone(),
+        tls: redis.tls,
+        username: redis.username.clone(),
+        password: redis.password.as_ref().map(file_name).unwrap_or_default(),
+        key_prefix: redis.key_prefix.clone(),
+        timeout: prost_types::Duration::try_from(redis.timeout).ok(),
+        ahead_percent: *ahead_percent,
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +146,59 @@ mod tests {
             let status = &statuses[&ObjectKey::new(Kind::RateLimit, namespace, name)];
             let text = serde_json::to_string(status).unwrap();
             assert!(text.contains("\"Accepted\"") && !text.contains("\"False\""), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_stores_password_goes_to_its_gateway_and_to_nobody_else() {
+        // Aim: what is told of the store names the Secret; the Secret's text is on a page of that Gateway only, and what is not there is told.
+        let spec = |key: &str| {
+            format!(
+                "targetRefs: [{{kind: Gateway, name: edge}}], store: {{redis: {{addresses: ['redis:6379'], authRef: {{name: redis, key: {key}}}}}}}"
+            )
+        };
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis, namespace: shop}\nstringData: {password: \" s3cret\\n\"}";
+        let there = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("password")))]);
+        let usable = crate::translate::edge::consumers::usable(there.index(), &("shop".to_owned(), "edge".to_owned()));
+        let told: Vec<_> = (0..=u8::MAX).filter_map(|page| crate::translate::edge::consumers::page(&there, &usable, page)).collect();
+        let [page] = told.as_slice() else { panic!("{} pages", told.len()) };
+        assert_eq!((page.secrets[0].name.as_str(), &*page.secrets[0].value), ("shop/redis/password", &b"s3cret"[..]));
+        assert!(!format!("{:?}", policy_text(&there)).contains("s3cret"));
+        let other = crate::translate::edge::consumers::usable(there.index(), &("team".to_owned(), "other".to_owned()));
+        assert!(other.secrets.is_empty());
+        let without = world(&[&format!("{}\n---\n{secret}", limit("l", "shop", &spec("gone")))]);
+        let status = &statuses(&without)[&ObjectKey::new(Kind::RateLimit, "shop", "l")];
+        let text = serde_json::to_string(status).unwrap();
+        assert!(text.contains("InvalidRef") && text.contains("no entry `gone`"), "{text}");
+    }
+
+    /// What a rule's proxy is told of limits.
+    fn policy_text(world: &World) -> Vec<proto::mesh::EdgeLimits> {
+        let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
+        let gateway = ("shop".to_owned(), "edge".to_owned());
+        let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
+        let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some("one"))) };
+        policy(world.index(), &spot, (None, false), &mut BTreeSet::new()).unwrap().limits
+    }
+
+    #[test]
+    fn a_service_of_another_namespace_needs_a_grant() {
+        // Aim: without one the service is nowhere, and status says so; with one proxies are told where it is; one that is not there is told too.
+        let spec = "targetRefs: [{kind: Gateway, name: edge}], onError: Deny, store: {rls: {backendRef: {name: limits, namespace: data, port: 8081}, domain: edge, descriptors: [{entries: [{key: a, value: b}]}]}}";
+        let object = format!("kind: RateLimit\nmetadata: {{name: l, namespace: shop}}\nspec: {{{spec}}}");
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: limits, namespace: data}\nspec: {ports: [{port: 8081}]}";
+        let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: data}\nspec: {from: [{group: meshwright.dev, kind: RateLimit, namespace: shop}], to: [{group: '', kind: Service}]}";
+        for (texts, address, reason) in [
+            (vec![object.as_str(), service], "", "RefNotPermitted"),
+            (vec![object.as_str(), service, grant], "limits.data:8081", "\"ResolvedRefs\""),
+            (vec![object.as_str(), grant], "limits.data:8081", "InvalidRef"),
+        ] {
+            let world = world(&[&texts.join("\n---\n")]);
+            let store = policy_text(&world).remove(0).store.unwrap().kind;
+            let Some(super::StoreKind::Service(told)) = store else { panic!("{store:?}") };
+            let status = serde_json::to_string(&statuses(&world)[&ObjectKey::new(Kind::RateLimit, "shop", "l")]).unwrap();
+            assert_eq!(told.address, address);
+            assert!(status.contains(reason), "{reason}: {status}");
         }
     }
 

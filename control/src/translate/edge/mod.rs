@@ -11,6 +11,7 @@ pub(super) mod external;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+mod secret;
 mod together;
 pub(super) mod tokens;
 

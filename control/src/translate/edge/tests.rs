@@ -129,8 +129,8 @@ fn what_never_was_good_closes_what_it_is_about_and_nothing_else() {
 
 #[test]
 fn what_secrets_say_reaches_those_who_go_by_it() {
-    // Aim: a key, a file of users or a list of addresses that comes or changes touches its page, so that what is revoked there is refused; and a
-    // policy of a ListenerSet touches its Gateway.
+    // Aim: a key, a file of users, a store's password or a list of addresses that comes or changes touches its page, so that what is revoked
+    // there is refused; and a policy of a ListenerSet touches its Gateway.
     let own = |kind: &str, spec: &str| {
         format!("---\napiVersion: meshwright.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: x, namespace: team}}\nspec: {{{spec}}}\n")
     };
@@ -153,10 +153,15 @@ fn what_secrets_say_reaches_those_who_go_by_it() {
         "AuthorizationPolicy",
         &format!("{ROUTE}, action: Deny, rules: [{{from: [{{ipListRefs: [{{kind: ConfigMap, name: list}}]}}]}}]"),
     ));
+    let redis = "store: {redis: {addresses: ['redis:6379'], authRef: {name: redis, key: k}}}, limits: [{name: all, requests: 1, per: 1s}]";
+    put(&own("RateLimit", &format!("{ROUTE}, {redis}")));
     let consumer = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
-    for (kind, name, page) in
-        [("Secret", "keys", consumer), ("Secret", "users", page_of("team/users/k")), ("ConfigMap", "list", page_of("team/list"))]
-    {
+    for (kind, name, page) in [
+        ("Secret", "keys", consumer),
+        ("Secret", "users", page_of("team/users/k")),
+        ("Secret", "redis", page_of("team/redis/k")),
+        ("ConfigMap", "list", page_of("team/list")),
+    ] {
         for text in ["one", "another"] {
             let entries = if kind == "Secret" { format!("stringData: {{k: {text}}}") } else { format!("data: {{k: {text}}}") };
             assert!(put(&content(kind, name, &entries)).contains(&Subject::consumers(page)), "{kind} {name}");
@@ -179,12 +184,7 @@ fn no_consumer_spoils_its_page() {
     let world = world(&[&consumer, &keys]);
     let choice = (vec!["team".to_owned()], Vec::new(), [("l0".to_owned(), "x".to_owned())].into());
     let asked = (0..70).map(|number| (vec!["team".to_owned()], Vec::new(), [(format!("l{number}"), "x".to_owned())].into()));
-    let usable = crate::translate::usable::Usable {
-        choices: asked.chain([choice]).collect(),
-        files: Vec::new(),
-        lists: Vec::new(),
-        secrets: Vec::new(),
-    };
+    let usable = crate::translate::usable::Usable { choices: asked.chain([choice]).collect(), ..Default::default() };
     let page = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
     let told = super::consumers::page(&world, &usable, page).unwrap();
     assert_eq!(told.consumers[0].labels.len(), 64);

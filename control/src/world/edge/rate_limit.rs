@@ -8,6 +8,7 @@ use proto::mesh::{
     BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore,
 };
 
+use super::counted_at::CountedAt;
 use super::value::{cel_value, name};
 use super::{Cursor, EdgeAttachment};
 use crate::world::door::{Fields, is_label};
@@ -35,8 +36,8 @@ pub struct EdgeRateLimit {
     pub concurrency: Vec<ConcurrencyLimit>,
     /// Bytes of answers.
     pub bandwidth: Vec<BandwidthLimit>,
-    /// What proxies take ahead, per cent.
-    pub ahead_percent: u32,
+    /// Who counts.
+    pub store: CountedAt,
     /// What holds while nobody counts for all.
     pub without_store: WithoutStore,
     /// The draft's headers.
@@ -66,16 +67,24 @@ impl EdgeRateLimit {
         let concurrency: Vec<ConcurrencyLimit> = busy.iter().filter_map(|at| concurrency(at, before_auth)).collect();
         let wide = fields.get("bandwidth").map(|at| at.list(CONCURRENCY_MAX)).unwrap_or_default();
         let bandwidth: Vec<BandwidthLimit> = wide.iter().filter_map(|at| bandwidth(at, before_auth)).collect();
-        if limits.is_empty() && [&listed, &busy, &wide].into_iter().all(Vec::is_empty) {
+        let asked = fields.get("store").filter(|at| at.has("rls")).is_some();
+        if limits.is_empty() && !asked && [&listed, &busy, &wide].into_iter().all(Vec::is_empty) {
             fields.at().error("it limits nothing", "write `limits`, `concurrency` or `bandwidth`");
         }
-        let ahead_percent = fields.get("store").and_then(|at| store(&at)).unwrap_or(1);
+        let store = fields.get("store").map(|at| CountedAt::read(&at, &|at| part(at, before_auth))).unwrap_or_default();
+        if let Some(number) = limits.iter().position(|limit| limit.shared).filter(|_| asked) {
+            let at = fields.at().below(&format!("limits[{number}]"));
+            at.error("a rate-limit service has the numbers of what proxies share", "write replicas: PerProxy, or a descriptor instead");
+        }
         let on_error = [("Local", WithoutStore::Share), ("Allow", WithoutStore::Allow), ("Deny", WithoutStore::Deny)];
         let without_store = fields.get("onError").and_then(|at| at.word(&on_error)).unwrap_or(WithoutStore::Share);
+        if asked && without_store == WithoutStore::Share {
+            fields.at().error("Local is a share of numbers, which a rate-limit service has", "write onError: Deny, or Allow");
+        }
         let told = [("Draft", (true, false)), ("Legacy", (false, true)), ("Both", (true, true)), ("None", (false, false))];
         let (draft, legacy) = fields.get("headers").and_then(|at| at.word(&told)).unwrap_or((true, false));
         fields.done();
-        Some(Self { attachment, before_auth, limits, per_target, concurrency, bandwidth, ahead_percent, without_store, draft, legacy })
+        Some(Self { attachment, before_auth, limits, per_target, concurrency, bandwidth, store, without_store, draft, legacy })
     }
 }
 
@@ -294,20 +303,6 @@ fn bandwidth(at: &Cursor<'_>, before_auth: bool) -> Option<BandwidthLimit> {
     Some(BandwidthLimit { response_bytes_per_second: bytes?, key: key? })
 }
 
-/// What proxies take ahead of the control plane's count.
-fn store(at: &Cursor<'_>) -> Option<u32> {
-    let mut fields = at.fields();
-    fields.unsupported(&["redis", "rls"]);
-    let ahead = fields.get("leases").and_then(|at| {
-        let mut leases = at.fields();
-        let ahead = leases.get("aheadPercent").and_then(|at| at.int(0..=100)).and_then(|percent| u32::try_from(percent).ok());
-        leases.done();
-        ahead
-    });
-    fields.done();
-    ahead
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +339,7 @@ mod tests {
              concurrency: [{requests: 5, key: [{path: {}}]}]",
         );
         let [limit] = read.limits.as_slice() else { panic!("{read:?}") };
-        assert_eq!((read.before_auth, read.per_target, read.draft, read.legacy, read.ahead_percent), (true, true, true, true, 5));
+        assert_eq!((read.before_auth, read.per_target, read.draft, read.legacy, read.store.ahead_percent), (true, true, true, true, 5));
         assert_eq!((read.without_store, read.concurrency.len(), limit.key.len()), (WithoutStore::Deny, 1, 5));
         assert_eq!((limit.cost, limit.shared, limit.dry_run, limit.missing), (3, false, true, KeyMissing::Skipped.into()));
         assert!(matches!(limit.numbers, Some(Numbers::Rate(LimitRate { requests: 600, burst: 7, .. }))), "{limit:?}");
@@ -354,13 +349,47 @@ mod tests {
         assert!(matches!(rate.numbers, Some(Numbers::Rate(LimitRate { burst: 10, .. }))), "the burst is the rate's");
         let Some(Numbers::Quota(numbers)) = &quota.numbers else { panic!("{quota:?}") };
         assert_eq!((numbers.time_zone.as_str(), numbers.week_start, quota.cost_cel.as_str()), ("UTC", 1, "size(request.path)"));
-        assert_eq!((plain.ahead_percent, plain.draft, plain.legacy, rate.shared, rate.cost), (1, true, false, true, 1));
+        assert_eq!((plain.store.ahead_percent, plain.draft, plain.legacy, rate.shared, rate.cost), (1, true, false, true, 1));
+    }
+
+    #[test]
+    fn a_server_that_counts_is_read() {
+        // Aim: every word of `store.redis`, and its defaults.
+        let limits = "limits: [{name: a, requests: 1, per: 1s}]";
+        let plain = good(&format!("store: {{redis: {{addresses: [\"Redis.shop:6379\"]}}}}, {limits}"));
+        let server = plain.store.redis.clone().unwrap();
+        assert_eq!((plain.store.ahead_percent, server.tls, server.username.as_str(), server.password.is_none()), (1, false, "", true));
+        assert_eq!((server.key_prefix.as_str(), server.timeout.as_millis()), ("meshwright:", 50));
+        let all = good(&format!(
+            "store: {{redis: {{addresses: [\"[2001:db8::1]:6379\"], mode: Single, tls: true, username: edge, authRef: {{name: redis, key: pw}}, \
+             keyPrefix: \"edge:\", timeout: 20ms, aheadPercent: 0}}}}, {limits}"
+        ));
+        let server = all.store.redis.clone().unwrap();
+        assert_eq!((all.store.ahead_percent, server.tls, server.username.as_str(), server.key_prefix.as_str()), (0, true, "edge", "edge:"));
+        assert_eq!(all.store.password().unwrap().to_string(), "entry `pw` of Secret shop/redis");
+        assert_eq!(server.timeout.as_millis(), 20);
+    }
+
+    const GOOD_RLS: &str = "backendRef: {name: limits, namespace: data, port: 8081}, domain: edge, \
+                            descriptors: [{entries: [{key: plan, value: gold}, {key: user, from: {consumer: {}}}]}]";
+
+    #[test]
+    fn a_service_that_decides_is_read() {
+        // Aim: every word of `store.rls`; it limits something by itself, beside limits of each proxy's own.
+        let read = good(&format!(
+            "store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"
+        ));
+        let service = read.store.rls.clone().unwrap();
+        assert_eq!((service.address().as_str(), service.domain.as_str(), service.timeout.as_millis()), ("limits.data:8081", "edge", 50));
+        assert_eq!((service.descriptors.len(), service.descriptors[0].entries.len()), (1, 2));
+        good(&format!("store: {{rls: {{{GOOD_RLS}, timeout: 1s}}}}, onError: Deny"));
     }
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
         // Aim: each mistake, each field without effect and each early look at who calls is told by name.
         let limit = |rest: &str| format!("limits: [{{name: a, requests: 1, per: 1s, {rest}}}]");
+        let rls = |rest: &str| format!("store: {{rls: {{{rest}}}}}, onError: Deny");
         let cases = [
             ("headers: Draft".to_owned(), "it limits nothing"),
             ("limits: [{name: a}]".to_owned(), "requests"),
@@ -382,7 +411,30 @@ mod tests {
             (limit("costFromResponse: {}"), "header"),
             (format!("stage: BeforeAuth, {}", limit("key: [{consumer: {}}]")), "nobody knows who calls"),
             (format!("stage: BeforeAuth, {}", limit("when: 'consumer.team == \"a\"'")), "nobody knows"),
-            (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "not supported"),
+            (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "`addresses` is missing"),
+            (rls("backendRef: {name: r, port: 1}, domain: d"), "`descriptors` is missing"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: []"), "limits nothing"),
+            (rls("backendRef: {name: r}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "`port` is missing"),
+            (rls("backendRef: {name: r, port: 1, kind: Pod}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "is a Service"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: []}]"), "an entry at least"),
+            (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a}]}]"), "either `value` or `from`"),
+            (
+                rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a, from: {header: Authorization}}]}]"),
+                "credentials",
+            ),
+            (rls("backendRef: {name: r, port: 1}, domain: d, timeout: 2s, descriptors: [{entries: [{key: a, value: b}]}]"), "no such wait"),
+            (format!("{}, onError: Local", rls(GOOD_RLS).replace(", onError: Deny", "")), "Local is a share"),
+            (format!("{}, {}", rls(GOOD_RLS), limit("burst: 1")), "has the numbers"),
+            (format!("store: {{leases: {{}}, redis: {{addresses: [\"a:1\"]}}}}, {}", limit("burst: 1")), "not two"),
+            (format!("store: {{redis: {{addresses: [\"a:1\", \"b:1\"]}}}}, {}", limit("burst: 1")), "one address, not 2"),
+            (format!("store: {{redis: {{addresses: [a]}}}}, {}", limit("burst: 1")), "names no port"),
+            (format!("store: {{redis: {{addresses: [\"a b:1\"]}}}}, {}", limit("burst: 1")), "names no host"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Sentinel}}}}, {}", limit("burst: 1")), "Sentinel is not supported"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Cluster}}}}, {}", limit("burst: 1")), "Cluster is not supported"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], timeout: 2s}}}}, {}", limit("burst: 1")), "up to 1s"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], username: edge}}}}, {}", limit("burst: 1")), "without a password"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], keyPrefix: \"a b\"}}}}, {}", limit("burst: 1")), "visible ASCII"),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
             ("bandwidth: [{responseBytesPerSecond: 0}]".to_owned(), "out of range"),
             (format!("store: {{leases: {{aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
             ("concurrency: [{requests: 1, queue: 3}]".to_owned(), "not supported"),

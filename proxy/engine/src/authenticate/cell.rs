@@ -18,6 +18,10 @@ const URI_BYTES_MAX: usize = 2048;
 /// A token of an unknown key has the set fetched anew, this often at most: nobody who makes tokens up drives an issuer hard.
 pub const MISSED_PAUSE_SECS: u64 = 10;
 
+/// Schemes of servers that speak no HTTP.
+const STORE: &str = "redis";
+const STORE_SECURE: &str = "rediss";
+
 /// Where a key set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeysUri {
@@ -46,6 +50,26 @@ impl KeysUri {
         if is_host(&host) { Ok(Self { host: host.into(), uri }) } else { Err("names no host") }
     }
 
+    /// Reads `HOST:PORT` of a server that speaks neither HTTP nor anything else that is led by what it says.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_store(address: &str, secure: bool) -> Result<Self, &'static str> {
+        if address.len() > URI_BYTES_MAX {
+            return Err("is too long");
+        }
+        let scheme = if secure { STORE_SECURE } else { STORE };
+        let uri: Uri = format!("{scheme}://{address}/").parse().map_err(|_| "is not of the form HOST:PORT")?;
+        let authority = uri.authority().filter(|_| uri.path() == "/" && uri.query().is_none()).ok_or("is not of the form HOST:PORT")?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        if is_host(&host) { Ok(Self { host: host.into(), uri }) } else { Err("names no host") }
+    }
+
+    /// Whether no HTTP is spoken there.
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.uri.scheme_str(), Some(STORE | STORE_SECURE))
+    }
+
     /// The whole address.
     pub const fn uri(&self) -> &Uri {
         &self.uri
@@ -63,7 +87,7 @@ impl KeysUri {
 
     /// Whether the server proves itself.
     pub fn is_secure(&self) -> bool {
-        self.uri.scheme_str() == Some("https")
+        matches!(self.uri.scheme_str(), Some("https" | STORE_SECURE))
     }
 
     /// Whether it is this very machine.

@@ -30,6 +30,9 @@ const LISTED_MAX: usize = 64;
 /// Longest name, group, scope, attribute.
 const TEXT_BYTES_MAX: usize = 2_048;
 
+/// Longest secret that is shown to a store or an authorization server.
+pub const SECRET_BYTES_MAX: usize = 4_096;
+
 /// A consumer and the place of one of its credentials.
 pub type Owner = (Arc<Consumer>, usize);
 
@@ -56,8 +59,26 @@ pub struct Book {
     files: HashMap<Box<str>, Users>,
     /// Lists of addresses.
     lists: HashMap<Box<str>, Arc<AddressList>>,
-    /// What we prove with to authorization servers.
-    secrets: HashMap<Box<str>, Zeroizing<Vec<u8>>>,
+    /// What the proxy shows to stores and authorization servers.
+    secrets: HashMap<Box<str>, ShownSecret>,
+}
+
+/// A secret that a proxy shows to a store or an authorization server.
+#[derive(Clone)]
+pub struct ShownSecret(Arc<Zeroizing<Vec<u8>>>);
+
+impl std::ops::Deref for ShownSecret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ShownSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// Users of a file.
@@ -118,6 +139,11 @@ impl Book {
         self.lists.get(list).map(|list| list.holds(address))
     }
 
+    /// What is shown to a store or an authorization server.
+    pub fn secret(&self, name: &str) -> Option<&ShownSecret> {
+        self.secrets.get(name)
+    }
+
     /// Whose certificate that is: by itself, then by a URI of it, then by a DNS name.
     pub fn by_certificate(&self, shown: &ClientCertificate) -> Option<Owner> {
         if self.certificates.is_empty() {
@@ -127,11 +153,6 @@ impl Book {
         let names = shown.dns_names().iter().cloned().map(CertificateName::Dns);
         let mut known = std::iter::once(CertificateName::Hash(*shown.hash())).chain(uris).chain(names);
         known.find_map(|name| self.owner(*self.certificates.get(&name)?))
-    }
-
-    /// What we prove with to an authorization server.
-    pub fn secret(&self, name: &str) -> Option<&Zeroizing<Vec<u8>>> {
-        self.secrets.get(name)
     }
 
     /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
@@ -222,7 +243,7 @@ pub(crate) struct Page {
     entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
     files: Vec<(Box<str>, Users)>,
     lists: Vec<(Box<str>, Arc<AddressList>)>,
-    secrets: Vec<(Box<str>, Zeroizing<Vec<u8>>)>,
+    secrets: Vec<(Box<str>, ShownSecret)>,
     pub(crate) credentials: usize,
 }
 
@@ -265,11 +286,12 @@ impl Page {
             let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
-        for mesh::ClientSecret { name, secret } in &raw.secrets {
-            if secret.len() > TEXT_BYTES_MAX {
-                return Err(Wrong::new(format!("secrets[{}]", name.escape_debug()), format!("has more than {TEXT_BYTES_MAX} bytes")));
+        for mesh::ShownSecret { name, value } in &raw.secrets {
+            if value.is_empty() || value.len() > SECRET_BYTES_MAX {
+                let why = format!("has {} bytes, not 1 to {SECRET_BYTES_MAX}", value.len());
+                return Err(Wrong::new(format!("secrets[{}]", name.escape_debug()), why));
             }
-            page.secrets.push((name.as_str().into(), Zeroizing::new(secret.to_vec())));
+            page.secrets.push((name.as_str().into(), ShownSecret(Arc::new(Zeroizing::new(value.to_vec())))));
         }
         Ok(page)
     }

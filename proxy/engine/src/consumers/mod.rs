@@ -1,5 +1,5 @@
-//! Who may call from outside the mesh: consumers, what they show, and who of them somebody is that proved it. Nothing here is secret: keys are
-//! known by their hashes, passwords by theirs.
+//! Who may call from outside the mesh: consumers, what they show, and who of them somebody is that proved it. Nothing of theirs is secret here: keys
+//! are known by their hashes, passwords by theirs. What the proxy itself shows to a server is ([`ShownSecret`]), and is never printed.
 
 mod addresses;
 mod book;
@@ -13,7 +13,7 @@ mod verified;
 
 pub use addresses::{AddressList, LISTED_MAX as ADDRESSES_MAX};
 pub(crate) use book::Page;
-pub use book::{Book, BookCell, CREDENTIALS_MAX, KEY_BYTES_MAX, Owner};
+pub use book::{Book, BookCell, CREDENTIALS_MAX, KEY_BYTES_MAX, Owner, SECRET_BYTES_MAX, ShownSecret};
 pub use certificate::ClientCertificate;
 pub use choice::ConsumerChoice;
 pub use consumer::{AuthMethod, Consumer, Credential, Lapsed};

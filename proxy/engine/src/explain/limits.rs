@@ -34,7 +34,7 @@ pub struct LimitRow {
     pub remaining: u64,
     /// When all of it is there again, seconds since 1970.
     pub resets_at_secs: u64,
-    /// `leases`, or `own` where this proxy counts for itself.
+    /// `leases` or `redis`, or `own` where this proxy counts for itself.
     pub store: &'static str,
     /// Whoever counts for all is away.
     pub degraded: bool,
@@ -69,7 +69,7 @@ fn rows(object: &ObjectLimits, now: Now) -> Vec<LimitRow> {
         limit_value: limit.numbers.whole(),
         remaining: standing.remaining,
         resets_at_secs: now.wall_secs.saturating_add(standing.reset.as_secs()),
-        store: if limit.shared { "leases" } else { "own" },
+        store: if limit.shared { object.store_kind() } else { "own" },
         degraded: limit.shared && object.store.away_since().is_some(),
     });
     row.collect()

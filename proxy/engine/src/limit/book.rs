@@ -50,6 +50,13 @@ pub struct Grant {
     pub standing: KeyStanding,
 }
 
+impl Grant {
+    /// So much, of a key that stands so then; it is good as long as a limit of these numbers lets it be.
+    pub const fn of(granted: u64, standing: KeyStanding, numbers: &Numbers) -> Self {
+        Self { granted, lasts: lasts(numbers, &standing), standing }
+    }
+}
+
 /// Meters by limit and key. What a replica knows of a key is believed ([`KeyKnown`]), so that a store which begins anew gives nobody
 /// more than those who ask know to be there.
 #[derive(Debug)]
@@ -83,7 +90,7 @@ impl LimitBook {
             if granted == ask.want {
                 standing.retry = Duration::ZERO;
             }
-            Grant { granted, lasts: lasts(numbers, &standing), standing }
+            Grant::of(granted, standing, numbers)
         }))
     }
 
@@ -154,7 +161,7 @@ fn believe(meter: &mut Meter, known: &KeyKnown, numbers: &Numbers, now: Now) {
     }
 }
 
-fn lasts(numbers: &Numbers, standing: &KeyStanding) -> Duration {
+const fn lasts(numbers: &Numbers, standing: &KeyStanding) -> Duration {
     match numbers {
         Numbers::Rate(_) => LASTS,
         Numbers::Quota(_) => standing.reset,

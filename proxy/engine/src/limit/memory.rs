@@ -1,13 +1,15 @@
 //! What outlives a policy: what is counted of an object's keys, and how its store does.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::OBJECT_KEYS_MAX;
 use super::held::HeldShare;
+use super::live::StoreLive;
 use super::numbers::Meter;
+use super::remote::{RemotePlace, RemoteStore, RemoteStores, StoreReading};
 use super::table::Table;
 use crate::Moment;
 
@@ -195,66 +197,12 @@ impl Drop for UnderWayPlace {
     }
 }
 
-/// How a store does, told by whoever speaks with it.
-#[derive(Debug)]
-pub struct StoreLive {
-    /// Nanoseconds of the moment since when it is away; 0: it is there.
-    away_since: AtomicU64,
-    /// Proxies that count together.
-    replicas: AtomicU32,
-    /// Which store that is: a new number for each that may have forgotten.
-    session: AtomicU32,
-}
-
-impl Default for StoreLive {
-    /// Away, until somebody has spoken with it.
-    fn default() -> Self {
-        Self { away_since: AtomicU64::new(1), replicas: AtomicU32::new(1), session: AtomicU32::new(0) }
-    }
-}
-
-impl StoreLive {
-    /// Since when it is away, nanoseconds.
-    pub fn away_since(&self) -> Option<u64> {
-        Some(self.away_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
-    }
-
-    /// It has answered.
-    pub fn is_here(&self) {
-        self.away_since.store(0, Ordering::Relaxed);
-    }
-
-    /// It does not answer. True: it did before.
-    pub fn is_away(&self, now: Moment) -> bool {
-        self.away_since.compare_exchange(0, now.nanos().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// Another store answers from now on, or the same after a while.
-    pub fn begins(&self) {
-        self.session.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// See [`StoreLive::begins`].
-    pub fn session(&self) -> u32 {
-        self.session.load(Ordering::Relaxed)
-    }
-
-    /// Proxies that count together, this one among them.
-    pub fn replicas(&self) -> u32 {
-        self.replicas.load(Ordering::Relaxed).max(1)
-    }
-
-    /// So many proxies count together.
-    pub fn shared_by(&self, replicas: u32) {
-        self.replicas.store(replicas.max(1), Ordering::Relaxed);
-    }
-}
-
-/// LimitMemories by name, for as long as an object holds them, and the one store of leases.
+/// LimitMemories by name, for as long as an object holds them, the one store of leases, and those elsewhere.
 #[derive(Debug, Default)]
 pub struct LimitMemories {
     held: Mutex<HashMap<String, Weak<Memory>>>,
     leases: Arc<StoreLive>,
+    remote: RemoteStores,
 }
 
 impl LimitMemories {
@@ -300,6 +248,27 @@ impl LimitMemories {
     /// Keys that were forgotten for others.
     pub fn evicted(&self) -> u64 {
         self.all().map(|memory| memory.rows.evicted()).sum()
+    }
+
+    /// The store at a place; `None`: there are as many as may be ([`super::STORES_MAX`]).
+    pub fn store(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
+        self.remote.adopt(place)
+    }
+
+    /// The stores elsewhere that objects name, and those that somebody still holds.
+    pub fn stores(&self) -> Vec<Arc<RemoteStore>> {
+        self.remote.all()
+    }
+
+    /// How they do. Several ways to one place count together.
+    pub fn store_readings(&self) -> Vec<StoreReading> {
+        let mut sums: BTreeMap<String, (bool, u64)> = BTreeMap::new();
+        for store in self.stores() {
+            let (away, failures) = sums.entry(store.place.name()).or_default();
+            *away |= store.live.away_since().is_some() || store.trouble.away().is_some();
+            *failures += store.trouble.failures();
+        }
+        sums.into_iter().map(|(store, (away, failures))| StoreReading { store, away, failures }).collect()
     }
 
     /// The control plane's store.

@@ -8,8 +8,10 @@ mod book;
 mod calendar;
 mod headers;
 mod held;
+mod live;
 mod memory;
 mod numbers;
+mod remote;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -20,8 +22,12 @@ pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
 pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{HeldShare, Taking};
-pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, StoreLive, UnderWayPlace};
+pub use live::StoreLive;
+pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
+pub use remote::{
+    KEY_PREFIX_BYTES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace, StoreReading, StoreTrouble,
+};
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};

@@ -72,8 +72,9 @@ impl<D: Door> Connection<D> {
                 }
             },
             Question::Limit(ask) => {
+                let wait = ask.object.wait().unwrap_or(STORE_WAIT);
                 let told = match self.shared.snapshots.limit_questions().ask(ask) {
-                    Some(answer) => timeout(STORE_WAIT, answer).await.is_ok_and(|told| told.is_ok()),
+                    Some(answer) => timeout(wait, answer).await.is_ok_and(|told| told.is_ok()),
                     None => false,
                 };
                 if !told {

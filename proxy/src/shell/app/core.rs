@@ -22,6 +22,7 @@ use crate::shell::worker::Means;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
+use crate::stores::StoreKeeper;
 use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
 use crate::workload_api::WorkloadApi;
@@ -160,6 +161,13 @@ impl Core {
             telemetry: Arc::clone(&telemetry),
             credentials: Arc::clone(&self.credentials),
         };
+        let callout = Callout::new(network, tls, snapshots.clone(), Roots::System);
+        let stores = StoreKeeper {
+            callout: callout.clone(),
+            snapshots: snapshots.clone(),
+            telemetry: Arc::clone(&telemetry),
+            node: self.node.clone(),
+        };
         let reporter = Reporter {
             uplink,
             node: self.node,
@@ -175,7 +183,8 @@ impl Core {
         tasks.spawn(client.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(reporter.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(leases.run(Draw::seeded(draw.next()), stop.clone()));
-        let keeper = KeyKeeper { callout: Callout::new(network, tls, snapshots.clone(), Roots::System), snapshots, telemetry };
+        tasks.spawn(stores.run(Draw::seeded(draw.next()), stop.clone()));
+        let keeper = KeyKeeper { callout, snapshots, telemetry };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));

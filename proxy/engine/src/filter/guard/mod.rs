@@ -38,7 +38,10 @@ pub use found::{Found, KeptHead};
 pub use identify::{CertificateGuard, Identify, TokenGuard};
 pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPECTED_MAX};
 pub(crate) use limits::object;
-pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
+pub use limits::{
+    CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
+    LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
+};
 pub use unsaid::UNCHECKED_HEADER;
 
 /// One guard of a route.

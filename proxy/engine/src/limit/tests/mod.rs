@@ -7,6 +7,7 @@ use crate::Moment;
 
 mod calendar;
 mod numbers;
+mod remote;
 mod shared;
 mod table;
 

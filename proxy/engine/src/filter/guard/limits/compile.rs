@@ -5,9 +5,13 @@ use std::sync::Arc;
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
-use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
+use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
-use crate::limit::{AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, quota, rate};
+use crate::limit::{
+    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, STORES_MAX, ServicePlace,
+    quota, rate,
+};
+use crate::raw::duration;
 use crate::rejected::Wrong;
 
 /// Longest name of a limit.
@@ -35,11 +39,22 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         .map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
     let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
-    let ahead_percent = match store.as_ref().map(|store| &store.kind) {
-        Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) if *ahead_percent <= 100 => *ahead_percent,
-        Some(Some(limit_store::Kind::Leases(_))) => return Err(Wrong::new("store.leases.ahead_percent", "is more than 100")),
-        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases")),
+    let mut service = None;
+    let (remote, ahead_percent) = match store.as_ref().map(|store| &store.kind) {
+        Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) => (None, *ahead_percent),
+        Some(Some(limit_store::Kind::Redis(raw))) => {
+            (Some(redis(raw, memories).map_err(|wrong| wrong.within("store.redis"))?), raw.ahead_percent)
+        }
+        Some(Some(limit_store::Kind::Service(raw))) => {
+            let (store, limits) = served((policy, &memory), raw, memories).map_err(|wrong| wrong.within("store.service"))?;
+            service = Some(limits);
+            (Some(store), 0)
+        }
+        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases, redis or service")),
     };
+    if ahead_percent > 100 {
+        return Err(Wrong::new("store.ahead_percent", "is more than 100"));
+    }
     let without_store = match mesh::WithoutStore::try_from(*without_store) {
         Ok(mesh::WithoutStore::Share) => WithoutStore::Share,
         Ok(mesh::WithoutStore::Allow) => WithoutStore::Allow,
@@ -47,6 +62,12 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         Err(_) => return Err(Wrong::new("without_store", format!("{without_store} is not known"))),
     };
     let limits: Vec<Limit> = limits.collect::<Result<_, _>>()?;
+    if service.is_some() && without_store == WithoutStore::Share {
+        return Err(Wrong::new("without_store", "is a share of numbers that the service has: allow or deny"));
+    }
+    if service.is_some() && limits.iter().any(|limit| limit.shared) {
+        return Err(Wrong::new("limits", "are shared, beside a service that has the numbers"));
+    }
     let concurrency = busy.collect::<Result<_, _>>()?;
     Ok(ObjectLimits {
         policy: policy.as_str().into(),
@@ -54,11 +75,40 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         concurrency,
         bandwidth: wide.collect::<Result<_, _>>()?,
         memory,
-        store: Arc::clone(memories.leases()),
+        store: remote.as_ref().map_or_else(|| Arc::clone(memories.leases()), |remote| Arc::clone(&remote.live)),
+        remote,
+        service,
+        peers: Arc::clone(memories.leases()),
         ahead_percent: ahead_percent.into(),
         without_store,
         told: HeadersTold { draft: *draft_headers, legacy: *legacy_headers },
     })
+}
+
+/// The store at a place, shared by all objects that name it.
+fn redis(raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+    let mesh::RedisStore { address, tls, username, password, key_prefix, timeout, ahead_percent: _ } = raw;
+    let timeout = duration(timeout.as_ref(), "timeout")?.unwrap_or_default();
+    let place = RedisPlace::new((address, *tls), (username, password), key_prefix, timeout);
+    let place = place.map_err(|(field, why)| Wrong::new(field, why))?;
+    store(RemotePlace::Redis(Arc::new(place)), memories)
+}
+
+fn store(place: RemotePlace, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+    memories.store(place).ok_or_else(|| Wrong::new("", format!("is one more than the {STORES_MAX} stores that a proxy speaks with")))
+}
+
+/// A service, and what it is asked.
+fn served(
+    (policy, memory): (&str, &Memory),
+    raw: &mesh::RateLimitService,
+    memories: &LimitMemories,
+) -> Result<(Arc<RemoteStore>, ServiceLimits), Wrong> {
+    let timeout = duration(raw.timeout.as_ref(), "timeout")?.unwrap_or_default();
+    let place = ServicePlace::new(&raw.address, timeout).map_err(|(field, why)| Wrong::new(field, why))?;
+    let path: Arc<str> = format!("{policy}/rls").into();
+    let counts = memory.counts(&path);
+    Ok((store(RemotePlace::Service(Arc::new(place)), memories)?, ServiceLimits::compile(raw, path, counts)?))
 }
 
 /// Reads an object by itself.

@@ -1,6 +1,6 @@
 //! Whose share of a limit a request takes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderName, HeaderValue};
@@ -51,7 +51,7 @@ pub(in crate::filter::guard) fn compile(raw: &[EdgeKey]) -> Result<Vec<Part>, Wr
 }
 
 impl Part {
-    fn compile(EdgeKey { kind }: &EdgeKey) -> Result<Self, Wrong> {
+    pub(super) fn compile(EdgeKey { kind }: &EdgeKey) -> Result<Self, Wrong> {
         let told = |said: bool, part: Self, field: &str| if said { Ok(part) } else { Err(Wrong::new(field, "is false")) };
         match kind {
             None => Err(Wrong::new("kind", "is missing: consumer, client_address, header, claim, path, method or cel")),
@@ -141,7 +141,7 @@ impl<'s, 'e> Seen<'s, 'e> {
                 match self.exchange.address.to_canonical() {
                     IpAddr::V4(address) => add(text, &address.octets()),
                     IpAddr::V6(address) => {
-                        let kept = u128::from(address) & (u128::MAX << (128 - u32::from((*bits).clamp(1, 128))));
+                        let kept = u128::from(address) & prefix(*bits);
                         add(text, &kept.to_be_bytes());
                     }
                 }
@@ -178,6 +178,36 @@ impl<'s, 'e> Seen<'s, 'e> {
         }
     }
 
+    /// A part in words, for whoever counts by those; `None`: it is not there, or no text.
+    pub(super) fn text(&self, part: &Part) -> Option<String> {
+        let request = &self.exchange.request;
+        let joined = |values: Vec<String>| (!values.is_empty()).then(|| values.join(","));
+        match part {
+            Part::Consumer => {
+                let auth = self.auth?;
+                match &auth.consumer {
+                    Some(consumer) => Some(consumer.path.to_string()),
+                    None => Some(format!("{}|{}", auth.claims.as_ref().map_or("", |claims| &claims.issuer), auth.subject()?)),
+                }
+            }
+            Part::Address(bits) => Some(match self.exchange.address.to_canonical() {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & prefix(*bits)).to_string(),
+            }),
+            Part::Header(name) => {
+                let values = request.headers.get_all(name).iter().map(|value| value.to_str().map(str::to_owned));
+                joined(values.collect::<Result<_, _>>().ok()?)
+            }
+            Part::Claim(path) => {
+                let claims = self.auth.and_then(|auth| auth.claims.as_deref())?;
+                joined(claims.texts(path).map(|text| text.to_string()).collect())
+            }
+            Part::Path => Some(request.uri.path().to_owned()),
+            Part::Method => Some(request.method.as_str().to_owned()),
+            Part::Made(value) => self.call(|call| value.of(call)).map(|made| made.to_string()),
+        }
+    }
+
     fn caller(&self, text: &mut SmallVec<[u8; KEY_BYTES]>) -> bool {
         let Some(auth) = self.auth else { return false };
         if let Some(consumer) = &auth.consumer {
@@ -190,6 +220,11 @@ impl<'s, 'e> Seen<'s, 'e> {
         add(text, subject.as_bytes());
         true
     }
+}
+
+/// The first bits of an IPv6 address.
+fn prefix(bits: u8) -> u128 {
+    u128::MAX << (128 - u32::from(bits.clamp(1, 128)))
 }
 
 /// Adds bytes with their length before them, so that no two lists read alike.

@@ -2,7 +2,9 @@
 
 mod compile;
 mod counted;
+mod kept;
 pub(super) mod key;
+mod service;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,19 +13,20 @@ use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::{Passed, Question};
-use crate::Moment;
 use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
-    Grant, HeadersTold, KeyKnown, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RowState, StoreLive, Taking, UnderWayPlace,
+    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace,
     policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
+use service::Served;
 
 pub(crate) use compile::object;
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
+pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, ServiceAnswer, ServiceAsk, ServiceLimits};
 
 /// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
 const ASKS_MAX: u8 = 4;
@@ -47,8 +50,14 @@ pub struct ObjectLimits {
     pub limits: Vec<Limit>,
     concurrency: Vec<Concurrency>,
     bandwidth: Vec<Bandwidth>,
+    /// What a service decides.
+    pub service: Option<ServiceLimits>,
     /// Where what is shared is counted.
     pub store: Arc<StoreLive>,
+    /// The store, where it is not the control plane.
+    pub remote: Option<Arc<RemoteStore>>,
+    /// Who says how many proxies share, whatever store they share by.
+    peers: Arc<StoreLive>,
     ahead_percent: u64,
     without_store: WithoutStore,
     told: HeadersTold,
@@ -132,6 +141,8 @@ pub struct LimitAsk {
     pub key: u128,
     /// How much.
     pub want: u64,
+    /// Of a service: what it is asked instead.
+    pub service: Option<ServiceAsk>,
 }
 
 /// How a request would stand at a limit.
@@ -165,7 +176,10 @@ struct Count {
     /// What was taken and is settled with the answer: the limit's object and place, whose, how much.
     open: Vec<(Arc<ObjectLimits>, usize, u128, u64)>,
     paces: Vec<Pace>,
-    /// What other guards have to say on the answer.
+    /// What services were asked, and what they have to say to the backend.
+    served: SmallVec<[Served; 1]>,
+    for_backend: Vec<(HeaderName, HeaderValue)>,
+    /// What services and other guards have to say on the answer.
     said: Vec<HeaderOp>,
 }
 
@@ -206,6 +220,11 @@ impl LimitGuard {
         let now = Now { moment: exchange.now, wall_secs };
         let mut count = exchange.watch.as_mut().and_then(|watch| watch.counted.0.take()).unwrap_or_default();
         let passed = self.pass(&Seen::of(exchange), &mut count, now);
+        if matches!(passed, Passed::On) {
+            for (name, value) in count.for_backend.drain(..) {
+                exchange.request.headers.append(name, value);
+            }
+        }
         if let Some(watch) = exchange.watch.as_mut() {
             watch.counted.0 = Some(count);
         }
@@ -227,7 +246,9 @@ impl LimitGuard {
                 if limit.dry_run {
                     match stopped {
                         // On trial it keeps nobody waiting.
-                        Stop::Ask(key, want) => count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want }),
+                        Stop::Ask(key, want) => {
+                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None })
+                        }
                         _ => limit.counts.add(LimitVerdict::WouldRefuse),
                     }
                     continue;
@@ -235,6 +256,10 @@ impl LimitGuard {
                 put_back(&taken, now);
                 return self.stop((object, place), stopped, count);
             }
+        }
+        if let Err(passed) = self.served(seen, count) {
+            put_back(&taken, now);
+            return passed;
         }
         let Some(places) = self.enter(seen, count) else {
             put_back(&taken, now);
@@ -298,7 +323,7 @@ impl LimitGuard {
         let answer = match stopped {
             Stop::Ask(key, want) => {
                 count.asked += 1;
-                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want };
+                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None };
                 return Passed::Asks(Box::new(Question::Limit(ask)));
             }
             Stop::Refused(standing) => {
@@ -330,7 +355,13 @@ impl LimitGuard {
         let Some(wall_secs) = exchange.watch.as_ref().map(|watch| watch.wall_secs) else { return Vec::new() };
         let (now, seen) = (Now { moment: exchange.now, wall_secs }, Seen::of(exchange));
         let all = self.objects.iter().flat_map(|object| object.limits.iter().map(move |limit| (object, limit)));
-        all.map(|(object, limit)| object.outlook(limit, &seen, now)).collect()
+        let served = self.objects.iter().filter_map(|object| object.service.as_ref()).map(|service| LimitOutlook {
+            path: Arc::clone(service.path()),
+            key: None,
+            remaining: 0,
+            verdict: "would_ask",
+        });
+        all.map(|(object, limit)| object.outlook(limit, &seen, now)).chain(served).collect()
     }
 
     /// What it does, in words.
@@ -339,7 +370,11 @@ impl LimitGuard {
             let limits = object.limits.iter().map(Limit::story);
             let busy = object.concurrency.iter().map(|limit| format!("{} at once{}", limit.requests, each(&limit.key)));
             let wide = object.bandwidth.iter().map(|limit| format!("{} bytes a second{}", limit.bytes_per_second, each(&limit.key)));
-            format!("{}: {}", object.policy, limits.chain(busy).chain(wide).collect::<Vec<_>>().join(", "))
+            format!(
+                "{}: {}",
+                object.policy,
+                limits.chain(busy).chain(wide).chain(object.service.as_ref().map(ServiceLimits::story)).collect::<Vec<_>>().join(", ")
+            )
         };
         self.objects.iter().map(one).collect::<Vec<_>>().join("; ")
     }
@@ -377,7 +412,7 @@ impl ObjectLimits {
         match self.memory.rows.with(key, |row| row.of(place).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
             Taking::Taken { standing, more } => {
                 if more > 0 {
-                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });
+                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more, service: None });
                 }
                 Ok(Some((key, cost, standing)))
             }
@@ -413,60 +448,6 @@ impl ObjectLimits {
             (false, _) => "would_ask",
         };
         said(Some(key), remaining, verdict)
-    }
-
-    /// While the store is away.
-    fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
-        match self.without_store {
-            WithoutStore::Deny => Err(Stop::Away),
-            WithoutStore::Allow => {
-                limit.counts.add(LimitVerdict::StoreAwayAllowed);
-                Ok(None)
-            }
-            WithoutStore::Share => {
-                let replicas = u64::from(self.store.replicas());
-                let share = limit.numbers.share(replicas);
-                let taken = self.memory.rows.with(key, |row| row.of(place).shared().alone(cost, &share, replicas, now));
-                taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused)
-            }
-        }
-    }
-
-    /// The store has answered.
-    pub fn granted(&self, key: u128, grant: &Grant, now: Moment) {
-        self.memory.rows.with(key, |row| row.shared().granted(grant, now));
-    }
-
-    /// Of what a store is asked: what was let through without it, and what is known of the key.
-    pub fn account(&self, key: u128, now: Moment) -> (u64, Option<KeyKnown>) {
-        let session = self.store.session();
-        self.memory.rows.with(key, |row| (row.shared().owed(), row.shared().known(session, now)))
-    }
-
-    /// The store does not answer a question.
-    pub fn unanswered(&self, key: u128, spent: u64) {
-        self.memory.rows.peek(key, |row| row.shared().unanswered(spent));
-    }
-}
-
-impl ObjectLimits {
-    /// How keys stand, as far as this proxy knows; at most so many of each part of the table, the newest first.
-    pub(crate) fn standings(&self, most: usize, now: Now) -> Vec<(&Limit, u128, KeyStanding)> {
-        let mut found = Vec::new();
-        self.memory.rows.each(|key, row| {
-            let standing = |limit: &Limit| match &row.state {
-                RowState::Fresh | RowState::Pace(_) => None,
-                RowState::Own(meter) => Some(limit.numbers.look(&mut meter.clone(), 1, now)),
-                RowState::Shared(held) => Some(held.standing(now.moment)),
-            };
-            if let Some(limit) = self.limits.get(usize::from(row.limit))
-                && let Some(standing) = standing(limit)
-            {
-                found.push((limit, key, standing));
-            }
-            found.len() < most
-        });
-        found
     }
 }
 

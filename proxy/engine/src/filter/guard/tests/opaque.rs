@@ -40,7 +40,7 @@ fn people() -> mesh::Consumers {
             consumer("beta", vec![named("dns", by(By::Dns("Beta.example".into()))), key("k1", "good-key-good-key-good-key")]),
             off,
         ],
-        secrets: vec![mesh::ClientSecret { name: "shop/gw/secret".into(), secret: b"s3cret/".to_vec().into() }],
+        secrets: vec![mesh::ShownSecret { name: "shop/gw/secret".into(), value: b"s3cret/".to_vec().into() }],
         ..mesh::Consumers::default()
     }
 }

@@ -32,6 +32,7 @@ use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 
 use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
 use super::guarding::{authorization, edge, seconds};
+use super::limits::served;
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
@@ -376,7 +377,15 @@ fn edges() -> Vec<Resource> {
 fn guarded() -> Vec<Resource> {
     let policy = RoutePolicy { edge: Some(edge()), ..RoutePolicy::default() };
     let rule = Route { typed_per_filter_config: extension(&policy), ..rule("HTTPRoute/shop/catalog/0", prefix("/"), &[("shop/a:80", 1)]) };
-    vec![resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule])])), resource("shop/a:80", &fixture::cluster("shop/a:80"))]
+    // In a rule of its own: beside others of its stage nobody would see it change that.
+    let asks =
+        RoutePolicy { edge: Some(mesh::EdgePolicy { limits: vec![served()], ..mesh::EdgePolicy::default() }), ..RoutePolicy::default() };
+    let asked =
+        Route { typed_per_filter_config: extension(&asks), ..self::rule("HTTPRoute/shop/catalog/1", prefix("/"), &[("shop/a:80", 1)]) };
+    vec![
+        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule, asked])])),
+        resource("shop/a:80", &fixture::cluster("shop/a:80")),
+    ]
 }
 
 /// Whatever runs, line by line; numbers that only say "not the same as before" left out.

@@ -3,6 +3,7 @@
 use proto::mesh;
 
 use super::asked::{external, introspection};
+use super::limits::limits;
 use crate::fixture;
 
 pub(super) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
@@ -61,51 +62,6 @@ pub(super) fn edge() -> mesh::EdgePolicy {
         body_bytes_max: 1000,
         external: external(),
         certificates: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
-    }
-}
-
-/// Everything that a RateLimit may say.
-fn limits(before_auth: bool) -> mesh::EdgeLimits {
-    use mesh::edge_key::Kind;
-    use mesh::edge_limit::Numbers;
-    let key = |kind| mesh::EdgeKey { kind: Some(kind) };
-    let all = vec![
-        key(Kind::Consumer(true)),
-        key(Kind::ClientAddress(mesh::ClientAddressKey { ipv6_prefix: 64 })),
-        key(Kind::Header("x-tenant".into())),
-        key(Kind::Claim("sub".into())),
-        key(Kind::Path(true)),
-        key(Kind::Method(true)),
-        key(Kind::Cel("consumer.team".into())),
-    ];
-    let rate = mesh::LimitRate { requests: 600, per: Some(prost_types::Duration { seconds: 60, nanos: 0 }), burst: 100 };
-    let week =
-        mesh::LimitQuota { requests: 1000, per: mesh::CalendarPeriod::Week.into(), time_zone: "Europe/Berlin".into(), week_start: 1 };
-    let limit = |name: &str, numbers| mesh::EdgeLimit {
-        name: name.into(),
-        numbers: Some(numbers),
-        key: all.clone(),
-        missing: mesh::KeyMissing::Skipped.into(),
-        when: "request.method == 'POST'".into(),
-        cost: 2,
-        cost_cel: String::new(),
-        shared: true,
-        dry_run: true,
-        cost_header: "x-cost".into(),
-    };
-    let made = mesh::EdgeLimit { cost: 0, cost_cel: "size(request.path)".into(), ..limit("week", Numbers::Quota(week)) };
-    let memory = if before_auth { "shop/early" } else { "shop/late" };
-    mesh::EdgeLimits {
-        policy: memory.into(),
-        memory: memory.into(),
-        before_auth,
-        limits: vec![limit("minute", Numbers::Rate(rate)), made],
-        concurrency: vec![mesh::ConcurrencyLimit { requests: 5, key: all.clone() }],
-        store: Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 1 })) }),
-        without_store: mesh::WithoutStore::Deny.into(),
-        draft_headers: true,
-        legacy_headers: true,
-        bandwidth: vec![mesh::BandwidthLimit { response_bytes_per_second: 1000, key: all }],
     }
 }
 

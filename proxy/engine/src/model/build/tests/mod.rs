@@ -7,5 +7,6 @@ mod edge;
 mod effects;
 mod fields;
 mod guarding;
+mod limits;
 mod policy;
 mod walk;

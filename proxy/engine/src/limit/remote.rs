@@ -1,0 +1,199 @@
+//! Stores that are not the control plane: a server of the Redis protocol that several proxies count at, a rate-limit service that decides.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::live::StoreLive;
+use crate::raw::is_host;
+
+/// Most stores of one proxy, each with one connection.
+pub const STORES_MAX: usize = 16;
+/// Longest wait of a request for a store.
+pub const STORE_TIMEOUT_MAX: Duration = Duration::from_secs(1);
+/// Longest beginning of the names of keys, in bytes.
+pub const KEY_PREFIX_BYTES_MAX: usize = 64;
+/// Longest name of a user.
+const USER_BYTES_MAX: usize = 256;
+
+/// Where a server is and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisPlace {
+    /// HOST:PORT, in lower case.
+    pub address: Box<str>,
+    /// It proves itself by that name.
+    pub tls: bool,
+    /// As whom; empty: the server's default user.
+    pub username: Box<str>,
+    /// Which secret is the password; empty: there is none.
+    pub password: Box<str>,
+    /// What names of keys begin with.
+    pub key_prefix: Box<str>,
+    /// How long a request waits for it.
+    pub timeout: Duration,
+}
+
+impl RedisPlace {
+    /// Checks what was written.
+    ///
+    /// # Errors
+    /// The field's name, and what is wrong with it.
+    pub fn new(
+        (address, tls): (&str, bool),
+        (username, password): (&str, &str),
+        key_prefix: &str,
+        timeout: Duration,
+    ) -> Result<Self, (&'static str, &'static str)> {
+        let (host, port) = address.rsplit_once(':').ok_or(("address", "names no port: write HOST:PORT"))?;
+        if port.starts_with('+') || port.parse().map_or(true, |port: u16| port == 0) {
+            return Err(("address", "names no port: write HOST:PORT"));
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if !is_host(bare.unwrap_or(host)) || bare.is_some() != host.contains(':') {
+            return Err(("address", "names no host: write HOST:PORT, an IPv6 address in brackets"));
+        }
+        if username.len() > USER_BYTES_MAX || username.chars().any(char::is_control) {
+            return Err(("username", "is longer than 256 bytes, or holds control characters"));
+        }
+        if !username.is_empty() && password.is_empty() {
+            return Err(("username", "is nobody without a password"));
+        }
+        if key_prefix.len() > KEY_PREFIX_BYTES_MAX || !key_prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(("key_prefix", "is longer than 64 bytes, or holds more than visible ASCII"));
+        }
+        if timeout.is_zero() || timeout > STORE_TIMEOUT_MAX {
+            return Err(("timeout", "is not above zero and up to 1s"));
+        }
+        let address = address.to_ascii_lowercase().into();
+        Ok(Self { address, tls, username: username.into(), password: password.into(), key_prefix: key_prefix.into(), timeout })
+    }
+}
+
+/// Where a rate-limit service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePlace {
+    /// HOST:PORT, in lower case; empty: nobody may be led there, so it is always away.
+    pub address: Box<str>,
+    /// How long a request waits for it.
+    pub timeout: Duration,
+}
+
+impl ServicePlace {
+    /// Checks what was written.
+    ///
+    /// # Errors
+    /// The field's name, and what is wrong with it.
+    pub fn new(address: &str, timeout: Duration) -> Result<Self, (&'static str, &'static str)> {
+        let nowhere = address.is_empty();
+        let RedisPlace { address, timeout, .. } =
+            RedisPlace::new((if nowhere { "nowhere:1" } else { address }, false), ("", ""), "", timeout)?;
+        Ok(Self { address: if nowhere { "".into() } else { address }, timeout })
+    }
+}
+
+/// What a store is, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemotePlace {
+    /// A server of the Redis protocol.
+    Redis(Arc<RedisPlace>),
+    /// A rate-limit service.
+    Service(Arc<ServicePlace>),
+}
+
+impl RemotePlace {
+    /// As metrics and reports name it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Redis(place) => format!("redis/{}", place.address),
+            Self::Service(place) => format!("rls/{}", place.address),
+        }
+    }
+
+    /// How long a request waits for it.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Self::Redis(place) => place.timeout,
+            Self::Service(place) => place.timeout,
+        }
+    }
+}
+
+/// What goes wrong with a store.
+#[derive(Debug, Default)]
+pub struct StoreTrouble {
+    failures: AtomicU64,
+    /// Why it is away, and since when, seconds since 1970.
+    away: Mutex<Option<(String, u64)>>,
+}
+
+impl StoreTrouble {
+    /// It failed: a connection, or an exchange on one.
+    pub fn failed(&self, why: &str, wall_secs: u64) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = away.as_ref().map_or(wall_secs, |(_, since)| *since);
+        *away = Some((why.to_owned(), since));
+    }
+
+    /// It answers.
+    pub fn over(&self) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How often it failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Why it is away, and since when, seconds since 1970.
+    pub fn away(&self) -> Option<(String, u64)> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One store, shared by all objects that name the same.
+#[derive(Debug)]
+pub struct RemoteStore {
+    /// Where it is.
+    pub place: RemotePlace,
+    /// Whether it answers.
+    pub live: Arc<StoreLive>,
+    /// Why it does not.
+    pub trouble: Arc<StoreTrouble>,
+}
+
+/// What metrics say of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreReading {
+    /// See [`RemotePlace::name`].
+    pub store: String,
+    /// It does not answer now.
+    pub away: bool,
+    /// How often it failed.
+    pub failures: u64,
+}
+
+/// Stores, for as long as an object names them.
+#[derive(Debug, Default)]
+pub(super) struct RemoteStores(Mutex<Vec<Weak<RemoteStore>>>);
+
+impl RemoteStores {
+    /// The store at that place; `None`: there are as many as may be.
+    pub(super) fn adopt(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|store| store.strong_count() > 0);
+        if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| store.place == place) {
+            return Some(store);
+        }
+        if held.len() >= STORES_MAX {
+            return None;
+        }
+        let fresh = Arc::new(RemoteStore { place, live: Arc::default(), trouble: Arc::default() });
+        held.push(Arc::downgrade(&fresh));
+        Some(fresh)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<RemoteStore>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+}

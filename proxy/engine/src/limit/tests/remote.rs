@@ -1,0 +1,66 @@
+//! Stores elsewhere: which places are one, and how many there may be.
+
+use std::sync::Arc;
+
+use super::*;
+
+fn place(address: &str) -> Result<RedisPlace, (&'static str, &'static str)> {
+    RedisPlace::new((address, false), ("", ""), "meshwright:", Duration::from_millis(50))
+}
+
+fn at(address: &str) -> RemotePlace {
+    RemotePlace::Redis(Arc::new(place(address).unwrap()))
+}
+
+#[test]
+fn a_place_is_read_or_refused_by_name() {
+    // Aim: hosts, addresses of both families and their ports; what is none is told with its field.
+    for (address, name) in [
+        ("redis.data:6379", "redis/redis.data:6379"),
+        ("Redis.Data:1", "redis/redis.data:1"),
+        ("192.0.2.1:65535", "redis/192.0.2.1:65535"),
+        ("[2001:DB8::1]:6379", "redis/[2001:db8::1]:6379"),
+    ] {
+        assert_eq!(at(address).name(), name);
+    }
+    for address in
+        ["", "redis", "redis:", "redis:0", "redis:65536", "redis:+1", ":6379", "a b:1", "user@redis:1", "2001:db8::1:6379", "[redis]:1"]
+    {
+        assert_eq!(place(address).unwrap_err().0, "address", "{address}");
+    }
+    let wait = |millis| RedisPlace::new(("a:1", true), ("", ""), "", Duration::from_millis(millis)).map(drop).map_err(|(field, _)| field);
+    assert_eq!((wait(0), wait(1), wait(1000), wait(1001)), (Err("timeout"), Ok(()), Ok(()), Err("timeout")));
+    let named = |user, password| {
+        RedisPlace::new(("a:1", true), (user, password), "", Duration::from_millis(1)).map(drop).map_err(|(field, _)| field)
+    };
+    assert_eq!((named("u", ""), named("u", "s"), named("", "s"), named("a\n", "s")), (Err("username"), Ok(()), Ok(()), Err("username")));
+    let prefixed =
+        |prefix: &str| RedisPlace::new(("a:1", true), ("", ""), prefix, Duration::from_millis(1)).map(drop).map_err(|(field, _)| field);
+    assert_eq!((prefixed(&"p".repeat(64)), prefixed(&"p".repeat(65)), prefixed("ä")), (Ok(()), Err("key_prefix"), Err("key_prefix")));
+}
+
+#[test]
+fn stores_have_a_bound() {
+    // Aim: objects of one place share its store; beyond sixteen there is none, until one is named no more.
+    let memories = LimitMemories::default();
+    let mut held: Vec<_> = (0..STORES_MAX).map(|number| memories.store(at(&format!("s{number}:1"))).unwrap()).collect();
+    assert!(Arc::ptr_eq(&held[0], &memories.store(at("s0:1")).unwrap()));
+    assert!(memories.store(at("one-more:1")).is_none());
+    held.pop();
+    assert!(memories.store(at("one-more:1")).is_some());
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_remembered_until_it_is_over() {
+    // Aim: the latest cause, since the first; failures are counted on.
+    let memories = LimitMemories::default();
+    let store = memories.store(at("s:1")).unwrap();
+    store.trouble.failed("one", 10);
+    store.trouble.failed("two", 20);
+    assert_eq!(store.trouble.away(), Some(("two".to_owned(), 10)));
+    assert_eq!(memories.store_readings(), [StoreReading { store: "redis/s:1".to_owned(), away: true, failures: 2 }]);
+    store.trouble.over();
+    store.live.is_here();
+    assert_eq!((store.trouble.away(), store.live.is_away(Moment::of_nanos(5))), (None, true));
+    assert_eq!(store.trouble.failures(), 2);
+}

@@ -1,0 +1,119 @@
+//! Stores elsewhere that count limits for several proxies: one connection to each that an object of the live snapshot names. Questions of all
+//! workers come here and are handed on; what a store grants is spent as a share of the control plane's count is (`engine::limit`). While a
+//! store is away nobody waits for it, and each limit goes by its `onError`. A rate-limit service is asked of each request (`service`).
+
+mod fault;
+mod link;
+mod redis;
+mod service;
+#[cfg(test)]
+mod service_tests;
+mod take;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use engine::limit::{RemotePlace, RemoteStore};
+use proto::names::Mode;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::redis::RedisStore;
+use self::service::ServiceStore;
+use crate::callout::Callout;
+use crate::io::Draw;
+use crate::observe::Telemetry;
+use crate::snapshots::{POSED_MAX, Posed, Snapshots, unanswered};
+use crate::xds::NodeIdentity;
+
+/// Between two looks at which stores nobody names any more.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct StoreKeeper {
+    /// Connects.
+    pub callout: Callout,
+    /// Says which stores there are, and where questions come from.
+    pub snapshots: Snapshots,
+    /// Time.
+    pub telemetry: Arc<Telemetry>,
+    /// Who we are.
+    pub node: NodeIdentity,
+}
+
+/// The way to one store.
+struct StoreWay {
+    store: Weak<RemoteStore>,
+    questions: mpsc::Sender<Posed>,
+}
+
+impl StoreKeeper {
+    /// Runs until `stop`. Only a Gateway's proxy has such limits.
+    pub async fn run(self, draw: Draw, stop: CancellationToken) {
+        if self.node.id.mode != Mode::Edge {
+            return;
+        }
+        let Some(mut questions) = self.snapshots.limit_questions().take_remote() else { return };
+        let (mut ways, mut tasks) = (Vec::new(), JoinSet::new());
+        let mut changes = self.snapshots.changes();
+        let mut every = interval(LOOK);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.meet(&mut ways, &mut tasks, &draw);
+                }
+                // The last who held a store may be a worker that has not looked at the live snapshot yet.
+                _ = every.tick() => self.meet(&mut ways, &mut tasks, &draw),
+                Some(posed) = questions.recv() => hand_on(&ways, posed),
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            }
+        }
+    }
+
+    /// Begins with stores that are new, and leaves those that nobody names any more.
+    fn meet(&self, ways: &mut Vec<StoreWay>, tasks: &mut JoinSet<()>, draw: &Draw) {
+        ways.retain(|way| way.store.strong_count() > 0);
+        for store in self.snapshots.load().limits.stores() {
+            if ways.iter().any(|way| std::ptr::eq(way.store.as_ptr(), Arc::as_ptr(&store))) {
+                continue;
+            }
+            let (questions, arriving) = mpsc::channel(POSED_MAX);
+            let (live, trouble) = (Arc::clone(&store.live), Arc::clone(&store.trouble));
+            let (callout, telemetry, draw) = (self.callout.clone(), Arc::clone(&self.telemetry), Draw::seeded(draw.next()));
+            match &store.place {
+                RemotePlace::Redis(place) => {
+                    let (place, snapshots) = (Arc::clone(place), self.snapshots.clone());
+                    let task = RedisStore { place, live, trouble, callout, snapshots, telemetry, password: None };
+                    tasks.spawn(task.run(arriving, draw));
+                }
+                // What nobody may be led to stays away.
+                RemotePlace::Service(place) if place.address.is_empty() => drop(arriving),
+                RemotePlace::Service(place) => {
+                    let place = Arc::clone(place);
+                    tasks.spawn(ServiceStore { place, live, trouble, callout, telemetry }.run(arriving, draw));
+                }
+            }
+            ways.push(StoreWay { store: Arc::downgrade(&store), questions });
+        }
+    }
+}
+
+/// To the store that it is for. One that is not met yet, or has as many questions as it may, answers nothing.
+fn hand_on(ways: &[StoreWay], posed: Posed) {
+    let wanted = posed.ask.object.remote.as_ref().map(Arc::as_ptr);
+    let way = ways.iter().find(|way| wanted.is_some_and(|wanted| std::ptr::eq(way.store.as_ptr(), wanted)));
+    let Some(way) = way else { return unanswered(&posed) };
+    if let Err(full) = way.questions.try_send(posed) {
+        unanswered(&full.into_inner());
+    }
+}

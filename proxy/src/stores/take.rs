@@ -1,0 +1,140 @@
+//! Questions as the script takes them, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Moment;
+use engine::filter::guard::ObjectLimits;
+use engine::limit::{Grant, KeyKnown, KeyStanding, Numbers};
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+
+use super::fault::StoreFault;
+use crate::snapshots::Posed;
+
+/// What decides a question, at the server.
+pub(super) const SCRIPT: &str = include_str!("take.lua");
+
+/// One question under way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    object: Arc<ObjectLimits>,
+    limit: usize,
+    key: u128,
+    want: u64,
+    back: u64,
+    spent: u64,
+    known: Option<KeyKnown>,
+    told: Option<oneshot::Sender<()>>,
+}
+
+/// What became of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// So much of it is there.
+    Counted { granted: u64, standing: KeyStanding },
+    /// Its window is not the one that is open.
+    Turned,
+}
+
+impl Asked {
+    /// A request's, with what the store is to be told beside it.
+    pub(super) fn of(posed: Posed, now: Moment) -> Self {
+        let Posed { ask, told } = posed;
+        let (spent, known) = ask.object.account(ask.key, now);
+        Self { object: ask.object, limit: ask.limit, key: ask.key, want: ask.want, back: 0, spent, known, told }
+    }
+
+    /// What is given back.
+    pub(super) fn giving_back((object, limit, key, back): (Arc<ObjectLimits>, usize, u128, u64)) -> Self {
+        Self { object, limit, key, want: 0, back, spent: 0, known: None, told: None }
+    }
+
+    /// Runs the script of that digest; `wall_secs` is the server's own time. `None`: there is no such limit any more.
+    pub(super) fn command(&self, (script, key_prefix): (&str, &str), wall_secs: u64) -> Option<Cmd> {
+        let limit = self.object.limits.get(self.limit)?;
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script).arg(1).arg(format!("{key_prefix}{}/{}:{:032x}", self.object.memory.name, limit.name, self.key));
+        match &limit.numbers {
+            Numbers::Rate(rate) => {
+                let (amount, per) = rate.pace();
+                command.arg("rate").arg(rate.burst()).arg(amount).arg(micros(per));
+            }
+            Numbers::Quota(quota) => {
+                let window = quota.window(wall_secs);
+                command.arg("quota").arg(quota.amount()).arg(window.begins).arg(window.ends);
+            }
+        }
+        command.arg(self.want).arg(self.back).arg(self.spent);
+        match self.known {
+            Some(known) => command.arg(known.remaining).arg(micros(known.heard_ago)),
+            None => command.arg(-1).arg(0),
+        };
+        Some(command)
+    }
+
+    /// The store has answered.
+    pub(super) fn granted(self, (granted, standing): (u64, KeyStanding), now: Moment) -> Option<Given> {
+        let limit = self.object.limits.get(self.limit)?;
+        let granted = granted.min(self.want);
+        if self.want > 0 {
+            self.object.granted(self.key, &Grant::of(granted, standing, &limit.numbers), now);
+        }
+        // Who asked may have left.
+        let _ = self.told.map(|told| told.send(()));
+        (granted > 0).then_some((self.object, self.limit, self.key))
+    }
+
+    /// There will be no answer.
+    pub(super) fn unanswered(self) {
+        self.object.unanswered(self.key, self.spent);
+    }
+}
+
+/// Whose share has grown.
+pub(super) type Given = (Arc<ObjectLimits>, usize, u128);
+
+/// Microseconds with what is left of nanoseconds, as Lua reads numbers.
+fn micros(time: Duration) -> String {
+    format!("{}.{:03}", time.as_micros(), time.subsec_nanos() % 1_000)
+}
+
+/// Reads an answer of the script, and when it was given, seconds since 1970.
+pub(super) fn answer(value: &Value) -> Result<(Answer, u64), StoreFault> {
+    let numbers = match value {
+        Value::ServerError(error) => return Err(refused(error)),
+        Value::Array(numbers) => numbers.as_slice(),
+        _ => return Err(StoreFault::unreadable("it does not answer as the script does")),
+    };
+    let number = |value: &Value| if let Value::Int(number) = value { u64::try_from(*number).ok() } else { None };
+    let read: Option<Vec<u64>> = numbers.iter().map(number).collect();
+    match read.as_deref() {
+        Some([0, granted, remaining, reset, retry, secs, _]) => {
+            let standing =
+                KeyStanding { remaining: *remaining, reset: Duration::from_micros(*reset), retry: Duration::from_micros(*retry) };
+            Ok((Answer::Counted { granted: *granted, standing }, *secs))
+        }
+        Some([1, _, _, _, _, secs, _]) => Ok((Answer::Turned, *secs)),
+        _ => Err(StoreFault::unreadable("it does not answer as the script does")),
+    }
+}
+
+/// The words of a server's refusal.
+pub(super) fn refused(error: &redis::ServerError) -> StoreFault {
+    StoreFault::refused(&format!("{} {}", error.code(), error.details().unwrap_or_default()))
+}
+
+/// The server's clock, out of the answer to TIME: seconds since 1970.
+pub(super) fn clock(value: &Value) -> Result<u64, StoreFault> {
+    let first = match value {
+        Value::ServerError(error) => return Err(refused(error)),
+        Value::Array(parts) => parts.first(),
+        _ => None,
+    };
+    match first {
+        Some(Value::BulkString(secs)) => std::str::from_utf8(secs).ok().and_then(|secs| secs.parse().ok()),
+        Some(Value::Int(secs)) => u64::try_from(*secs).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| StoreFault::unreadable("it does not say what time it is"))
+}
