@@ -168,7 +168,9 @@ fn a_holder_that_slept_makes_a_deleted_lease_anew_like_anybody() {
     // Aim: whether it slept before it looked or before it wrote: another may have made the Lease meanwhile, and lost it to a second deletion
     // without knowing.
     let now = Instant::now();
-    for (looks, wakes) in [(TERMS.renew, 2 * TERMS.duration), (TERMS.renew, TERMS.hold - 10 * MS), (TERMS.hold - 20 * MS, TERMS.hold - 10 * MS)] {
+    for (looks, wakes) in
+        [(TERMS.renew, 2 * TERMS.duration), (TERMS.renew, TERMS.hold - 10 * MS), (TERMS.hold - 20 * MS, TERMS.hold - 10 * MS)]
+    {
         let mut mine = holder(now);
         mine.next(now + TERMS.renew);
         mine.on(Outcome::Overtaken, now + looks - OVERTAKEN_PAUSE);

@@ -498,7 +498,8 @@ fn a_port_inside_tls_is_opened_by_its_policy() {
         )
     };
     let web = WEB.replace("port: 80}, {", "port: 80, appProtocol: HTTPS}, {");
-    let base = [gateway("edge", "listeners: [{name: http, port: 80, protocol: HTTP}]"), route("HTTPRoute", "web", "", "http"), web].concat();
+    let base =
+        [gateway("edge", "listeners: [{name: http, port: 80, protocol: HTTP}]"), route("HTTPRoute", "web", "", "http"), web].concat();
     let mut mesh = Mesh::of(&base);
     let stands = |mesh: &Mesh| {
         let status = &statuses(&mesh.world)[&ObjectKey::new(Kind::HTTPRoute, "shop", "web")];
