@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::merge::{Spoken, merged, wait_patiently};
-use super::speak::{ApiBundle, spoken};
+use super::speak::{Definitions, spoken};
 use crate::publish::board::Board;
 use crate::publish::epoch::{Entry, moment};
 use crate::rotation::AWAY_GRACE;
@@ -68,7 +68,7 @@ pub struct Recorder {
     /// The version that the API server serves each kind in, once known.
     versions: Mutex<BTreeMap<Kind, &'static str>>,
     /// Of which version and channel Gateway API's definitions are, and when that was looked for.
-    bundle: Mutex<(Option<ApiBundle>, Option<Instant>)>,
+    bundle: Mutex<(Option<Definitions>, Option<Instant>)>,
 }
 
 /// The last word on an object, as far as it is there.
@@ -295,7 +295,7 @@ impl Recorder {
             Ok(definition) => {
                 let told = definition.annotations();
                 let channel = told.get(BUNDLE_CHANNEL).cloned();
-                bundle.0 = told.get(BUNDLE_VERSION).map(|version| ApiBundle { version: version.clone(), channel });
+                bundle.0 = told.get(BUNDLE_VERSION).map(|version| Definitions { version: version.clone(), channel });
             }
             Err(error) if error.fault == Fault::Missing => bundle.0 = None,
             // What was known is more likely than nothing.

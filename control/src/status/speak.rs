@@ -18,7 +18,7 @@ const BUNDLE: &str = "v1.6";
 
 /// The cluster's definitions of Gateway API, as they say themselves.
 #[derive(Clone, Debug)]
-pub(super) struct ApiBundle {
+pub(super) struct Definitions {
     /// Of which version they are.
     pub version: String,
     /// Of which channel, where they say.
@@ -27,7 +27,7 @@ pub(super) struct ApiBundle {
 
 /// Of every object whose status is ours to write, what is so now. `bundle`: of the cluster's definitions, where known. `Live`, and a
 /// Gateway's `Programmed`, are true only once the proxies concerned have acknowledged.
-pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&ApiBundle>) -> BTreeMap<ObjectKey, Spoken> {
+pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&Definitions>) -> BTreeMap<ObjectKey, Spoken> {
     let ledger = board.read(Ledger::read);
     let ours = statuses(&edition.world).into_iter().filter(|(key, _)| matches!(key.kind.group(), GATEWAY_API | OWN));
     let mut spoken = BTreeMap::new();
