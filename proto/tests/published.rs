@@ -178,7 +178,8 @@ fn every_field_survives_the_published_type() {
             // No assert_eq: a dynamic message prints its whole schema.
             let back = DynamicMessage::decode(descriptor.clone(), hop.bytes.as_slice()).unwrap();
             assert!(back == sent, "{name} loses a field there: sent {:?}, back {:?}", sent.encode_to_vec(), hop.bytes);
-            let strange: Vec<_> = hop.ours.difference(&hop.theirs).collect();
+            // Bytes are printed otherwise there; that they are the same was seen above.
+            let strange: Vec<_> = hop.ours.difference(&hop.theirs).filter(|fact| !fact.contains(": b\"")).collect();
             assert!(strange.is_empty(), "{name} reads differently there: {strange:?}");
         }
     }
