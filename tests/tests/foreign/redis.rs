@@ -107,9 +107,10 @@ spec:
 /// Status code and reason of a request to one Gateway.
 fn call(port: u16, name: &str) -> String {
     let url = format!("http://127.0.0.1:{port}/{name}");
-    let output =
-        Command::new("curl").args(["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %header{x-meshwright-reason}", &url]);
-    text(&{ output }.output().unwrap().stdout).trim().to_owned()
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code} %header{x-meshwright-reason}", &url]);
+    // Without a reason a blank stands at the end.
+    text(&curl.output().unwrap().stdout)
 }
 
 /// The condition `Degraded` of an object, if it has one.
