@@ -55,7 +55,7 @@ spec: {{gatewayClassName: meshwright, listeners: [{{name: http, port: {port}, pr
             "spec": {
                 "targetRefs": [{"kind": "HTTPRoute", "name": "store", "sectionName": name}],
                 "limits": [{"name": "all", "requests": requests, "per": "24h"}],
-                "store": {"redis": {"addresses": ["redis.data:6379"], "authRef": {"name": "redis", "key": "password"}}},
+                "store": {"redis": {"addresses": ["redis.data:6379"], "timeout": "1s", "authRef": {"name": "redis", "key": "password"}}},
                 "onError": on_error,
             },
         })
