@@ -81,7 +81,7 @@ impl Server {
                 Manner::Hangs => return std::future::pending().await,
                 Manner::Garbage => "HTTP/1.1 400 Bad Request\r\n\r\n".to_owned(),
                 Manner::Refuses => "-OOM command not allowed when used memory > 'maxmemory'.\r\n".to_owned(),
-                Manner::Endless => format!("${}\r\n{}", 1 << 40, "x".repeat(1 << 20)),
+                Manner::Endless => format!("${}\r\n{}", 1_u64 << 40, "x".repeat(1 << 20)),
             };
             if far.write_all(answer.as_bytes()).await.is_err() {
                 return;
