@@ -14,6 +14,8 @@ pub(super) struct Random {
     now_ms: i64,
     running: BTreeMap<(String, String), InstanceState>,
     pub(super) world: World,
+    /// Every third world is mostly about who calls its edge: chance alone would rarely bring all together that this takes.
+    about_callers: bool,
     /// What was changed last, for whoever reads a failure.
     pub(super) said: String,
 }
@@ -43,6 +45,7 @@ impl Random {
             running: BTreeMap::new(),
             // Every other one is a cluster's.
             world: World::new(WorldSettings { in_cluster: seed.is_multiple_of(2), ..WorldSettings::default() }, Allocations::default()),
+            about_callers: seed.is_multiple_of(3),
             said: String::new(),
         };
         // Something to begin with.
@@ -154,7 +157,10 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(72) {
+        // Gateway, Secret, ApiKeyAuth, Consumer, GatewayClass.
+        const OF_CALLERS: [usize; 12] = [25, 25, 48, 48, 57, 57, 61, 61, 61, 61, 70, 70];
+        let drawn = if self.about_callers && self.draw(3) > 0 { OF_CALLERS[self.draw(OF_CALLERS.len())] } else { self.draw(72) };
+        match drawn {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
