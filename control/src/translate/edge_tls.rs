@@ -229,7 +229,6 @@ pub(super) fn downstream(
             alpn_protocols: if https { alpn(policy) } else { Vec::new() },
             tls_params: (policy.tls12 == Some(false))
                 .then(|| tls::TlsParameters { tls_minimum_protocol_version: TlsProtocol::TlSv13.into(), ..tls::TlsParameters::default() }),
-            ..tls::CommonTlsContext::default()
         }),
         require_client_certificate: demand.map(|(_, demand)| !demand.insecure),
         session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(sds(names::tickets(&name.0, &name.1)))),

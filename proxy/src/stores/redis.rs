@@ -130,7 +130,7 @@ impl RedisStore {
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(SCRIPT);
         hello.extend([load, redis::cmd("TIME")]);
-        let at = KeysUri::of_store(&self.place.address, self.place.tls).map_err(|why| StoreFault::unreadable(why))?;
+        let at = KeysUri::of_store(&self.place.address, self.place.tls).map_err(StoreFault::unreadable)?;
         let mut link = Link::new(self.callout.open(&at, Carries::Tcp, draw).await?).await?;
         let answers = link.exchange(hello.into_iter(), OPEN_MAX).await?;
         if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {

@@ -268,7 +268,7 @@ fn claimants<'a>(world: &World, index: &'a Index) -> Vec<Claimant<'a>> {
         }
     }
     let consumers = index.consumers.values().flatten();
-    let consumers = consumers.map(|object| ((world.created_ms(object), object.key.path()), Claimant::Consumer(&**object)));
+    let consumers = consumers.map(|object| ((world.created_ms(object), object.key.path()), Claimant::Consumer(object)));
     let files = files.into_iter().map(|(at, age)| ((age, basic::file_name(at)), Claimant::Users(at)));
     let mut all: Vec<_> = consumers.chain(files).collect();
     all.sort_by(|(one, _), (other, _)| one.cmp(other));

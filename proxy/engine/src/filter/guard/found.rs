@@ -10,12 +10,15 @@ use crate::authorize::Ruling;
 use crate::callout::CalloutTold;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
 
-/// Who calls, and why not; nothing for most requests.
+/// Who calls, and why not; nothing for most requests, and no more than a word of theirs.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
-    who: Option<Box<Identified>>,
+pub struct Found(Option<Box<Findings>>);
+
+#[derive(Clone, Debug, Default)]
+struct Findings {
+    who: Option<Identified>,
     denied: Option<Denied>,
-    answer: Option<Box<(Digest, bool)>>,
+    answer: Option<(Digest, bool)>,
     ruling: Option<Arc<Ruling>>,
     /// How somebody tried to prove who it is, and did not.
     shown: Option<AuthMethod>,
@@ -23,7 +26,7 @@ pub struct Found {
     /// Of a request that may become something that stays open.
     head: Option<Box<KeptHead>>,
     /// What a service answered that is asked by the guard whose turn it is.
-    callout: Option<Box<CalloutTold>>,
+    callout: Option<CalloutTold>,
     /// It goes on although a service did not say who calls.
     unchecked: bool,
 }
@@ -54,91 +57,100 @@ impl KeptHead {
 impl Found {
     /// Somebody; what was found before does not count any more.
     pub(crate) fn identify(&mut self, identified: Identified) {
-        *self = Self { who: Some(Box::new(identified)), head: self.head.take(), unchecked: self.unchecked, ..Self::default() };
+        let before = std::mem::take(self.findings());
+        *self.findings() = Findings { who: Some(identified), head: before.head, unchecked: before.unchecked, ..Findings::default() };
     }
 
     /// Nobody yet; the request's head is kept, since it may become something that stays open.
     pub fn keeping(request: &request::Parts) -> Self {
-        Self { head: Some(KeptHead::of(request)), ..Self::default() }
+        Self(Some(Box::new(Findings { head: Some(KeptHead::of(request)), ..Findings::default() })))
     }
 
     /// All guards have let it on: so was it judged, without what they took out of it.
     pub(crate) fn judged(&mut self, request: &request::Parts) {
-        if let Some(head) = &mut self.head {
+        if let Some(head) = self.0.as_mut().and_then(|findings| findings.head.as_mut()) {
             *head = KeptHead::of(request);
         }
     }
 
     /// The head that was kept.
     pub fn take_head(&mut self) -> Option<Box<KeptHead>> {
-        self.head.take()
+        self.0.as_mut()?.head.take()
     }
 
     /// Who, if anybody.
     pub fn identified(&self) -> Option<&Identified> {
-        self.who.as_deref()
+        self.0.as_ref()?.who.as_ref()
     }
 
     /// Why nobody is let on.
-    pub const fn denied(&self) -> Option<Denied> {
-        self.denied
+    pub fn denied(&self) -> Option<Denied> {
+        self.0.as_ref()?.denied
     }
 
     /// What came of a question: the guard that asked is asked again.
     pub fn tell(&mut self, password: &Password, good: bool) {
-        self.answer = Some(Box::new((password.key, good)));
+        self.findings().answer = Some((password.key, good));
     }
 
     /// What came of a question to a service: the guard that asked is asked again.
     pub fn tell_callout(&mut self, told: CalloutTold) {
-        self.callout = Some(Box::new(told));
+        self.findings().callout = Some(told);
     }
 
     pub(super) fn take_callout(&mut self) -> Option<CalloutTold> {
-        self.callout.take().map(|told| *told)
+        self.0.as_mut()?.callout.take()
     }
 
     pub(super) fn go_on_unchecked(&mut self) {
-        self.unchecked = true;
+        self.findings().unchecked = true;
     }
 
-    pub(super) const fn is_unchecked(&self) -> bool {
-        self.unchecked
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.0.as_ref().is_some_and(|findings| findings.unchecked)
     }
 
     /// There was no room to find something out.
     pub fn overflow(&mut self) {
-        self.denied = Some(Denied::Overflow);
+        self.deny(Denied::Overflow);
     }
 
     /// The rule that denies it, or would.
     pub fn ruling(&self) -> Option<&Arc<Ruling>> {
-        self.ruling.as_ref()
+        self.0.as_ref()?.ruling.as_ref()
     }
 
     pub(super) fn note(&mut self, ruling: Option<Arc<Ruling>>) {
-        self.ruling = ruling;
+        if ruling.is_some() || self.0.is_some() {
+            self.findings().ruling = ruling;
+        }
     }
 
     pub(super) fn answer(&self) -> Option<(Digest, bool)> {
-        self.answer.as_deref().copied()
+        self.0.as_ref()?.answer
     }
 
     /// How somebody tried to prove who it is, and did not.
-    pub const fn shown(&self) -> Option<AuthMethod> {
-        self.shown
+    pub fn shown(&self) -> Option<AuthMethod> {
+        self.0.as_ref()?.shown
     }
 
     /// Whether there is something that was not told yet; it counts as told then.
     pub fn is_news(&mut self) -> bool {
-        (self.who.is_some() || self.denied.is_some()) && !std::mem::replace(&mut self.told, true)
+        let Some(findings) = &mut self.0 else { return false };
+        (findings.who.is_some() || findings.denied.is_some()) && !std::mem::replace(&mut findings.told, true)
     }
 
     pub(super) fn deny(&mut self, why: Denied) {
-        self.denied = Some(why);
+        self.findings().denied = Some(why);
     }
 
     pub(super) fn refuse(&mut self, shown: Option<AuthMethod>, why: Denied) {
-        (self.shown, self.denied) = (shown, Some(why));
+        let findings = self.findings();
+        (findings.shown, findings.denied) = (shown, Some(why));
+    }
+
+    fn findings(&mut self) -> &mut Findings {
+        self.0.get_or_insert_default()
     }
 }

@@ -325,6 +325,9 @@ impl Identify {
     }
 }
 
+/// Whom a token makes its bearer, and what was accepted of it.
+type Bearer = (Identified, Arc<Accepted>);
+
 impl TokenGuard {
     /// Whom a token makes its bearer that a rule claims; `None`: there is none. `shared`: what has not a token's form is somebody else's to judge.
     fn by_rules(
@@ -332,7 +335,7 @@ impl TokenGuard {
         head: &RequestHead<'_>,
         watch: &mut Watch<'_>,
         shared: bool,
-    ) -> Result<Option<(Identified, Arc<Accepted>)>, (Option<AuthMethod>, Denied)> {
+    ) -> Result<Option<Bearer>, (Option<AuthMethod>, Denied)> {
         let by = |denied: Denied| (Some(AuthMethod::Jwt), denied);
         let opaque = self.introspection.is_some();
         let only = |token: &[u8]| !(shared || opaque) || is_token(token);
