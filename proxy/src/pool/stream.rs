@@ -152,7 +152,7 @@ impl Sending {
             pump.forget();
             let mut used = used.split();
             tokio::task::spawn_local(async move {
-                if pump.run(0).await {
+                if pump.run().await {
                     used.complete();
                 }
                 drop(used);

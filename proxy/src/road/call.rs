@@ -95,6 +95,11 @@ enum Wins {
 }
 
 impl Call {
+    /// The rule that it goes by.
+    pub fn forward(&self) -> &Forward {
+        &self.forward
+    }
+
     /// A call that has made no attempt. In place, because it is large to be handed on.
     #[inline(always)]
     pub fn new(request: Request<Body>, terms: Terms, shared: &Shared) -> Self {

@@ -121,15 +121,12 @@ pub struct Journey {
     line: Option<Arc<Line>>,
     overdue: Overdue,
     upgraded: Option<Box<Upgrading>>,
-    forward: Arc<Forward>,
-    place: Option<usize>,
+    /// Of its rule's backends; a word would be as much again.
+    place: Option<u32>,
     answered: Answered,
-    sticky: Option<Box<Sticky>>,
-    stand: Option<Box<Stand>>,
+    rare: Option<Box<Rare>>,
     counted: Counted,
     web: Option<WebForm>,
-    /// What of the answer waits for its time.
-    portions: Option<Box<Portions>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -137,6 +134,15 @@ pub struct Journey {
     /// The answer's body goes on in chunks.
     chunked: bool,
     over: bool,
+}
+
+/// What few journeys have.
+#[derive(Default)]
+struct Rare {
+    sticky: Option<Box<Sticky>>,
+    stand: Option<Box<Stand>>,
+    /// What of the answer waits for its time.
+    portions: Portions,
 }
 
 impl Journey {
@@ -224,6 +230,7 @@ impl Journey {
             class,
         };
         let call = Call::new(request, terms, shared);
+        let rare = (sticky.is_some() || stand.is_some()).then(|| Box::new(Rare { sticky, stand, ..Rare::default() }));
         // Written in its place: built first and boxed then, it would be copied.
         let room = Box::new_uninit();
         Box::write(
@@ -236,14 +243,11 @@ impl Journey {
                 line,
                 overdue,
                 upgraded,
-                forward: Arc::clone(forward),
-                place,
+                place: place.and_then(|place| u32::try_from(place).ok()),
                 answered,
-                sticky,
-                stand,
+                rare,
                 counted,
                 web,
-                portions: None,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -277,7 +281,7 @@ impl Journey {
             return self.fail(&Failure::new(Reason::UpstreamReset, "there is no answer"));
         };
         self.overdue.wait.touch();
-        if let Some(rest) = self.forward.policy.stream_timeout {
+        if let Some(rest) = self.call.forward().policy.stream_timeout {
             self.overdue.bound(rest);
         }
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
@@ -296,15 +300,16 @@ impl Journey {
             draining = self.shared.draining(account.direction());
             account.tell_strictly(response.headers_mut());
         }
-        if !self.forward.is_bare() {
-            self.forward.back(self.place, &self.answered, response.headers_mut());
+        if !self.call.forward().is_bare() {
+            self.call.forward().back(self.place(), &self.answered, response.headers_mut());
             if self.counted.is_open() {
                 let now = Now { moment: self.shared.moment(self.shared.clock.now()), wall_secs: self.shared.wall_secs().into() };
                 self.counted.settle(response.headers(), now);
             }
             self.counted.tell(response.headers_mut());
         }
-        if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
+        let sticky = self.rare.as_ref().and_then(|rare| rare.sticky.as_ref());
+        if let (Some(sticky), Some(session), Some(endpoint)) = (sticky, &self.call.forward().policy.session, self.call.endpoint()) {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
         }
         *response.version_mut() = Version::HTTP_11;
@@ -326,7 +331,9 @@ impl Journey {
         }
         if !(self.connect && response.status().is_success()) {
             // What is no tunnel is finished as it was begun.
-            self.stand = None;
+            if let Some(rare) = &mut self.rare {
+                rare.stand = None;
+            }
         }
         let web = self.web;
         let response = response.map(|received| {
@@ -338,6 +345,10 @@ impl Journey {
             Some(web) => web.answer(response),
             None => response,
         }
+    }
+
+    fn place(&self) -> Option<usize> {
+        self.place.map(|place| place as usize)
     }
 
     /// No body, but the length of one: hyper would leave it out.
@@ -353,7 +364,7 @@ impl Journey {
             Some((failure, status)) => failed_as(&self.shared, (&failure, status), self.version, account),
             None => failed(&self.shared, failure, self.version, account),
         };
-        self.forward.show(self.place, &self.answered, response.headers_mut());
+        self.call.forward().show(self.place(), &self.answered, response.headers_mut());
         self.counted.tell(response.headers_mut());
         response
     }
@@ -365,12 +376,12 @@ impl Journey {
         self.line.iter().chain(upstreams).for_each(|line| line.becomes_tunnel());
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
-        let policy = &self.forward.policy;
+        let policy = &self.call.forward().policy;
         let Upgrading { stream: downstream, caller, place } = *downstream;
         let bonds = &self.shared.bonds;
         let answering = self.call.lease().and_then(Lease::peer);
         let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
-        let mut stand = self.stand.take();
+        let mut stand = self.rare.as_mut().and_then(|rare| rare.stand.take());
         let counted = std::mem::take(&mut self.counted);
         let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
             None => Poll::Pending,
@@ -418,15 +429,15 @@ impl Follower for Journey {
     }
 
     fn keep(&mut self, data: Bytes) {
-        self.portions.get_or_insert_default().rest = data;
+        self.rare.get_or_insert_default().portions.rest = data;
     }
 
     fn kept_bytes(&self) -> usize {
-        self.portions.as_ref().map_or(0, |portions| portions.next.len() + portions.rest.len())
+        self.rare.as_ref().map_or(0, |rare| rare.portions.next.len() + rare.portions.rest.len())
     }
 
     fn poll_portion(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let Some(portions) = &mut self.portions else { return Poll::Ready(Bytes::new()) };
+        let Some(Rare { portions, .. }) = self.rare.as_deref_mut() else { return Poll::Ready(Bytes::new()) };
         if portions.next.is_empty() {
             let (bytes, wait) = self.counted.portion(portions.rest.len(), self.shared.moment(self.shared.clock.now()));
             portions.next = portions.rest.split_to(bytes);
@@ -443,7 +454,7 @@ impl Follower for Journey {
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         // A tunnel over HTTP/2, which goes on as an exchange.
-        if let Some(stand) = &mut self.stand
+        if let Some(stand) = self.rare.as_mut().and_then(|rare| rare.stand.as_mut())
             && let Poll::Ready(denial) = stand.poll_denied(cx)
         {
             if let Some(account) = &mut self.account {

@@ -195,14 +195,17 @@ impl Pump {
         Stopped::Body(cut)
     }
 
-    /// Goes on to the end by itself. Whether the body left whole. A peer may let nothing pass for so many milliseconds, then its stream is
-    /// reset; 0: as long as it likes.
-    pub(crate) fn run(mut self, stall_ms: u32) -> impl Future<Output = bool> {
+    /// Goes on to the end by itself. Whether the body left whole.
+    pub(crate) fn run(mut self) -> impl Future<Output = bool> {
+        poll_fn(move |cx| self.poll_whole(cx))
+    }
+
+    /// The same with a peer that may let nothing pass for so many milliseconds; then its stream is reset.
+    pub(crate) fn run_within(mut self, stall_ms: u32) -> impl Future<Output = bool> {
         let (mut at, mut timer): (u32, Option<Pin<Box<Sleep>>>) = (0, None);
         poll_fn(move |cx| {
-            let told = |stopped: &Stopped| tracing::debug!(%stopped, "a body did not arrive whole");
-            let polled = self.poll(cx).map(|ended| ended.inspect_err(told).is_ok());
-            if stall_ms == 0 || polled.is_ready() {
+            let polled = self.poll_whole(cx);
+            if polled.is_ready() {
                 return polled;
             }
             // Wraps: it only says whether something moved.
@@ -220,6 +223,11 @@ impl Pump {
             }
             polled
         })
+    }
+
+    fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let told = |stopped: &Stopped| tracing::debug!(%stopped, "a body did not arrive whole");
+        self.poll(cx).map(|ended| ended.inspect_err(told).is_ok())
     }
 }
 

@@ -311,7 +311,11 @@ async fn send(response: Response<Body>, mut reply: SendResponse<Bytes>, under_wa
         Ok(_) if end => {}
         Ok(stream) => {
             drop(reply);
-            Pump::new(body, stream).run(under_way.0.stall_ms).await;
+            match under_way.0.stall_ms {
+                0 => Pump::new(body, stream).run().await,
+                // Boxed: few are watched, and all would be as large.
+                stall_ms => Box::pin(Pump::new(body, stream).run_within(stall_ms)).await,
+            };
         }
         Err(error) => {
             tracing::debug!(%error, "an answer cannot be sent");
