@@ -222,7 +222,9 @@ fn three_gateways_share_by_a_real_server_that_may_go_away() {
     let _ = mesh.exec("shop/store", &[&cli[..], &["shutdown", "nosave"]].concat()).output();
     away("garbage");
     let said = eventually("status says why", Duration::from_secs(20), || degraded(&mesh, "deny"));
-    assert!(said.contains("no answer of a Redis server") || said.contains("closed the connection") || said.contains("refused"), "{said}");
+    // This server may take its time to say that it understands nothing.
+    let words = ["no answer of a Redis server", "closed the connection", "refused", "no answer within"];
+    assert!(words.iter().any(|word| said.contains(word)), "{said}");
     fs::remove_file(&garbage).unwrap();
     fs::write(&on, "").unwrap();
     for port in PORTS {
