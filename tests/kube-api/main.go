@@ -20,7 +20,7 @@ import (
 )
 
 // Longer than any start on a loaded machine, shorter than a test's patience.
-const startSecondsMax = 120
+const startSecondsMax = 180
 
 type settings struct {
 	dir     string
