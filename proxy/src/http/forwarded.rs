@@ -39,7 +39,7 @@ pub(super) fn is_forwarded(name: &str) -> bool {
     }
 }
 
-/// Says who called and how, and takes off what only the mesh may say. `more`: some header is [`is_forwarded`].
+/// Says who called and how, and takes off what only the mesh may say. `more`: some header is one that forwarders write.
 pub fn mark_outside(parts: &mut request::Parts, outsider: &Outsider<'_>, more: bool) {
     let by_tls = outsider.found.came_by_tls(&parts.headers).unwrap_or(outsider.https);
     if more {
