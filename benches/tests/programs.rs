@@ -141,6 +141,9 @@ fn pair(folder: &Path, mode: floor::Mode, http: Http, to: SocketAddr) -> SocketA
             downstream: None,
             upstream: http,
             post_quantum: false,
+            alpn: None,
+            full_handshakes: false,
+            anonymous: false,
         };
         let floor = Floor::new(&args).unwrap();
         aside(move || async move { floor.serve(adopt(listener)).await });

@@ -6,6 +6,8 @@
 
 #[path = "rig/authority.rs"]
 mod authority;
+#[path = "rig/edge_roll.rs"]
+mod edge_roll;
 #[path = "rig/edges.rs"]
 mod edges;
 #[path = "rig/holder.rs"]

@@ -90,6 +90,15 @@ pub struct Args {
     /// Offer the hybrid key exchange X25519MLKEM768 first, as our own proxies do, instead of X25519.
     #[arg(long)]
     pub post_quantum: bool,
+    /// Protocol that TLS agrees on (ALPN); by default none is offered.
+    #[arg(long)]
+    pub alpn: Option<String>,
+    /// Client side: no session is resumed, every handshake is a full one.
+    #[arg(long)]
+    pub full_handshakes: bool,
+    /// Server side: callers need no certificate, as at an edge.
+    #[arg(long)]
+    pub anonymous: bool,
 }
 
 /// Forwards until it is ended.
@@ -141,13 +150,13 @@ impl Floor {
         };
         let files = Files::of(args)?;
         let way = match (args.side, between) {
-            (Side::Client, None) => Way::Seal { to, dial: files.dial(&args.name)? },
-            (Side::Server, None) => Way::Open { to, acceptor: files.acceptor()? },
+            (Side::Client, None) => Way::Seal { to, dial: files.dial(args)? },
+            (Side::Server, None) => Way::Open { to, acceptor: files.acceptor(args)? },
             (Side::Client, Some(between)) => {
-                Way::Out { downstream: args.downstream, to: Arc::new(Upstream::new(to, between, Some(files.dial(&args.name)?))) }
+                Way::Out { downstream: args.downstream, to: Arc::new(Upstream::new(to, between, Some(files.dial(args)?))) }
             }
             (Side::Server, Some(between)) => {
-                Way::In { acceptor: files.acceptor()?, between, to: Arc::new(Upstream::new(to, args.upstream, None)) }
+                Way::In { acceptor: files.acceptor(args)?, between, to: Arc::new(Upstream::new(to, args.upstream, None)) }
             }
         };
         Ok(Self { way })

@@ -8,6 +8,7 @@ use anyhow::Context;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::client::Resumption;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, NamedGroup, RootCertStore, ServerConfig};
@@ -49,28 +50,39 @@ impl Files {
     }
 
     /// For the side that dials.
-    pub(super) fn dial(&self, name: &str) -> anyhow::Result<Dial> {
-        let name = ServerName::try_from(name.to_owned()).with_context(|| format!("--name {name}"))?;
-        let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+    pub(super) fn dial(&self, args: &Args) -> anyhow::Result<Dial> {
+        let name = ServerName::try_from(args.name.clone()).with_context(|| format!("--name {}", args.name))?;
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(self.roots.clone())
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .context("the client's certificate and key")?;
+        config.alpn_protocols = protocols(args);
+        if args.full_handshakes {
+            config.resumption = Resumption::disabled();
+        }
         Ok(Dial { connector: Arc::new(config).into(), name })
     }
 
-    /// For the side that is dialled: whoever has no certificate of the roots is refused.
-    pub(super) fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots.clone()), Arc::clone(&self.provider))
-            .build()
-            .context("verifying clients")?;
-        let config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
+    /// For the side that is dialled: whoever has no certificate of the roots is refused, unless callers are anonymous.
+    pub(super) fn acceptor(&self, args: &Args) -> anyhow::Result<TlsAcceptor> {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_protocol_versions(&[&TLS13])?;
+        let builder = if args.anonymous {
+            builder.with_no_client_auth()
+        } else {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots.clone()), Arc::clone(&self.provider));
+            builder.with_client_cert_verifier(verifier.build().context("verifying clients")?)
+        };
+        let mut config = builder
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .context("the server's certificate and key")?;
+        config.alpn_protocols = protocols(args);
         Ok(Arc::new(config).into())
     }
+}
+
+fn protocols(args: &Args) -> Vec<Vec<u8>> {
+    args.alpn.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
 /// Opens mTLS to one server.

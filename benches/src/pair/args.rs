@@ -21,6 +21,7 @@ pub(super) enum Output {
 #[command(after_help = "Examples:\n  \
     benches pair --quick\n  \
     benches pair --topologies meshwright,floor,nginx --phases rate:4000,sat --rounds 5\n  \
+    benches pair --edge --rounds 3\n  \
     benches pair --spec mine.json --ratio mine/meshwright --json run.json --svg run.svg\n\n\
     Phases: mem, idle:N, tcpidle:N, routes:N, services:N (memory); rate:N, h2rate:N, grpc:N, tcp:N (open loop); sat, h2sat (closed loop);\n\
     bulk (downloads); conn:N, connsat, tcpconn:N (new connections).\n\
@@ -49,6 +50,9 @@ pub struct Args {
     /// About a minute: one round of one second each, over meshwright, floor, splice and nginx
     #[arg(long)]
     pub(super) quick: bool,
+    /// Edges in place of pairs: TLS ends at our proxy, nginx, haproxy, Envoy and the floor [phases: mem,idle:1000,sat,h2sat,connsat]
+    #[arg(long, conflicts_with_all = ["quick", "topologies"])]
+    pub(super) edge: bool,
     /// Ratios to print, as A/B (repeatable) [default: meshwright over floor, nginx, envoy and those of --spec]
     #[arg(long, value_name = "A/B", value_parser = quotient)]
     pub(super) ratio: Vec<Quotient>,
@@ -98,6 +102,8 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 /// Phases of a run that was not told any.
 pub(super) const USUAL_PHASES: &str = "mem,rate:4000,sat,h2sat,bulk,conn:500";
+/// The same of a run over edges.
+const EDGE_PHASES: &str = "mem,idle:1000,sat,h2sat,connsat";
 /// Topologies of a quick run.
 pub(super) const QUICK_TOPOLOGIES: [&str; 5] = ["direct", "meshwright", "floor", "splice", "nginx"];
 
@@ -120,7 +126,8 @@ impl Args {
     pub(super) fn scope(&self) -> Result<Scope, String> {
         let mut phases = self.phases.clone();
         if phases.is_empty() {
-            phases = USUAL_PHASES.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            let usual = if self.edge { EDGE_PHASES } else { USUAL_PHASES };
+            phases = usual.split(',').map(str::parse).collect::<Result<_, _>>()?;
         }
         let mut seen = Vec::new();
         phases.retain(|phase| {
@@ -158,6 +165,7 @@ mod tests {
             (scope.rounds, scope.secs, scope.phases.iter().map(Phase::to_string).collect::<Vec<_>>().join(","))
         };
         assert_eq!(of(""), (3, 1.5, "mem,rate:4000,sat,h2sat,bulk,conn:500".to_owned()));
+        assert_eq!(of("--edge"), (3, 1.5, "mem,idle:1000,sat,h2sat,connsat".to_owned()));
         assert_eq!(of("--quick --phases sat,idle:10,sat"), (1, 1.0, "idle:10,sat".to_owned()));
         assert_eq!(of("--quick --rounds 4 --secs 3"), (4, 3.0, USUAL_PHASES.to_owned()));
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::pair::catalogue::{DIRECT, OURS};
+use crate::pair::catalogue::{DIRECT, OUR_EDGE, OURS};
 use crate::pair::phase::{Kind, Phase};
 use crate::pair::reading::{Figure, Run, Spread};
 
@@ -16,6 +16,8 @@ const NOISE_KIB: f64 = 384.0;
 enum Measure {
     /// Ours over another topology.
     Over(&'static str),
+    /// Our edge over another.
+    EdgeOver(&'static str),
     /// What ours has above a base, over what another has above it.
     Above { other: &'static str, base: &'static str },
     /// A variant of ours over ours.
@@ -47,7 +49,7 @@ const fn stretch(row: Row, bound: f64, measure: Measure, than: &'static str) -> 
     Row { stretch: Some((bound, measure, than)), ..row }
 }
 
-const ROWS: [Row; 21] = [
+const ROWS: [Row; 28] = [
     stretch(
         row("CPU of the pair, saturated, over floor", &[Kind::Sat], Figure::CpuPair, FLOOR, 1.25),
         1.0,
@@ -112,6 +114,14 @@ const ROWS: [Row; 21] = [
         Measure::Variant("meshwright-traced"),
         1.08,
     ),
+    row("edge: HTTPS, HTTP/1.1, CPU over Envoy", &[Kind::Sat], Figure::CpuPair, Measure::EdgeOver("edge-envoy"), 0.45),
+    row("the same over nginx", &[Kind::Sat], Figure::CpuPair, Measure::EdgeOver("edge-nginx"), 1.2),
+    row("the same over haproxy", &[Kind::Sat], Figure::CpuPair, Measure::EdgeOver("edge-haproxy"), 1.2),
+    row("edge: HTTPS, HTTP/2, CPU over Envoy", &[Kind::H2Sat], Figure::CpuPair, Measure::EdgeOver("edge-envoy"), 0.67),
+    row("the same over nginx", &[Kind::H2Sat], Figure::CpuPair, Measure::EdgeOver("edge-nginx"), 1.2),
+    // As many handshakes a second as 0.95 of nginx's.
+    row("edge: full handshakes with a request, CPU over nginx", &[Kind::ConnSat], Figure::CpuPair, Measure::EdgeOver("edge-nginx"), 1.05),
+    row("edge: memory per idle TLS connection, over floor", &[Kind::Idle], Figure::DirtyEachServer, Measure::EdgeOver("edge-floor"), 1.25),
     row("both, CPU of the pair, over ours", &[Kind::Sat, Kind::Rate], Figure::CpuPair, Measure::Variant("meshwright-both"), 1.12),
 ];
 
@@ -161,6 +171,7 @@ fn goal(run: &Run, row: &Row, phase: Phase) -> Option<Goal> {
 fn measured(run: &Run, measure: Measure, phase: Phase, figure: Figure) -> Option<Spread> {
     match measure {
         Measure::Over(other) => run.ratio(phase, figure, OURS, other),
+        Measure::EdgeOver(other) => run.ratio(phase, figure, OUR_EDGE, other),
         Measure::Above { other, base } => run.ratio_above(phase, figure, OURS, other, base),
         Measure::Variant(name) => run.ratio(phase, figure, name, OURS),
         Measure::Plain(second) => {

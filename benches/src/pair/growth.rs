@@ -2,29 +2,35 @@
 
 use std::fmt::Write;
 
+use crate::pair::spec::Parent;
+
 /// Rules of one HTTPRoute: Gateway API's limit.
 const RULES_MAX: u32 = 16;
 
-/// `count` routes of the service `bench/web`, each a path prefix of its own, and one for everything else, as HTTPRoutes.
-pub(super) fn routes(count: u32) -> String {
+/// `count` routes of the service `bench/web`, each a path prefix of its own, and one for everything else, as HTTPRoutes of `parent`.
+pub(super) fn routes(count: u32, parent: Parent) -> String {
     let mut out = String::new();
     let rule =
         |path: &str| format!("  - {{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}\n");
     for first in (0..count).step_by(RULES_MAX as usize) {
-        head(&mut out, &format!("many-{first}"));
+        head(&mut out, &format!("many-{first}"), parent);
         (first..count.min(first + RULES_MAX)).for_each(|n| out.push_str(&rule(&format!("/catalogue/section-{n}/items"))));
     }
-    head(&mut out, "rest");
+    head(&mut out, "rest", parent);
     out.push_str(&rule("/"));
     out
 }
 
-fn head(out: &mut String, name: &str) {
+fn head(out: &mut String, name: &str, parent: Parent) {
+    let parent = match parent {
+        Parent::Service => "{group: \"\", kind: Service, name: web, port: 80}",
+        Parent::Gateway => "{name: edge}",
+    };
     // Writing to a String cannot fail.
     let _ = write!(
         out,
         "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: bench}}\n\
-         spec:\n  parentRefs: [{{group: \"\", kind: Service, name: web, port: 80}}]\n  rules:\n"
+         spec:\n  parentRefs: [{parent}]\n  rules:\n"
     );
 }
 
@@ -53,10 +59,12 @@ mod tests {
     #[test]
     fn routes_are_as_many_as_asked_for() {
         for (count, objects) in [(1, 2), (16, 2), (17, 3), (1000, 64)] {
-            let text = routes(count);
-            assert_eq!(text.matches("matches:").count() as u32, count + 1);
-            assert_eq!(text.matches("kind: HTTPRoute").count(), objects);
-            assert!(text.split("kind: HTTPRoute").all(|one| one.matches("matches:").count() <= 16));
+            for (parent, named) in [(Parent::Service, "name: web, port: 80}]\n  rules"), (Parent::Gateway, "name: edge}]\n  rules")] {
+                let text = routes(count, parent);
+                assert_eq!(text.matches("matches:").count() as u32, count + 1);
+                assert_eq!((text.matches("kind: HTTPRoute").count(), text.matches(named).count()), (objects, objects));
+                assert!(text.split("kind: HTTPRoute").all(|one| one.matches("matches:").count() <= 16));
+            }
         }
     }
 

@@ -233,7 +233,7 @@ async fn idle(topology: &mut Topology<'_>, phase: Phase, program: &str) -> anyho
 /// Memory per route or service more: two fresh starts, without them and with them. Leaves the topology to be started anew.
 async fn grown(topology: &mut Topology<'_>, phase: Phase) -> anyhow::Result<Cell> {
     let count = phase.number.unwrap_or(1);
-    let more = if phase.kind == Kind::Routes { growth::routes(count) } else { growth::services(count) };
+    let more = if phase.kind == Kind::Routes { growth::routes(count, topology.spec.parent) } else { growth::services(count) };
     rest(topology).await;
     let before = memory(topology, false);
     topology.start(Some(("more.yaml", &more))).await?;

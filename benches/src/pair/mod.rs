@@ -38,7 +38,7 @@ pub use args::Args;
 pub use collector::{CollectorArgs, collect};
 
 use args::{Output, QUICK_TOPOLOGIES, Scope};
-use catalogue::{DIRECT, OURS, USUAL};
+use catalogue::{DIRECT, EDGES, OUR_EDGE, OURS, USUAL};
 use lab::Lab;
 use measure::Timing;
 use plan::{SETTLE_SECS, START_SECS, Step};
@@ -105,7 +105,11 @@ struct Wanted {
 }
 
 fn wanted(args: &Args) -> anyhow::Result<Vec<Wanted>> {
-    let usual = if args.quick { QUICK_TOPOLOGIES.as_slice() } else { USUAL.as_slice() };
+    let usual = match (args.edge, args.quick) {
+        (true, _) => EDGES.as_slice(),
+        (false, true) => QUICK_TOPOLOGIES.as_slice(),
+        (false, false) => USUAL.as_slice(),
+    };
     let named = !args.topologies.is_empty();
     let mut names: Vec<&str> = if named { args.topologies.iter().map(String::as_str).collect() } else { usual.to_vec() };
     names.retain(|name| *name != DIRECT);
@@ -273,6 +277,10 @@ async fn reading(topology: &mut Topology<'_>, step: &Step, timing: Timing, progr
 
 /// Ratios to print: those asked for, or ours over the telling ones and those from files.
 fn quotients(args: &Args, run: &Run) -> Vec<Quotient> {
+    let edges = EDGES.iter().filter(|name| **name != OUR_EDGE && run.topologies.iter().any(|ran| ran == *name));
+    if args.ratio.is_empty() && run.topologies.iter().any(|name| name == OUR_EDGE) {
+        return edges.map(|other| Quotient { over: OUR_EDGE.to_owned(), under: (*other).to_owned() }).collect();
+    }
     if !args.ratio.is_empty() || !run.topologies.iter().any(|name| name == OURS) {
         return args.ratio.clone();
     }

@@ -2,7 +2,7 @@
 //!
 //! The format is shared with other rigs: `extends`, `backend`, `name`, `about`, `vars`, `files`, `setup`, `procs`, `ready`, `target`,
 //! `verify`. Ours beside them, which others may ignore: `needs` (programs and their remedy), `manifests` (the folder a Meshwright
-//! control plane reads, so that the rig can add objects), `target.grpc` and `target.tcp`, `procs[].memory`.
+//! control plane reads, so that the rig can add objects), `parent` (of its routes), `target.grpc` and `target.tcp`, `procs[].memory`.
 
 use std::collections::BTreeMap;
 
@@ -47,6 +47,19 @@ pub(super) struct Spec {
     pub(super) needs: Vec<Need>,
     /// The folder of manifests a Meshwright control plane reads, if there is one.
     pub(super) manifests: Option<String>,
+    /// What routes of the rig's own belong to.
+    #[serde(default)]
+    pub(super) parent: Parent,
+}
+
+/// What routes that the rig adds belong to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum Parent {
+    /// The service in use.
+    #[default]
+    Service,
+    /// The Gateway `bench/edge`.
+    Gateway,
 }
 
 /// A file's content: a text, or its lines.
