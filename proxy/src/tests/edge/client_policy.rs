@@ -3,9 +3,11 @@
 use engine::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader};
 use engine::consumers::AddressList;
 use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, Edge, Policy, ProxyRule};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::*;
+use crate::tests::http2;
 
 /// Serves the edge's port under these rules.
 fn under(world: &World, clients: ClientPolicy) {
@@ -192,6 +194,34 @@ fn a_body_that_trickles_is_given_up() {
         assert_eq!(&answer, b"HTTP/1.1 408");
         assert!((5..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         trickle.abort();
+    });
+}
+
+#[test]
+fn a_stream_of_messages_may_rest() {
+    // Aim: by default a gRPC call whose client says little, or nothing for minutes, goes on: it is no upload that trickles.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut sender = http2::client(world.knock()).await;
+        let (feed, fed) = mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(fed, |mut fed| async move {
+            let item = fed.recv().await?;
+            Some((Ok::<_, std::convert::Infallible>(http_body::Frame::data(item)), fed))
+        });
+        let body = BodyExt::boxed(http_body_util::StreamBody::new(stream));
+        let request = http2::call("/stream", "").map(|_| body);
+        let calling = tokio::task::spawn_local(async move { sender.send_request(request).await.unwrap() });
+        let socket = world.application().await;
+        tokio::task::spawn_local(http2::application(socket));
+        let mut answer = calling.await.unwrap().into_body();
+        for secs in [0, 4, 4, 200] {
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+            feed.send(Bytes::from_static(b"message")).await.unwrap();
+            let frame = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(frame, "message");
+        }
+        drop(feed);
+        assert_eq!(answer.collect().await.unwrap().trailers().unwrap()["grpc-status"], "0");
     });
 }
 
