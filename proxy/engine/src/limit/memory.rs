@@ -250,9 +250,14 @@ impl LimitMemories {
         self.all().map(|memory| memory.rows.evicted()).sum()
     }
 
-    /// The store at a place; `None`: there are as many as may be ([`super::STORES_MAX`]).
-    pub fn store(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
-        self.remote.adopt(place)
+    /// The store at a place, which an object of `namespace` names.
+    pub fn store(&self, place: RemotePlace, namespace: &str) -> Arc<RemoteStore> {
+        self.remote.adopt(place, namespace)
+    }
+
+    /// The stores that are spoken with, and those beyond the bounds, which are away ([`super::STORES_MAX`], [`super::NAMESPACE_STORES_MAX`]).
+    pub fn placed_stores(&self) -> (Vec<Arc<RemoteStore>>, Vec<Arc<RemoteStore>>) {
+        self.remote.placed()
     }
 
     /// The stores elsewhere that objects name, and those that somebody still holds.
