@@ -155,9 +155,25 @@ impl ClientAddress {
     }
 }
 
-/// The elements of a `Forwarded` line, left to right (RFC 7239, section 4): parted by commas that are not quoted.
+/// The elements of a `Forwarded` line, left to right (RFC 7239, section 4): parted by commas that are not quoted. Read from the right, where
+/// those stand who are believed: a quote that a client never closes would hide what is written behind it.
 pub fn elements(line: &HeaderValue) -> SmallVec<[&[u8]; 4]> {
-    parts(line.as_bytes(), b',')
+    let text = line.as_bytes();
+    let escaped = |at: usize| text[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let (mut found, mut end, mut quoted) = (SmallVec::new(), text.len(), false);
+    for at in (0..text.len()).rev() {
+        match text[at] {
+            b'"' => quoted = !quoted || escaped(at),
+            b',' if !quoted => {
+                found.push(text[at + 1..end].trim_ascii());
+                end = at;
+            }
+            _ => {}
+        }
+    }
+    found.push(text[..end].trim_ascii());
+    found.reverse();
+    found
 }
 
 /// The last `count` elements of all lines, left to right.
@@ -173,6 +189,7 @@ pub fn elements_of(headers: &HeaderMap, count: usize) -> Vec<&[u8]> {
     all
 }
 
+/// The parts of one element.
 fn parts(text: &[u8], mark: u8) -> SmallVec<[&[u8]; 4]> {
     let (mut found, mut start, mut quoted, mut escaped) = (SmallVec::new(), 0, false, false);
     for (at, byte) in text.iter().enumerate() {
@@ -313,6 +330,18 @@ mod tests {
             assert_eq!(found(&rule, "forwarded", &[line]).0, wanted, "{line}");
         }
         assert_eq!(found(&rule, "x-forwarded-for", &["203.0.113.9"]).0, PEER, "the other header does not count");
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_hides_nobody() {
+        // Aim: whatever a client writes before it, the address that a trusted proxy adds to the same line is the client's, and what the proxy
+        // quotes itself stays whole.
+        let rule = ClientAddress::of_hops(1, ForwardedHeader::Forwarded);
+        for client in ["for=\"", "for=\"\\\"", "x=\"\\", "for=1.1.1.1;host=\"a\\\"", "\"\"\"", "\\", "for=\"[::1]\";by=\"\\\\"] {
+            for proxy in ["for=203.0.113.9", "for=\"203.0.113.9:80\";host=\"a,\\\",b\"", "host=\"\\\\\";for=203.0.113.9"] {
+                assert_eq!(found(&rule, "forwarded", &[&format!("{client}, {proxy}")]).0, "203.0.113.9", "{client}, {proxy}");
+            }
+        }
     }
 
     #[test]
