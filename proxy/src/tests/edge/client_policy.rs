@@ -2,7 +2,7 @@
 
 use engine::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader};
 use engine::consumers::AddressList;
-use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, Edge, Policy, ProxyRule};
+use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Edge, Policy, ProxyRule};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
@@ -59,6 +59,21 @@ fn a_stranger_forges_nothing() {
             request.contains("forwarded: for=192.0.2.9;proto=http;host=\"a\"\r\n") && request.contains("x-forwarded-host: a\r\n"),
             "{request}"
         );
+    });
+}
+
+#[test]
+fn what_a_policy_sets_early_stays() {
+    // Aim: `connection` names headers of the client's own hop: it takes off nothing that the edge sets, and what it removes stays away.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let name = http::HeaderName::from_static;
+        let headers = EarlyHeaders { set: vec![(name("x-env"), "prod".parse().unwrap())], remove: vec![name("x-old")], ..EarlyHeaders::default() };
+        under(&world, ClientPolicy::of_all(ClientRules { headers, ..ClientRules::default() }));
+        let mut client = world.knock();
+        write(&mut client, &format!("{GET}Connection: close, x-env, x-old\r\nX-Env: test\r\nx-old: 1\r\n\r\n")).await;
+        let request = head(&mut world.application().await).await.to_lowercase();
+        assert!(request.contains("x-env: prod\r\n") && !request.contains("x-old"), "{request}");
     });
 }
 
