@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
@@ -149,7 +150,8 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
     let settled = (!cost_header.is_empty()).then(settled).transpose()?;
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));
-    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
+    let mark = digest(&SHA256, name.as_bytes()).as_ref().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes)).max(1);
+    Ok(Limit { name: name.as_str().into(), path, mark, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
 }
 
 fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {
