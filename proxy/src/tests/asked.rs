@@ -206,6 +206,27 @@ fn a_service_refuses_and_a_body_may_be_too_long() {
 }
 
 #[test]
+fn a_service_on_trial_that_cannot_be_had_refuses_nobody() {
+    // Aim: what an object refers to that cannot be used is 500 for all, unless its word counts for nothing.
+    run(|| async {
+        for (dry_run, status) in [(false, "500"), (true, "200")] {
+            let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
+            let external = vec![mesh::ExternalAuth { dry_run, ..grpc() }];
+            let mut gate = Gate::new(mesh::EdgePolicy { external, ..mesh::EdgePolicy::default() });
+            gate.broken = true;
+            gate.set(&world);
+            let mut client = world.knock();
+            write(&mut client, ASKED).await;
+            if dry_run {
+                backend(&mut world).await;
+            }
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+    });
+}
+
+#[test]
 fn a_body_that_is_refused_in_any_case_is_shown_to_nobody() {
     // Aim: longer than the rule's own bound it is 413, by its declared length or by what has come, and the service hears nothing of it.
     run(|| async {

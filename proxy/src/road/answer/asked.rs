@@ -102,7 +102,7 @@ impl<D: Door> Connection<D> {
         let cluster = match forward.asked.get(ask.place) {
             Some(Target::Cluster(cluster)) => cluster,
             // What it refers to cannot be used, or is not there yet.
-            Some(Target::Reply(answer)) if answer.reason == Some(Reason::BadBackend) => {
+            Some(Target::Reply(answer)) if answer.reason == Some(Reason::BadBackend) && !ask.is_on_trial() => {
                 return Onward::Answered(LocalReply {
                     status: StatusCode::INTERNAL_SERVER_ERROR,
                     ..LocalReply::of(Reason::PolicyUnavailable)

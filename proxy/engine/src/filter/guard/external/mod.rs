@@ -296,6 +296,11 @@ impl CheckAsk {
         self.external.timeout
     }
 
+    /// Whether its word counts for nothing, and that it cannot be had neither.
+    pub fn is_on_trial(&self) -> bool {
+        self.external.dry_run
+    }
+
     /// Whether it is asked over gRPC, and so over HTTP/2.
     pub fn is_grpc(&self) -> bool {
         matches!(self.external.form, Form::Grpc(..))
