@@ -1,6 +1,6 @@
 //! What holds for clients of an edge before any rule is asked, on whole roads.
 
-use bytes::Bytes;
+use ::bytes::Bytes;
 use engine::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader};
 use engine::consumers::AddressList;
 use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Edge, Policy, ProxyRule};
