@@ -366,6 +366,18 @@ mod tests {
 
     proptest::proptest! {
         #[test]
+        fn what_a_trusted_proxy_adds_is_found(text in "[ -~]{0,40}") {
+            // Aim: no client's text before it changes what the proxy behind it says, in either header.
+            for (name, header, said) in [
+                ("forwarded", ForwardedHeader::Forwarded, "for=\"[2001:db8::9]:80\";by=\"_a,b\""),
+                ("x-forwarded-for", ForwardedHeader::XForwardedFor, "2001:db8::9"),
+            ] {
+                let rule = ClientAddress::of_hops(1, header);
+                proptest::prop_assert_eq!(found(&rule, name, &[&format!("{text}, {said}")]).0, "2001:db8::9");
+            }
+        }
+
+        #[test]
         fn no_header_makes_it_panic(text in "[ -~]{0,80}", hops in 0_usize..5) {
             // Aim: whatever a stranger writes, the answer is an address of the header or the peer's.
             for header in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
