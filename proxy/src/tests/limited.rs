@@ -104,7 +104,8 @@ fn what_was_counted_stays_its_limits_after_an_edit() {
         let before = world.client_means.snapshots.load();
         let edited = Told { policy, ..Told::to(vec![ONE]) }.snapshot(&mut parts, &before);
         let now = Now { moment: world.client_means.telemetry.moment(), wall_secs: 1_800_000_000 };
-        let rows: Vec<_> = engine::explain::limits::limits(&edited, now).into_iter().map(|row| (row.limit, row.used, row.limit_value)).collect();
+        let rows: Vec<_> =
+            engine::explain::limits::limits(&edited, now).into_iter().map(|row| (row.limit, row.used, row.limit_value)).collect();
         assert_eq!(rows, [("small".to_owned(), 1, 3)]);
     });
 }

@@ -69,7 +69,8 @@ fn what_a_policy_sets_early_stays() {
     run(|| async {
         let mut world = World::new(Setup::default());
         let name = http::HeaderName::from_static;
-        let headers = EarlyHeaders { set: vec![(name("x-env"), "prod".parse().unwrap())], remove: vec![name("x-old")], ..EarlyHeaders::default() };
+        let headers =
+            EarlyHeaders { set: vec![(name("x-env"), "prod".parse().unwrap())], remove: vec![name("x-old")], ..EarlyHeaders::default() };
         under(&world, ClientPolicy::of_all(ClientRules { headers, ..ClientRules::default() }));
         let mut client = world.knock();
         write(&mut client, &format!("{GET}Connection: close, x-env, x-old\r\nX-Env: test\r\nx-old: 1\r\n\r\n")).await;

@@ -4,7 +4,7 @@ use engine::model::{ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Edg
 use tokio::time::Instant;
 
 use super::client_policy::under;
-use super::tls::{certificate, cell, client, connect, drain_body, get, https, table_of, terms};
+use super::tls::{cell, certificate, client, connect, drain_body, get, https, table_of, terms};
 use super::*;
 
 const ENDLESS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";

@@ -9,8 +9,7 @@ use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
 use crate::limit::{
-    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, ServicePlace,
-    quota, rate,
+    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, ServicePlace, quota, rate,
 };
 use crate::raw::duration;
 use crate::rejected::Wrong;
@@ -151,7 +150,20 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));
     let mark = digest(&SHA256, name.as_bytes()).as_ref().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes)).max(1);
-    Ok(Limit { name: name.as_str().into(), path, mark, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
+    Ok(Limit {
+        name: name.as_str().into(),
+        path,
+        mark,
+        numbers,
+        shared: *shared,
+        key,
+        missing,
+        when,
+        cost,
+        settled,
+        dry_run: *dry_run,
+        counts,
+    })
 }
 
 fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {

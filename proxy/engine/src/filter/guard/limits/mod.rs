@@ -504,10 +504,9 @@ impl Count {
     fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: KeyStanding) {
         // Of a store's own word nobody knows how large it is.
         let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| u128::from(limit.numbers.whole()));
-        let tighter = self
-            .tightest
-            .as_ref()
-            .is_none_or(|(known, at, than)| u128::from(standing.remaining) * whole(known, *at) < u128::from(than.remaining) * whole(object, place));
+        let tighter = self.tightest.as_ref().is_none_or(|(known, at, than)| {
+            u128::from(standing.remaining) * whole(known, *at) < u128::from(than.remaining) * whole(object, place)
+        });
         if tighter && object.limits.get(place).is_some_and(|limit| !limit.dry_run) {
             self.tightest = Some((Arc::clone(object), place, standing));
         }
