@@ -128,10 +128,11 @@ pub fn judge(contents: &Contents) -> Result<Certificate, CertificateFault> {
     let private = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).map_err(|_| CertificateFault::Key)?;
     CertifiedKey::new(certificates.clone(), Arc::clone(&private)).keys_match().map_err(|_| CertificateFault::Mismatch)?;
     let moment = |time: &x509_parser::time::ASN1Time| time.timestamp().saturating_mul(1000);
+    let issuer = parsed.get(1).filter(|issuer| issuer.subject() == leaf.issuer());
     Ok(Certificate {
         chain: chain.clone(),
         key: key.clone(),
-        staple: staple.map(|(entry, bytes)| Staple::read(entry, bytes, leaf.raw_serial())),
+        staple: staple.map(|(entry, bytes)| Staple::read(entry, bytes, (leaf.raw_serial(), issuer))),
         names: names(leaf),
         issuer: leaf.issuer().to_string(),
         serial: leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),

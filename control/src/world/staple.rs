@@ -1,16 +1,24 @@
 //! OCSP responses beside certificates (RFC 6960), judged before a proxy staples one: a client that is shown garbage, or what was true last month,
-//! refuses the connection, while one that is shown none asks elsewhere or goes on. Whose signature it carries is not looked at; clients do.
+//! refuses the connection, while one that is shown none asks elsewhere or goes on. Its signature is verified where the certificate's chain has the
+//! issuer, and that one's algorithm is known here; what cannot be judged is for clients to judge.
 
 use std::fmt;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use x509_parser::asn1_rs::{Any, Class, FromDer, GeneralizedTime, Tag};
+use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, GeneralizedTime, Tag};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
+use x509_parser::verify::verify_signature;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use super::content::KeptBytes;
 
 /// `id-pkix-ocsp-basic`, 1.3.6.1.5.5.7.48.1.1: the one kind of response that anybody gives.
 const BASIC: [u8; 9] = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
+
+/// Certificates of responders that are looked at; there is one, usually.
+const RESPONDERS_MAX: usize = 4;
 
 /// From when, and until when where it says so, milliseconds since 1970.
 type Span = (i64, Option<i64>);
@@ -36,6 +44,8 @@ enum StapleFault {
     NoAnswer,
     /// It says nothing of this certificate.
     Foreign,
+    /// Nobody who may has signed it.
+    Unsigned,
     /// The certificate is revoked.
     Revoked,
     /// Whoever answered does not know the certificate.
@@ -56,6 +66,7 @@ impl fmt::Display for StapleFault {
             Self::Unreadable => f.write_str("is no OCSP response (DER)"),
             Self::NoAnswer => f.write_str("is an error of its authority, not an answer"),
             Self::Foreign => f.write_str("is for another certificate"),
+            Self::Unsigned => f.write_str("is signed neither by the certificate's issuer nor by whom that one lets answer"),
             Self::Revoked => f.write_str("says that the certificate is revoked"),
             Self::Unknown => f.write_str("says that its authority does not know the certificate"),
             Self::Early(from) => write!(f, "holds from {}", moment(*from)),
@@ -65,9 +76,11 @@ impl fmt::Display for StapleFault {
 }
 
 impl Staple {
-    /// Reads the response for the certificate of that serial number (the bytes of its INTEGER). Its dates are not looked at yet.
-    pub(super) fn read(entry: &'static str, der: &KeptBytes, serial: &[u8]) -> Self {
-        let said = said_of(der, serial);
+    /// Reads the response for the certificate of that serial number (the bytes of its INTEGER), of that issuer if it is known. Its dates are
+    /// not looked at yet.
+    pub(super) fn read(entry: &'static str, der: &KeptBytes, (serial, issuer): (&[u8], Option<&X509Certificate<'_>>)) -> Self {
+        let forged = || issuer.is_some_and(|issuer| is_signed(der, issuer) == Some(false));
+        let said = said_of(der, serial).and_then(|said| if forged() { Err(StapleFault::Unsigned) } else { Ok(said) });
         let fault = said.as_ref().err().cloned();
         Self { entry, der: der.clone(), said, fault }
     }
@@ -138,8 +151,8 @@ fn said_of(der: &[u8], serial: &[u8]) -> Result<Span, StapleFault> {
     Err(StapleFault::Foreign)
 }
 
-/// The `responses` of a whole `OCSPResponse` (RFC 6960, section 4.2.1).
-fn responses(der: &[u8]) -> Result<Level<'_>, StapleFault> {
+/// The `BasicOCSPResponse` of a whole `OCSPResponse` (RFC 6960, section 4.2.1).
+fn basic(der: &[u8]) -> Result<Level<'_>, StapleFault> {
     let mut whole = Level(der);
     let mut response = whole.sequence().filter(|_| whole.0.is_empty()).ok_or(StapleFault::Unreadable)?;
     if response.universal(Tag::Enumerated).ok_or(StapleFault::Unreadable)? != [0] {
@@ -148,7 +161,45 @@ fn responses(der: &[u8]) -> Result<Level<'_>, StapleFault> {
     let mut inner = || {
         let mut bytes = Level(response.tagged(0)?).sequence()?;
         bytes.universal(Tag::Oid).filter(|kind| *kind == BASIC)?;
-        let mut answer = Level(bytes.universal(Tag::OctetString)?).sequence()?.sequence()?;
+        Level(bytes.universal(Tag::OctetString)?).sequence()
+    };
+    inner().ok_or(StapleFault::Unreadable)
+}
+
+/// Whether the issuer has signed a response, or somebody whom it lets answer by a certificate for that (section 4.2.2.2). `None`: that cannot
+/// be judged here.
+fn is_signed(der: &[u8], issuer: &X509Certificate<'_>) -> Option<bool> {
+    let basic = basic(der).ok()?;
+    let (rest, _) = Any::from_der(basic.0).ok()?;
+    let said = basic.0.get(..basic.0.len() - rest.len())?;
+    let (rest, algorithm) = AlgorithmIdentifier::from_der(rest).ok()?;
+    let (rest, signature) = BitString::from_der(rest).ok()?;
+    let by = |key: &SubjectPublicKeyInfo<'_>| match verify_signature(key, &algorithm, &signature, said) {
+        Ok(()) => Some(true),
+        Err(X509Error::SignatureUnsupportedAlgorithm) => None,
+        Err(_) => Some(false),
+    };
+    if by(issuer.public_key())? {
+        return Some(true);
+    }
+    let mut behind = Level(rest);
+    let mut listed = behind.tagged(0).and_then(|listed| Level(listed).sequence()).unwrap_or(Level(&[]));
+    for _ in 0..RESPONDERS_MAX {
+        let Ok((rest, responder)) = X509Certificate::from_der(listed.0) else { break };
+        listed = Level(rest);
+        let may = responder.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.ocsp_signing);
+        if may && responder.verify_signature(Some(issuer.public_key())).is_ok() && by(responder.public_key())? {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// The `responses` of a whole `OCSPResponse`.
+fn responses(der: &[u8]) -> Result<Level<'_>, StapleFault> {
+    let mut basic = basic(der)?;
+    let mut inner = || {
+        let mut answer = basic.sequence()?;
         // The version, where it is not the first.
         let _ = answer.tagged(0);
         answer.tagged(1).or_else(|| answer.tagged(2))?;

@@ -14,6 +14,16 @@ fn value(tag: u8, content: &[u8]) -> Vec<u8> {
 /// A response for that serial number: the status as its tag (0x80 good, 0xa1 revoked, 0x82 unknown), from when and until when
 /// (`YYYYMMDDHHMMSSZ`).
 pub(in crate::world) fn response(serial: &[u8], status: u8, from: &str, until: Option<&str>) -> Vec<u8> {
+    signed((serial, status), (from, until), &|_| vec![0; 64], &[])
+}
+
+/// The same with a signature (ECDSA with SHA-256), and certificates behind it.
+fn signed(
+    (serial, status): (&[u8], u8),
+    (from, until): (&str, Option<&str>),
+    sign: &dyn Fn(&[u8]) -> Vec<u8>,
+    certificates: &[u8],
+) -> Vec<u8> {
     let time = |text: &str| value(0x18, text.as_bytes());
     let hash = value(0x30, &value(0x06, &[0x2b, 0x0e, 0x03, 0x02, 0x1a]));
     let id = value(0x30, &[hash, value(0x04, &[1; 20]), value(0x04, &[2; 20]), value(0x02, serial)].concat());
@@ -23,7 +33,10 @@ pub(in crate::world) fn response(serial: &[u8], status: u8, from: &str, until: O
     let single = value(0x30, &[id, status, time(from), until].concat());
     let data = [value(0xa2, &value(0x04, &[3; 20])), time(from), value(0x30, &single)].concat();
     let algorithm = value(0x30, &value(0x06, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]));
-    let basic = value(0x30, &[value(0x30, &data), algorithm, value(0x03, &[0; 65])].concat());
+    let data = value(0x30, &data);
+    let signature = value(0x03, &[&[0][..], &sign(&data)].concat());
+    let behind = if certificates.is_empty() { Vec::new() } else { value(0xa0, &value(0x30, certificates)) };
+    let basic = value(0x30, &[data, algorithm, signature, behind].concat());
     let bytes = value(0x30, &[value(0x06, &BASIC), value(0x04, &basic)].concat());
     value(0x30, &[value(0x0a, &[0]), value(0xa0, &bytes)].concat())
 }
@@ -55,12 +68,52 @@ fn an_answer_is_shown_for_as_long_as_it_holds() {
         (broken, now, Some("is no OCSP response (DER)")),
         (longer, now, Some("is no OCSP response (DER)")),
     ] {
-        let read = Staple::read("tls.ocsp", &KeptBytes::new(der), &serial);
+        let read = Staple::read("tls.ocsp", &KeptBytes::new(der), (&serial, None));
         let staple = read.at(now_ms, 60_000).unwrap_or(read);
         let wanted = wanted.map(|why| format!("its entry `tls.ocsp` {why}; the certificate is shown without"));
         assert_eq!(staple.refused(), wanted);
         assert_eq!(staple.shown().is_some(), wanted.is_none());
         assert_eq!(staple.at(now_ms, 60_000), None, "the same moment makes it no other");
+    }
+}
+
+#[test]
+fn who_signed_it_is_looked_at_where_the_issuer_is_known() {
+    // Aim: the issuer itself, or somebody with its certificate for answering; not a stranger, nor a certificate for something else, nor an
+    // answer that was changed. Without the issuer in the chain clients judge.
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SigningKey as _};
+    let serial = [0x12, 0x34];
+    let (root_key, own_key, foe_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut root = CertificateParams::new(vec!["root.example".to_owned()]).unwrap();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root_der = root.self_signed(&root_key).unwrap().der().to_vec();
+    let by = |key: &KeyPair, certificates: &[u8]| {
+        signed((&serial, 0x80), ("20260529000000Z", None), &|said| key.sign(said).unwrap(), certificates)
+    };
+    let issuer = Issuer::new(root, KeyPair::from_pem(&root_key.serialize_pem()).unwrap());
+    let responder = |purpose: ExtendedKeyUsagePurpose| {
+        let mut params = CertificateParams::new(vec!["ocsp.example".to_owned()]).unwrap();
+        params.extended_key_usages = vec![purpose];
+        params.signed_by(&own_key, &issuer).unwrap().der().to_vec()
+    };
+    let answers = responder(ExtendedKeyUsagePurpose::OcspSigning);
+    let own = CertificateParams::new(vec!["foe.example".to_owned()]).unwrap().self_signed(&foe_key).unwrap().der().to_vec();
+    let mut changed = by(&root_key, &[]);
+    let at = changed.windows(14).position(|bytes| bytes == b"20260529000000").unwrap();
+    changed[at + 3] = b'7';
+    let (_, root) = X509Certificate::from_der(&root_der).unwrap();
+    for (der, good) in [
+        (by(&root_key, &[]), true),
+        (by(&own_key, &answers), true),
+        (by(&foe_key, &[]), false),
+        (by(&foe_key, &answers), false),
+        (by(&foe_key, &own), false),
+        (by(&own_key, &responder(ExtendedKeyUsagePurpose::ServerAuth)), false),
+        (changed, false),
+    ] {
+        let read = |issuer| Staple::read("tls.ocsp", &KeptBytes::new(der.clone()), (&serial, issuer)).refused();
+        assert_eq!(read(Some(&root)).is_none(), good, "{:?}", read(Some(&root)));
+        assert_eq!(read(None), None);
     }
 }
 

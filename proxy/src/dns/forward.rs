@@ -86,7 +86,7 @@ impl Upstream {
 
     fn udp(&self, server: SocketAddr) -> io::Result<UdpSocket> {
         let socket = socket2::Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-        if let Network::Kernel { mark: Some(mark) } = self.network {
+        if let Some(mark) = self.network.mark() {
             socket.set_mark(mark)?;
         }
         let any: SocketAddr = if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };

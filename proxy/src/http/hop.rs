@@ -12,7 +12,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What `connection` cannot take off: what this proxy says itself may stand there already, and a sender must not unsay it.
-const KEPT: [HeaderName; 10] = [
+const KEPT: [HeaderName; 11] = [
     UPGRADE,
     TE,
     HOST,
@@ -23,6 +23,7 @@ const KEPT: [HeaderName; 10] = [
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-request-id"),
 ];
 
 /// Names in which the mesh says something. Some applications read `x_forwarded_for` as `x-forwarded-for` (CGI, RFC 3875, section 4.1.18): in that

@@ -47,10 +47,12 @@ impl Network {
     /// # Errors
     /// The kernel's, e.g. no route. A simulation has no datagrams.
     pub fn datagrams_to(&self, address: SocketAddr) -> io::Result<UdpSocket> {
-        let Self::Kernel { mark } = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        if matches!(self, Self::Virtual(_)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if let Some(mark) = mark {
-            socket.set_mark(*mark)?;
+        if let Some(mark) = self.mark() {
+            socket.set_mark(mark)?;
         }
         socket.set_nonblocking(true)?;
         let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

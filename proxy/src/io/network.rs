@@ -64,6 +64,13 @@ pub enum Network {
         /// `SO_MARK` of our own connections.
         mark: Option<u32>,
     },
+    /// The same of a proxy that has admin pages: configuration, endpoints and names lead nobody to them, whoever writes them.
+    Proxy {
+        /// See above.
+        mark: Option<u32>,
+        /// Their port at loopback; 0: there are none.
+        admin: u16,
+    },
     /// A simulation's.
     Virtual(Arc<dyn VirtualNetwork>),
 }
@@ -93,10 +100,13 @@ impl Network {
     /// Opens a connection with `TCP_NODELAY`. Dropping the future gives it up; there is no timeout of its own.
     ///
     /// # Errors
-    /// The kernel's, e.g. refused or unreachable.
+    /// The kernel's, e.g. refused or unreachable; or it leads to the proxy's own admin pages.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         match self {
-            Self::Kernel { mark } => {
+            Self::Proxy { admin, .. } if is_local_port(address, *admin) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "the proxy's own admin pages are there, to which nobody is led"))
+            }
+            Self::Kernel { mark } | Self::Proxy { mark, .. } => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 if let Some(mark) = mark {
                     SockRef::from(&socket).set_mark(*mark)?;
@@ -110,13 +120,21 @@ impl Network {
         }
     }
 
+    /// The mark of sockets that we open.
+    pub(crate) fn mark(&self) -> Option<u32> {
+        match self {
+            Self::Kernel { mark } | Self::Proxy { mark, .. } => *mark,
+            Self::Virtual(_) => None,
+        }
+    }
+
     /// Opens a listening socket.
     ///
     /// # Errors
     /// The kernel's, e.g. the port is taken.
     pub async fn listen(&self, address: SocketAddr) -> io::Result<Listening> {
         match self {
-            Self::Kernel { .. } => Listening::adopt(bind(address)?),
+            Self::Kernel { .. } | Self::Proxy { .. } => Listening::adopt(bind(address)?),
             Self::Virtual(network) => Ok(Listening::Virtual(network.listen(address).await?)),
         }
     }
@@ -126,9 +144,16 @@ impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Kernel { mark } => f.debug_struct("Kernel").field("mark", mark).finish(),
+            Self::Proxy { mark, admin } => f.debug_struct("Proxy").field("mark", mark).field("admin", admin).finish(),
             Self::Virtual(_) => f.write_str("Virtual"),
         }
     }
+}
+
+/// Whether an address is that port of this very machine. The kernel takes the unspecified address for loopback.
+fn is_local_port(address: SocketAddr, port: u16) -> bool {
+    let ip = address.ip().to_canonical();
+    port != 0 && address.port() == port && (ip.is_loopback() || ip.is_unspecified())
 }
 
 /// Binds a listening socket outside any runtime, so that it can be opened before rights are dropped and shared by several workers
@@ -266,6 +291,22 @@ mod tests {
         let mut two = [0; 2];
         accepted.socket.read_exact(&mut two).await.unwrap();
         assert_eq!(&two, b"hi");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_led_to_the_admin_pages() {
+        // Aim: whoever writes an endpoint, a token issuer or a store that is loopback's admin port reaches nothing, in any spelling; other
+        // ports of loopback are met.
+        let listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let port = listening.local_address().unwrap().port();
+        let own = Network::Proxy { mark: None, admin: port };
+        for host in ["127.0.0.1", "127.8.8.8", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"] {
+            let refused = own.connect(format!("{host}:{port}").parse().unwrap()).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{host}");
+        }
+        for admin in [0, port ^ 1] {
+            assert!(Network::Proxy { mark: None, admin }.connect(listening.local_address().unwrap()).await.is_ok());
+        }
     }
 
     #[tokio::test]

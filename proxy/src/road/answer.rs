@@ -317,10 +317,10 @@ impl<D: Door> Connection<D> {
         if D::DIRECTION == Direction::Inbound {
             account.asks(&self.downstream, parts);
         }
+        // First of all, so that what is judged is what is sent on, and no `connection` takes off what is said here.
+        let upgrade = clean_request(parts, of_hop);
         let client = self.introduce(view, (parts, fields), (found, of_hop))?;
         let patient = self.patience(&mut parts.headers, of_hop, waited);
-        // First of all, so that what is judged is what is sent on.
-        let upgrade = clean_request(parts, of_hop);
         let token = self.authenticated(view, parts)?;
         let head = match table.domains.nameless() && !self.door.judges_hosts(&view.snapshot) {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),

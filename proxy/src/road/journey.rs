@@ -201,7 +201,11 @@ impl Journey {
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = expects && version != Version::HTTP_10;
         let ends = account.is_grpc() && version == Version::HTTP_2;
-        let bounds = UploadBounds::of(policy.body_bytes_max, timeouts);
+        // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
+        let upgrades = upgrade == Upgrade::Asked;
+        // Whoever speaks in messages says the next one when it is time, and a tunnel has a life of its own: neither is slow.
+        let pace = timeouts.filter(|_| !(upgrades || (ends && matches!(carries, Carries::H2))));
+        let bounds = UploadBounds::of(policy.body_bytes_max, pace);
         let held = line.as_ref().filter(|_| holds_back);
         let mut request = Request::from_parts(parts, upload(received, (&overdue, bounds), held, (&account, ends)));
         if let Some(web) = web {
@@ -210,8 +214,6 @@ impl Journey {
         if long {
             overdue.wait.upload().spoil(Spoilt::TooLong);
         }
-        // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
-        let upgrades = upgrade == Upgrade::Asked;
         let upgraded = (upgrades && version != Version::HTTP_2)
             .then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller, place: admitted }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {

@@ -15,7 +15,7 @@ mod tests;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use engine::limit::{RemotePlace, RemoteStore};
+use engine::limit::{NAMESPACE_STORES_MAX, RemotePlace, RemoteStore, STORES_MAX};
 use proto::names::Mode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -83,10 +83,22 @@ impl StoreKeeper {
     /// Begins with stores that are new, and leaves those that nobody names any more.
     fn meet(&self, ways: &mut Vec<StoreWay>, tasks: &mut JoinSet<()>, draw: &Draw) {
         ways.retain(|way| way.store.strong_count() > 0);
-        for store in self.snapshots.load().limits.stores() {
+        let (placed, beyond) = self.snapshots.load().limits.placed_stores();
+        for store in beyond {
+            if store.trouble.away().is_none() {
+                let why = format!(
+                    "there is no place for it: a proxy speaks with {STORES_MAX} stores, and {NAMESPACE_STORES_MAX} that one namespace names"
+                );
+                tracing::warn!(store = store.place.name(), why, "a store of limits does not count; each limit there goes by its onError");
+                store.trouble.failed(&why, self.telemetry.times().0.unix().as_secs());
+            }
+        }
+        for store in placed {
             if ways.iter().any(|way| std::ptr::eq(way.store.as_ptr(), Arc::as_ptr(&store))) {
                 continue;
             }
+            // It may have been one too many before.
+            store.trouble.over();
             let (questions, arriving) = mpsc::channel(POSED_MAX);
             let (live, trouble) = (Arc::clone(&store.live), Arc::clone(&store.trouble));
             let (callout, telemetry, draw) = (self.callout.clone(), Arc::clone(&self.telemetry), Draw::seeded(draw.next()));

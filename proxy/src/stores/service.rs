@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::authenticate::KeysUri;
-use engine::filter::guard::{ServiceAnswer, ServiceAsk};
+use engine::filter::guard::{ServiceAnswer, ServiceAsk, external_header};
 use engine::limit::{RemotePlace, ServicePlace, StoreLive, StoreTrouble};
 use http::{HeaderName, HeaderValue, header};
 use hyper_util::rt::TokioIo;
@@ -37,18 +37,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Most headers of an answer that are passed on, each way.
 const HEADERS_MAX: usize = 32;
-/// Headers that no service has a say in: they are about the connection, or the body.
-const NOT_ITS_OWN: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::HOST,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_ENCODING,
-];
-
 /// See the module.
 pub(super) struct ServiceStore {
     pub(super) place: Arc<ServicePlace>,
@@ -183,7 +171,8 @@ pub(super) fn answer(response: RateLimitResponse) -> Result<ServiceAnswer, Store
 fn headers(raw: Vec<core::HeaderValue>) -> Vec<(HeaderName, HeaderValue)> {
     let one = |core::HeaderValue { key, value }: core::HeaderValue| {
         let name: HeaderName = key.parse().ok()?;
-        let own = !NOT_ITS_OWN.contains(&name) && !name.as_str().starts_with("x-meshwright-");
+        // How a body is coded is the body's to say.
+        let own = external_header(name.as_str()) && name != header::CONTENT_ENCODING;
         own.then_some((name, HeaderValue::try_from(value).ok()?))
     };
     raw.into_iter().filter_map(one).take(HEADERS_MAX).collect()

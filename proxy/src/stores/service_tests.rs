@@ -199,7 +199,12 @@ fn an_answer_is_read_with_what_it_may_say() {
         ]
         .map(|(key, value)| header(key, value))
         .to_vec(),
-        request_headers_to_add: vec![header("X-Plan", "gold")],
+        request_headers_to_add: vec![
+            header("X-Plan", "gold"),
+            header("x-forwarded-client-cert", "URI=spiffe://partner/acme"),
+            header("x-forwarded-for", "127.0.0.1"),
+            header("expect", "100-continue"),
+        ],
     })
     .unwrap();
     let names = |headers: &[(http::HeaderName, http::HeaderValue)]| headers.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();

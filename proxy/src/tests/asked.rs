@@ -43,11 +43,16 @@ fn http() -> mesh::ExternalAuth {
 /// A world whose edge asks that.
 fn asking(external: mesh::ExternalAuth) -> World {
     let world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
-    let mut gate = Gate::new(mesh::EdgePolicy { external: vec![external], ..mesh::EdgePolicy::default() });
+    asking_of(&world, mesh::EdgePolicy { external: vec![external], ..mesh::EdgePolicy::default() });
+    world
+}
+
+/// The same, of all that an edge may say.
+fn asking_of(world: &World, edge: mesh::EdgePolicy) {
+    let mut gate = Gate::new(edge);
     let service = Setup { endpoints: vec![AUTHZ], meshed: false, ..Setup::default() };
     gate.asked = vec![cluster("shop/authz:9000", ClusterKind::Endpoints, &service)];
-    gate.set(&world);
-    world
+    gate.set(world);
 }
 
 /// The next connection that the edge makes, and whether it is to the service.
@@ -196,6 +201,46 @@ fn a_service_refuses_and_a_body_may_be_too_long() {
             write(&mut client, request).await;
             let answer = head(&mut client).await;
             assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("x-meshwright-reason: too_large\r\n"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn a_service_on_trial_that_cannot_be_had_refuses_nobody() {
+    // Aim: what an object refers to that cannot be used is 500 for all, unless its word counts for nothing.
+    run(|| async {
+        for (dry_run, status) in [(false, "500"), (true, "200")] {
+            let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
+            let external = vec![mesh::ExternalAuth { dry_run, ..grpc() }];
+            let mut gate = Gate::new(mesh::EdgePolicy { external, ..mesh::EdgePolicy::default() });
+            gate.broken = true;
+            gate.set(&world);
+            let mut client = world.knock();
+            write(&mut client, ASKED).await;
+            if dry_run {
+                backend(&mut world).await;
+            }
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn a_body_that_is_refused_in_any_case_is_shown_to_nobody() {
+    // Aim: longer than the rule's own bound it is 413, by its declared length or by what has come, and the service hears nothing of it.
+    run(|| async {
+        let chunked =
+            "POST / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+        for (request, shown) in [(ASKED, 0), (ASKED, 10), (chunked, 10)] {
+            let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
+            let external = vec![mesh::ExternalAuth { body_bytes_max: shown, ..grpc() }];
+            asking_of(&world, mesh::EdgePolicy { external, body_bytes_max: 3, ..mesh::EdgePolicy::default() });
+            let mut client = world.knock();
+            write(&mut client, request).await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("x-meshwright-reason: too_large\r\n"), "{answer}");
+            assert!(world.applications.try_recv().is_err(), "somebody was asked");
         }
     });
 }

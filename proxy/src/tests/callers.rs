@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::client::{ClientAddress, ForwardedHeader};
 use engine::consumers::digest;
+use engine::failure::{LocalReply, Reason};
 use engine::model::build::Parts;
 use engine::model::{Action, ClientPolicy, ClientRules, Forward, RouteTable, Rule, Target};
 use prost::Name;
@@ -27,6 +28,8 @@ pub(super) struct Gate {
     policy: mesh::RoutePolicy,
     /// Where services are that it asks.
     pub(super) asked: Vec<Arc<Cluster>>,
+    /// What they refer to cannot be used.
+    pub(super) broken: bool,
     clients: Arc<ClientPolicy>,
 }
 
@@ -39,7 +42,7 @@ impl Gate {
         };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
         let policy = mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() };
-        Self { parts: Parts::default(), policy, asked: Vec::new(), clients: Arc::default() }
+        Self { parts: Parts::default(), policy, asked: Vec::new(), broken: false, clients: Arc::default() }
     }
 
     fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
@@ -79,7 +82,10 @@ impl Gate {
         let rule = &table.hosts[0].rules[0];
         let Action::Forward(staged) = &rule.action else { panic!("it leads somewhere") };
         let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup);
-        let asked = self.asked.iter().cloned().map(Target::Cluster).collect();
+        let asked = match self.broken {
+            true => vec![Target::Reply(LocalReply::of(Reason::BadBackend))],
+            false => self.asked.iter().cloned().map(Target::Cluster).collect(),
+        };
         let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(cluster)).asking(asked));
         let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
         let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];

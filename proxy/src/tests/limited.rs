@@ -94,6 +94,23 @@ fn what_the_application_says_of_limits_is_not_the_edges_word() {
 }
 
 #[test]
+fn what_was_counted_stays_its_limits_after_an_edit() {
+    // Aim: where a limit is put before another one, `get limits` shows each key at the limit that counted it.
+    run(|| async {
+        let (mut world, mut parts) = under(vec![object(vec![rate("small", 3, false)])]);
+        through(&mut world).await;
+        let limits = vec![object(vec![rate("large", 1000, false), rate("small", 3, false)])];
+        let policy = RoutePolicy { edge: Some(EdgePolicy { limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
+        let before = world.client_means.snapshots.load();
+        let edited = Told { policy, ..Told::to(vec![ONE]) }.snapshot(&mut parts, &before);
+        let now = Now { moment: world.client_means.telemetry.moment(), wall_secs: 1_800_000_000 };
+        let rows: Vec<_> =
+            engine::explain::limits::limits(&edited, now).into_iter().map(|row| (row.limit, row.used, row.limit_value)).collect();
+        assert_eq!(rows, [("small".to_owned(), 1, 3)]);
+    });
+}
+
+#[test]
 fn a_limit_on_trial_counts_and_refuses_nobody() {
     // Aim: dryRun says nothing to clients, and its refusals are counted.
     run(|| async {

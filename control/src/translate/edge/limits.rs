@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn stores_of_one_namespace_stop_nobody() {
+        // Aim: however many stores somebody names, what a Gateway serves goes on being taken by its proxies.
+        let store = |number: usize| {
+            let spec = format!("targetRefs: [{{kind: HTTPRoute, name: r}}], store: {{redis: {{addresses: ['redis{number}:6379']}}}}");
+            limit(&format!("l{number}"), "team", &spec)
+        };
+        let objects: Vec<String> = (0..20).map(store).collect();
+        let texts: Vec<&str> = objects.iter().map(String::as_str).collect();
+        let found = audit(&world(&texts));
+        assert!(!found.iter().any(|problem| problem.to_string().contains("would refuse")), "{found:?}");
+    }
+
+    #[test]
     fn two_kinds_of_limits_on_one_route_are_told() {
         // Aim: a TrafficPolicy's rateLimits and a RateLimit on the same route both count, and `analyze` says so.
         let traffic = "kind: TrafficPolicy\nmetadata: {name: t, namespace: team}\nspec: {targetRefs: [{kind: HTTPRoute, name: r}], rateLimits: [{requests: 1, per: 1s}]}";

@@ -155,9 +155,25 @@ impl ClientAddress {
     }
 }
 
-/// The elements of a `Forwarded` line, left to right (RFC 7239, section 4): parted by commas that are not quoted.
+/// The elements of a `Forwarded` line, left to right (RFC 7239, section 4): parted by commas that are not quoted. Read from the right, where
+/// those stand who are believed: a quote that a client never closes would hide what is written behind it.
 pub fn elements(line: &HeaderValue) -> SmallVec<[&[u8]; 4]> {
-    parts(line.as_bytes(), b',')
+    let text = line.as_bytes();
+    let escaped = |at: usize| text[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+    let (mut found, mut end, mut quoted) = (SmallVec::new(), text.len(), false);
+    for at in (0..text.len()).rev() {
+        match text[at] {
+            b'"' => quoted = !quoted || escaped(at),
+            b',' if !quoted => {
+                found.push(text[at + 1..end].trim_ascii());
+                end = at;
+            }
+            _ => {}
+        }
+    }
+    found.push(text[..end].trim_ascii());
+    found.reverse();
+    found
 }
 
 /// The last `count` elements of all lines, left to right.
@@ -173,6 +189,7 @@ pub fn elements_of(headers: &HeaderMap, count: usize) -> Vec<&[u8]> {
     all
 }
 
+/// The parts of one element.
 fn parts(text: &[u8], mark: u8) -> SmallVec<[&[u8]; 4]> {
     let (mut found, mut start, mut quoted, mut escaped) = (SmallVec::new(), 0, false, false);
     for (at, byte) in text.iter().enumerate() {
@@ -316,6 +333,18 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_that_is_never_closed_hides_nobody() {
+        // Aim: whatever a client writes before it, the address that a trusted proxy adds to the same line is the client's, and what the proxy
+        // quotes itself stays whole.
+        let rule = ClientAddress::of_hops(1, ForwardedHeader::Forwarded);
+        for client in ["for=\"", "for=\"\\\"", "x=\"\\", "for=1.1.1.1;host=\"a\\\"", "\"\"\"", "\\", "for=\"[::1]\";by=\"\\\\"] {
+            for proxy in ["for=203.0.113.9", "for=\"203.0.113.9:80\";host=\"a,\\\",b\"", "host=\"\\\\\";for=203.0.113.9"] {
+                assert_eq!(found(&rule, "forwarded", &[&format!("{client}, {proxy}")]).0, "203.0.113.9", "{client}, {proxy}");
+            }
+        }
+    }
+
+    #[test]
     fn how_the_client_came_is_believed_of_the_same_family_only() {
         // Aim: `proto` of the client's own element, or X-Forwarded-Proto where that family counts; nothing of strangers.
         let told = |rule: &ClientAddress, pairs: &[(&'static str, &str)]| {
@@ -336,6 +365,18 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn what_a_trusted_proxy_adds_is_found(text in "[ -~]{0,40}") {
+            // Aim: no client's text before it changes what the proxy behind it says, in either header.
+            for (name, header, said) in [
+                ("forwarded", ForwardedHeader::Forwarded, "for=\"[2001:db8::9]:80\";by=\"_a,b\""),
+                ("x-forwarded-for", ForwardedHeader::XForwardedFor, "2001:db8::9"),
+            ] {
+                let rule = ClientAddress::of_hops(1, header);
+                proptest::prop_assert_eq!(found(&rule, name, &[&format!("{text}, {said}")]).0, "2001:db8::9");
+            }
+        }
+
         #[test]
         fn no_header_makes_it_panic(text in "[ -~]{0,80}", hops in 0_usize..5) {
             // Aim: whatever a stranger writes, the answer is an address of the header or the peer's.

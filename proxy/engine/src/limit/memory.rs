@@ -16,8 +16,8 @@ use crate::Moment;
 /// What is known of one key of one limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Row {
-    /// Which limit of the object; a key is one limit's.
-    pub limit: u8,
+    /// Which limit of the object, by a digest of its name, which no edit of the others changes; a key is one limit's. 0: none.
+    pub limit: u32,
     /// What is known.
     pub state: RowState,
 }
@@ -57,8 +57,8 @@ impl Row {
 
     /// The same, of this limit of the object.
     #[must_use]
-    pub fn of(&mut self, limit: usize) -> &mut Self {
-        self.limit = u8::try_from(limit).unwrap_or(u8::MAX);
+    pub const fn of(&mut self, limit: u32) -> &mut Self {
+        self.limit = limit;
         self
     }
 }
@@ -156,7 +156,7 @@ impl Memory {
         let ready = self.rows.with(key, |row| {
             let before = if let RowState::Pace(ready) = row.state { ready } else { 0 };
             let ready = before.max(now.nanos()).saturating_add(nanos);
-            *row = Row { limit: u8::MAX, state: RowState::Pace(ready) };
+            *row = Row { limit: 0, state: RowState::Pace(ready) };
             ready
         });
         Moment::of_nanos(ready).since(now).saturating_sub(PACE_AHEAD)
@@ -250,9 +250,14 @@ impl LimitMemories {
         self.all().map(|memory| memory.rows.evicted()).sum()
     }
 
-    /// The store at a place; `None`: there are as many as may be ([`super::STORES_MAX`]).
-    pub fn store(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
-        self.remote.adopt(place)
+    /// The store at a place, which an object of `namespace` names.
+    pub fn store(&self, place: RemotePlace, namespace: &str) -> Arc<RemoteStore> {
+        self.remote.adopt(place, namespace)
+    }
+
+    /// The stores that are spoken with, and those beyond the bounds, which are away ([`super::STORES_MAX`], [`super::NAMESPACE_STORES_MAX`]).
+    pub fn placed_stores(&self) -> (Vec<Arc<RemoteStore>>, Vec<Arc<RemoteStore>>) {
+        self.remote.placed()
     }
 
     /// The stores elsewhere that objects name, and those that somebody still holds.

@@ -26,7 +26,8 @@ pub use live::StoreLive;
 pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use remote::{
-    KEY_PREFIX_BYTES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace, StoreReading, StoreTrouble,
+    KEY_PREFIX_BYTES_MAX, NAMESPACE_STORES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace,
+    StoreReading, StoreTrouble,
 };
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};

@@ -1,5 +1,6 @@
 //! Stores that are not the control plane: a server of the Redis protocol that several proxies count at, a rate-limit service that decides.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -7,8 +8,10 @@ use std::time::Duration;
 use super::live::StoreLive;
 use crate::raw::is_host;
 
-/// Most stores of one proxy, each with one connection.
-pub const STORES_MAX: usize = 16;
+/// Most stores that a proxy speaks with, each with one connection; one beyond is away.
+pub const STORES_MAX: usize = 256;
+/// Most of them that objects of one namespace named first: nobody takes the others' places.
+pub const NAMESPACE_STORES_MAX: usize = 16;
 /// Longest wait of a request for a store.
 pub const STORE_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 /// Longest beginning of the names of keys, in bytes.
@@ -156,6 +159,8 @@ impl StoreTrouble {
 pub struct RemoteStore {
     /// Where it is.
     pub place: RemotePlace,
+    /// The namespace whose object named it first.
+    by: Box<str>,
     /// Whether it answers.
     pub live: Arc<StoreLive>,
     /// Why it does not.
@@ -178,22 +183,35 @@ pub struct StoreReading {
 pub(super) struct RemoteStores(Mutex<Vec<Weak<RemoteStore>>>);
 
 impl RemoteStores {
-    /// The store at that place; `None`: there are as many as may be.
-    pub(super) fn adopt(&self, place: RemotePlace) -> Option<Arc<RemoteStore>> {
+    /// The store at that place, which an object of `namespace` names.
+    pub(super) fn adopt(&self, place: RemotePlace, namespace: &str) -> Arc<RemoteStore> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|store| store.strong_count() > 0);
         if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| store.place == place) {
-            return Some(store);
+            return store;
         }
-        if held.len() >= STORES_MAX {
-            return None;
-        }
-        let fresh = Arc::new(RemoteStore { place, live: Arc::default(), trouble: Arc::default() });
+        let fresh = Arc::new(RemoteStore { place, by: namespace.into(), live: Arc::default(), trouble: Arc::default() });
         held.push(Arc::downgrade(&fresh));
-        Some(fresh)
+        fresh
     }
 
     pub(super) fn all(&self) -> Vec<Arc<RemoteStore>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Those that there is a place for, and those beyond the bounds. Who came first stays.
+    pub(super) fn placed(&self) -> (Vec<Arc<RemoteStore>>, Vec<Arc<RemoteStore>>) {
+        let (mut near, mut beyond) = (Vec::new(), Vec::new());
+        let mut of: BTreeMap<Box<str>, usize> = BTreeMap::new();
+        for store in self.all() {
+            let count = of.entry(store.by.clone()).or_default();
+            if near.len() < STORES_MAX && *count < NAMESPACE_STORES_MAX {
+                *count += 1;
+                near.push(store);
+            } else {
+                beyond.push(store);
+            }
+        }
+        (near, beyond)
     }
 }

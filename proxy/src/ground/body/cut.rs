@@ -14,7 +14,7 @@ pub enum Cut {
     /// The same on a stream of HTTP/2.
     #[error("the sender broke off: {0}")]
     Stream(#[from] h2::Error),
-    /// It took too long.
+    /// It took too long, or is none of what its head says.
     #[error("{}", .0.text())]
     Overdue(Reason),
     /// The answer came before anybody asked for it.
@@ -25,7 +25,11 @@ pub enum Cut {
 impl Cut {
     /// Whether the sender broke the rules, and did not merely go.
     pub fn breaks_rules(&self) -> bool {
-        matches!(self, Self::Sender(error) if breaks_coding(error))
+        match self {
+            Self::Sender(error) => breaks_coding(error),
+            Self::Overdue(reason) => *reason == Reason::BadRequest,
+            Self::Stream(_) | Self::Unwanted => false,
+        }
     }
 }
 

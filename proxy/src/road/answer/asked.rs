@@ -102,7 +102,7 @@ impl<D: Door> Connection<D> {
         let cluster = match forward.asked.get(ask.place) {
             Some(Target::Cluster(cluster)) => cluster,
             // What it refers to cannot be used, or is not there yet.
-            Some(Target::Reply(answer)) if answer.reason == Some(Reason::BadBackend) => {
+            Some(Target::Reply(answer)) if answer.reason == Some(Reason::BadBackend) && !ask.is_on_trial() => {
                 return Onward::Answered(LocalReply {
                     status: StatusCode::INTERNAL_SERVER_ERROR,
                     ..LocalReply::of(Reason::PolicyUnavailable)
@@ -113,8 +113,15 @@ impl<D: Door> Connection<D> {
                 return Onward::On((parts, received));
             }
         };
+        let most = forward.policy.body_bytes_max;
+        let is_long = |bytes: u64| most > 0 && bytes > most;
+        // What is refused in any case is shown to nobody.
+        if is_long(received.size_hint().lower()) {
+            return Onward::Answered(too_long());
+        }
         let (received, beginning) = match ask.body() {
             Some(wanted) if !received.is_end_stream() => match self.look((&mut parts, received), wanted, leg).await {
+                Glance::At(_, beginning) if is_long(beginning.bytes.len() as u64) => return Onward::Answered(too_long()),
                 Glance::At(received, beginning) => (received, Some(beginning)),
                 Glance::Told(received, told) => {
                     leg.found.tell_callout(told);
@@ -124,9 +131,11 @@ impl<D: Door> Connection<D> {
             },
             _ => (received, None),
         };
-        let beginning = beginning.unwrap_or_else(|| Beginning { bytes: bytes::Bytes::new(), more: false });
+        let Beginning { bytes, more } = beginning.unwrap_or_else(|| Beginning { bytes: bytes::Bytes::new(), more: false });
+        // Its head says gRPC by now.
+        let bytes = leg.web.map_or_else(|| bytes.clone(), |web| web.shown(&bytes));
         let (grpc, within) = (ask.is_grpc(), ask.timeout());
-        let answered = match ask.request(beginning.bytes, beginning.more) {
+        let answered = match ask.request(bytes, more) {
             Ok(request) => asking::ask(&self.shared, cluster, (request, grpc), within).await,
             Err(error) => {
                 tracing::warn!(%error, "a question to a service cannot be written down");
@@ -163,6 +172,11 @@ impl<D: Door> Connection<D> {
             Ok(Ok((received, beginning))) => Glance::At(received, beginning),
         }
     }
+}
+
+/// Of a body that is longer than the rule lets it be.
+fn too_long() -> LocalReply {
+    LocalReply { status: StatusCode::PAYLOAD_TOO_LARGE, ..LocalReply::of(Reason::TooLarge) }
 }
 
 /// What comes of reading the beginning of a body.

@@ -125,7 +125,7 @@ fn workers_end(workers: Arc<Vec<Worker>>) {
 
 async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let mark = if let Exempt::Mark(mark) = bootstrap.exempt { Some(mark) } else { None };
-    let network = Network::Kernel { mark };
+    let network = Network::Proxy { mark, admin: bootstrap.ports.admin };
     let options = TelemetryOptions {
         instance: bootstrap.subject.instance.clone(),
         otlp_endpoint: bootstrap.otlp_endpoint,

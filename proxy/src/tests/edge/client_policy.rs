@@ -1,14 +1,17 @@
 //! What holds for clients of an edge before any rule is asked, on whole roads.
 
+use ::bytes::Bytes;
 use engine::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader};
 use engine::consumers::AddressList;
-use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, Edge, Policy, ProxyRule};
+use engine::model::{ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Edge, Policy, ProxyRule};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::*;
+use crate::tests::http2;
 
 /// Serves the edge's port under these rules.
-fn under(world: &World, clients: ClientPolicy) {
+pub(super) fn under(world: &World, clients: ClientPolicy) {
     let mut snapshot = client_snapshot(&world.setup, 2);
     let Edge { name, port, content, .. } = Arc::try_unwrap(snapshot.edges.remove(&80).unwrap()).unwrap();
     snapshot.edges.insert(80, Arc::new(Edge { name, port, clients: Arc::new(clients), content }));
@@ -57,6 +60,22 @@ fn a_stranger_forges_nothing() {
             request.contains("forwarded: for=192.0.2.9;proto=http;host=\"a\"\r\n") && request.contains("x-forwarded-host: a\r\n"),
             "{request}"
         );
+    });
+}
+
+#[test]
+fn what_a_policy_sets_early_stays() {
+    // Aim: `connection` names headers of the client's own hop: it takes off nothing that the edge sets, and what it removes stays away.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let name = http::HeaderName::from_static;
+        let headers =
+            EarlyHeaders { set: vec![(name("x-env"), "prod".parse().unwrap())], remove: vec![name("x-old")], ..EarlyHeaders::default() };
+        under(&world, ClientPolicy::of_all(ClientRules { headers, ..ClientRules::default() }));
+        let mut client = world.knock();
+        write(&mut client, &format!("{GET}Connection: close, x-env, x-old\r\nX-Env: test\r\nx-old: 1\r\n\r\n")).await;
+        let request = head(&mut world.application().await).await.to_lowercase();
+        assert!(request.contains("x-env: prod\r\n") && !request.contains("x-old"), "{request}");
     });
 }
 
@@ -196,6 +215,34 @@ fn a_body_that_trickles_is_given_up() {
 }
 
 #[test]
+fn a_stream_of_messages_may_rest() {
+    // Aim: by default a gRPC call whose client says little, or nothing for minutes, goes on: it is no upload that trickles.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut sender = http2::client(world.knock()).await;
+        let (feed, fed) = mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(fed, |mut fed| async move {
+            let item = fed.recv().await?;
+            Some((Ok::<_, std::convert::Infallible>(http_body::Frame::data(item)), fed))
+        });
+        let body = BodyExt::boxed(http_body_util::StreamBody::new(stream));
+        let request = http2::call("/stream", "").map(|_| body);
+        let calling = tokio::task::spawn_local(async move { sender.send_request(request).await.unwrap() });
+        let socket = world.application().await;
+        tokio::task::spawn_local(http2::application(socket));
+        let mut answer = calling.await.unwrap().into_body();
+        for secs in [0, 4, 4, 200] {
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+            feed.send(Bytes::from_static(b"message")).await.unwrap();
+            let frame = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(frame, "message");
+        }
+        drop(feed);
+        assert_eq!(answer.collect().await.unwrap().trailers().unwrap()["grpc-status"], "0");
+    });
+}
+
+#[test]
 fn heads_and_connections_have_the_times_of_the_policy() {
     // Aim: half a head and silence end a connection when the policy says it; the last of so many requests says so.
     run(|| async {
@@ -299,6 +346,20 @@ fn a_browser_calls_grpc_over_http1() {
             client.read_to_end(&mut body).await.unwrap();
             assert_eq!(unchunked(&body).escape_ascii().to_string(), heard, "{kind}");
         }
+    });
+}
+
+#[test]
+fn what_is_no_base64_is_told_so() {
+    // Aim: a body of gRPC-Web's text form that is none is a bad request, and not a client that went away.
+    run(|| async {
+        let world = World::new(Setup::default());
+        grpc_route(&world);
+        let mut client = world.knock();
+        let ask = "POST /a.B/C HTTP/1.1\r\nHost: a\r\ncontent-type: application/grpc-web-text\r\ncontent-length: 4\r\n\r\n*AAA";
+        write(&mut client, ask).await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("x-meshwright-reason: bad_request\r\n"), "{answer}");
     });
 }
 

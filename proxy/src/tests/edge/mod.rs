@@ -3,6 +3,7 @@
 mod backends;
 mod bytes;
 mod client_policy;
+mod client_times;
 mod clients;
 mod datagrams;
 mod tls;

@@ -27,8 +27,8 @@ struct Findings {
     head: Option<Box<KeptHead>>,
     /// What a service answered that is asked by the guard whose turn it is.
     callout: Option<CalloutTold>,
-    /// It goes on although a service did not say who calls.
-    unchecked: bool,
+    /// It goes on although a service did not say whose token that is.
+    unchecked: Option<Digest>,
 }
 
 /// A request's head as policies were asked about it: they are asked again of what became of it.
@@ -102,12 +102,17 @@ impl Found {
         self.0.as_mut()?.callout.take()
     }
 
-    pub(super) fn go_on_unchecked(&mut self) {
-        self.findings().unchecked = true;
+    pub(super) fn go_on_unchecked(&mut self, token: Digest) {
+        self.findings().unchecked = Some(token);
     }
 
     pub(super) fn is_unchecked(&self) -> bool {
-        self.0.as_ref().is_some_and(|findings| findings.unchecked)
+        self.unchecked().is_some()
+    }
+
+    /// What the token is known by that nobody could be asked about.
+    pub(super) fn unchecked(&self) -> Option<Digest> {
+        self.0.as_ref()?.unchecked
     }
 
     /// There was no room to find something out.

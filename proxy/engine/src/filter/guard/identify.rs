@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, request};
 use smallvec::{SmallVec, smallvec};
 
 use super::api_key::{ApiKeys, Fill, is_token};
@@ -140,8 +140,8 @@ impl Identify {
                 if let Some(tokens) = &self.tokens {
                     tokens.rules.unsay(&mut exchange.request.headers);
                 }
-                if watch.found.is_unchecked() {
-                    unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
+                if let Some(token) = watch.found.unchecked() {
+                    self.go_on_unchecked(exchange.request, &token);
                     return Passed::On;
                 }
                 return if self.optional { Passed::On } else { self.denied(watch, (None, Denied::Nothing)) };
@@ -149,8 +149,8 @@ impl Identify {
             Err(denied) => return self.denied(watch, denied),
         };
         // Somebody by another credential than the one that nobody could be asked about.
-        if watch.found.is_unchecked() {
-            unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
+        if let Some(token) = watch.found.unchecked() {
+            self.go_on_unchecked(exchange.request, &token);
         }
         watch.found.identify(identified);
         match self.carry_out(exchange, &ways) {
@@ -162,6 +162,13 @@ impl Identify {
                 Passed::Answered(Box::new(unavailable()))
             }
         }
+    }
+
+    /// Nobody could be asked about a token: the backend hears that, and sees as much of it as of one that is good.
+    fn go_on_unchecked(&self, request: &mut request::Parts, token: &Digest) {
+        let introspection = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref());
+        introspection.for_each(|introspection| introspection.strip(request, token));
+        unchecked(&mut request.headers, CalloutKind::Introspection);
     }
 
     /// Asks one after the other, in the fixed order, also those behind one that says who it is.
@@ -184,7 +191,7 @@ impl Identify {
                     }
                     Introspected::Asks(ask, known_by) => (opaque, asks) = (Some(known_by), Some(ask)),
                     Introspected::Unchecked(known_by) => {
-                        watch.found.go_on_unchecked();
+                        watch.found.go_on_unchecked(known_by);
                         opaque = Some(known_by);
                     }
                 }

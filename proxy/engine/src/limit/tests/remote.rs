@@ -41,20 +41,27 @@ fn a_place_is_read_or_refused_by_name() {
 
 #[test]
 fn stores_have_a_bound() {
-    // Aim: objects of one place share its store; beyond sixteen there is none, until one is named no more.
+    // Aim: objects of one place share its store; beyond sixteen of a namespace one has no place, until one is named no more, and others'
+    // namespaces do not notice.
     let memories = LimitMemories::default();
-    let mut held: Vec<_> = (0..STORES_MAX).map(|number| memories.store(at(&format!("s{number}:1"))).unwrap()).collect();
-    assert!(Arc::ptr_eq(&held[0], &memories.store(at("s0:1")).unwrap()));
-    assert!(memories.store(at("one-more:1")).is_none());
+    let named = |namespace: &str, number: usize| memories.store(at(&format!("{namespace}{number}:1")), namespace);
+    let mut held: Vec<_> = (0..NAMESPACE_STORES_MAX).map(|number| named("team", number)).collect();
+    assert!(Arc::ptr_eq(&held[0], &memories.store(at("team0:1"), "other")));
+    let (more, other) = (named("team", 99), named("shop", 0));
+    let beyond = || memories.placed_stores().1.iter().map(|store| store.place.name()).collect::<Vec<_>>();
+    assert_eq!((memories.placed_stores().0.len(), beyond()), (NAMESPACE_STORES_MAX + 1, vec!["redis/team99:1".to_owned()]));
     held.pop();
-    assert!(memories.store(at("one-more:1")).is_some());
+    assert!(beyond().is_empty());
+    let all: Vec<_> = (0..STORES_MAX).map(|number| memories.store(at(&format!("s{number}:1")), &number.to_string())).collect();
+    assert_eq!((memories.placed_stores().0.len(), beyond().len()), (STORES_MAX, NAMESPACE_STORES_MAX + 1));
+    drop((all, more, other));
 }
 
 #[test]
 fn what_is_wrong_with_a_store_is_remembered_until_it_is_over() {
     // Aim: the latest cause, since the first; failures are counted on.
     let memories = LimitMemories::default();
-    let store = memories.store(at("s:1")).unwrap();
+    let store = memories.store(at("s:1"), "shop");
     store.trouble.failed("one", 10);
     store.trouble.failed("two", 20);
     assert_eq!(store.trouble.away(), Some(("two".to_owned(), 10)));

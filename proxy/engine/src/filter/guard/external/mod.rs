@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use proto::mesh::{self, external_auth::Protocol};
 use proto::xds::auth::AttributeContext;
 
@@ -164,6 +164,15 @@ impl External {
         self.when.as_ref().is_none_or(|when| Seen::of(exchange).call(|call| when.holds_or(call, true)))
     }
 
+    /// What callers say in headers that the service fills means nothing, whether or not it is asked. On trial nothing is changed.
+    fn unsay(&self, headers: &mut HeaderMap) {
+        if let Form::Http(form) = &self.form
+            && !self.dry_run
+        {
+            form.unsay(headers);
+        }
+    }
+
     fn read(&self, told: &crate::callout::CalloutAnswer) -> Result<CheckVerdict, CalloutAway> {
         match &self.form {
             Form::Grpc(..) => over_grpc::read(told),
@@ -185,6 +194,7 @@ impl ExternalGuard {
                     unsay(&mut exchange.request.headers, &[UNCHECKED_HEADER]);
                 }
                 if !external.is_meant(exchange) {
+                    external.unsay(&mut exchange.request.headers);
                     return Passed::On;
                 }
                 match external.verdicts.as_ref().and_then(|verdicts| verdicts.find(exchange)) {
@@ -262,9 +272,7 @@ impl ExternalGuard {
             return Passed::Answered(Box::new(away_reply()));
         }
         external.live.count(CalloutOutcome::Unchecked);
-        if let Form::Http(form) = &external.form {
-            form.unsay(&mut exchange.request.headers);
-        }
+        external.unsay(&mut exchange.request.headers);
         unchecked(&mut exchange.request.headers, CalloutKind::ExternalAuth);
         Passed::On
     }
@@ -286,6 +294,11 @@ impl CheckAsk {
     /// How long it is waited for, connecting included.
     pub fn timeout(&self) -> Duration {
         self.external.timeout
+    }
+
+    /// Whether its word counts for nothing, and that it cannot be had neither.
+    pub fn is_on_trial(&self) -> bool {
+        self.external.dry_run
     }
 
     /// Whether it is asked over gRPC, and so over HTTP/2.

@@ -389,6 +389,20 @@ fn it_is_asked_where_its_condition_holds_or_comes_to_nothing() {
 }
 
 #[test]
+fn nobody_fills_a_services_headers_by_not_being_asked_about() {
+    // Aim: a request that is spared says nothing in the headers that the service fills; its own ones stay, and on trial all do.
+    let check = || mesh::ExternalHttp { response_headers: vec!["x-user".into(), "authorization".into()], ..mesh::ExternalHttp::default() };
+    let spared = mesh::ExternalAuth { when: "request.method == 'GET'".into(), ..plain(check()) };
+    let sent = || request(&[("x-user", "root"), ("authorization", "mine"), ("x-other", "1")]);
+    let mut scene = Scene::new(&spared, sent());
+    assert!(matches!(scene.told(None), Passed::On));
+    assert_eq!((scene.header("x-user"), scene.header("authorization"), scene.header("x-other")), (None, Some("mine"), Some("1")));
+    let mut trial = Scene::new(&mesh::ExternalAuth { dry_run: true, ..spared }, sent());
+    assert!(matches!(trial.told(None), Passed::On));
+    assert_eq!(trial.header("x-user"), Some("root"));
+}
+
+#[test]
 fn what_cannot_be_carried_out_is_refused_by_name() {
     // Aim: the wire's bounds.
     for (raw, field) in [

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
 use crate::limit::{
-    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, STORES_MAX, ServicePlace,
-    quota, rate,
+    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, ServicePlace, quota, rate,
 };
 use crate::raw::duration;
 use crate::rejected::Wrong;
@@ -43,7 +43,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
     let (remote, ahead_percent) = match store.as_ref().map(|store| &store.kind) {
         Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) => (None, *ahead_percent),
         Some(Some(limit_store::Kind::Redis(raw))) => {
-            (Some(redis(raw, memories).map_err(|wrong| wrong.within("store.redis"))?), raw.ahead_percent)
+            (Some(redis(policy, raw, memories).map_err(|wrong| wrong.within("store.redis"))?), raw.ahead_percent)
         }
         Some(Some(limit_store::Kind::Service(raw))) => {
             let (store, limits) = served((policy, &memory), raw, memories).map_err(|wrong| wrong.within("store.service"))?;
@@ -86,16 +86,17 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
 }
 
 /// The store at a place, shared by all objects that name it.
-fn redis(raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+fn redis(policy: &str, raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
     let mesh::RedisStore { address, tls, username, password, key_prefix, timeout, ahead_percent: _ } = raw;
     let timeout = duration(timeout.as_ref(), "timeout")?.unwrap_or_default();
     let place = RedisPlace::new((address, *tls), (username, password), key_prefix, timeout);
     let place = place.map_err(|(field, why)| Wrong::new(field, why))?;
-    store(RemotePlace::Redis(Arc::new(place)), memories)
+    Ok(memories.store(RemotePlace::Redis(Arc::new(place)), namespace(policy)))
 }
 
-fn store(place: RemotePlace, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
-    memories.store(place).ok_or_else(|| Wrong::new("", format!("is one more than the {STORES_MAX} stores that a proxy speaks with")))
+/// Of NAMESPACE/NAME.
+fn namespace(policy: &str) -> &str {
+    policy.split_once('/').map_or("", |(namespace, _)| namespace)
 }
 
 /// A service, and what it is asked.
@@ -108,7 +109,8 @@ fn served(
     let place = ServicePlace::new(&raw.address, timeout).map_err(|(field, why)| Wrong::new(field, why))?;
     let path: Arc<str> = format!("{policy}/rls").into();
     let counts = memory.counts(&path);
-    Ok((store(RemotePlace::Service(Arc::new(place)), memories)?, ServiceLimits::compile(raw, path, counts)?))
+    let store = memories.store(RemotePlace::Service(Arc::new(place)), namespace(policy));
+    Ok((store, ServiceLimits::compile(raw, path, counts)?))
 }
 
 /// Reads an object by itself.
@@ -147,7 +149,21 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
     let settled = (!cost_header.is_empty()).then(settled).transpose()?;
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));
-    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
+    let mark = digest(&SHA256, name.as_bytes()).as_ref().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes)).max(1);
+    Ok(Limit {
+        name: name.as_str().into(),
+        path,
+        mark,
+        numbers,
+        shared: *shared,
+        key,
+        missing,
+        when,
+        cost,
+        settled,
+        dry_run: *dry_run,
+        counts,
+    })
 }
 
 fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {

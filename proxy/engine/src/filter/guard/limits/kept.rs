@@ -22,7 +22,7 @@ impl ObjectLimits {
     }
 
     /// While the store is away.
-    pub(super) fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
+    pub(super) fn take_alone(&self, limit: &Limit, (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
         match self.without_store {
             WithoutStore::Deny => Err(Stop::Away),
             WithoutStore::Allow => {
@@ -32,7 +32,7 @@ impl ObjectLimits {
             WithoutStore::Share => {
                 let replicas = u64::from(self.peers.replicas());
                 let share = limit.numbers.share(replicas);
-                let taken = self.memory.rows.with(key, |row| row.of(place).shared().alone(cost, &share, replicas, now));
+                let taken = self.memory.rows.with(key, |row| row.of(limit.mark).shared().alone(cost, &share, replicas, now));
                 taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused)
             }
         }
@@ -63,7 +63,7 @@ impl ObjectLimits {
                 RowState::Own(meter) => Some(limit.numbers.look(&mut meter.clone(), 1, now)),
                 RowState::Shared(held) => Some(held.standing(now.moment)),
             };
-            if let Some(limit) = self.limits.get(usize::from(row.limit))
+            if let Some(limit) = self.limits.iter().find(|limit| limit.mark == row.limit)
                 && let Some(standing) = standing(limit)
             {
                 found.push((limit, key, standing));

@@ -178,7 +178,7 @@ impl<'s, 'e> Seen<'s, 'e> {
         }
     }
 
-    /// A part in words, for whoever counts by those; `None`: it is not there, or no text.
+    /// A part in words, for whoever counts by those; `None`: it is not there. What is no text is told as far as it is.
     pub(super) fn text(&self, part: &Part) -> Option<String> {
         let request = &self.exchange.request;
         let joined = |values: Vec<String>| (!values.is_empty()).then(|| values.join(","));
@@ -195,8 +195,8 @@ impl<'s, 'e> Seen<'s, 'e> {
                 IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & prefix(*bits)).to_string(),
             }),
             Part::Header(name) => {
-                let values = request.headers.get_all(name).iter().map(|value| value.to_str().map(str::to_owned));
-                joined(values.collect::<Result<_, _>>().ok()?)
+                let values = request.headers.get_all(name).iter();
+                joined(values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect())
             }
             Part::Claim(path) => {
                 let claims = self.auth.and_then(|auth| auth.claims.as_deref())?;

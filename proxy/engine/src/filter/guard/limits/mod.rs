@@ -78,6 +78,8 @@ pub struct Limit {
     pub name: Arc<str>,
     /// `NAMESPACE/NAME/LIMIT`.
     pub path: Arc<str>,
+    /// By which its keys' rows are known.
+    mark: u32,
     /// How much.
     pub numbers: Numbers,
     /// All proxies count together.
@@ -402,14 +404,14 @@ impl ObjectLimits {
         };
         let cost = limit.cost(seen);
         if !limit.shared {
-            let taken = self.memory.rows.with(key, |row| limit.numbers.take(row.of(place).own(), cost, now));
+            let taken = self.memory.rows.with(key, |row| limit.numbers.take(row.of(limit.mark).own(), cost, now));
             return taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused);
         }
         if self.store.away_since().is_some() || count.silent || count.asked > ASKS_MAX {
-            return self.take_alone((place, limit), (key, cost), now);
+            return self.take_alone(limit, (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
-        match self.memory.rows.with(key, |row| row.of(place).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
+        match self.memory.rows.with(key, |row| row.of(limit.mark).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
             Taking::Taken { standing, more } => {
                 if more > 0 {
                     count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more, service: None });
@@ -500,11 +502,11 @@ fn put_back(taken: &Taken<'_>, now: Now) {
 impl Count {
     /// One more limit lets it on: the tightest is told.
     fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: KeyStanding) {
-        let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| limit.numbers.whole());
-        let tighter = self
-            .tightest
-            .as_ref()
-            .is_none_or(|(known, at, than)| standing.remaining * whole(known, *at) < than.remaining * whole(object, place));
+        // Of a store's own word nobody knows how large it is.
+        let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| u128::from(limit.numbers.whole()));
+        let tighter = self.tightest.as_ref().is_none_or(|(known, at, than)| {
+            u128::from(standing.remaining) * whole(known, *at) < u128::from(than.remaining) * whole(object, place)
+        });
         if tighter && object.limits.get(place).is_some_and(|limit| !limit.dry_run) {
             self.tightest = Some((Arc::clone(object), place, standing));
         }

@@ -19,7 +19,7 @@ use crate::rejected::Wrong;
 pub const DESCRIPTORS_MAX: usize = 8;
 /// Most entries of one.
 pub const DESCRIPTOR_ENTRIES_MAX: usize = 8;
-/// Longest name of an entry, and longest text of one, in bytes; a longer value makes a request lack it.
+/// Longest name of an entry, and longest text of one, in bytes; of a longer value the beginning counts: who writes more is not asked about less.
 pub const DESCRIPTOR_BYTES_MAX: usize = 2_048;
 
 /// What a service is asked about the requests of one object.
@@ -114,7 +114,7 @@ impl ServiceLimits {
             Told::Literal(text) => Some(text.to_string()),
             Told::Part(part) => seen.text(part),
         };
-        let entry = |entry: &Entry| Some((entry.key.clone(), value(entry).filter(|text| text.len() <= DESCRIPTOR_BYTES_MAX)?));
+        let entry = |entry: &Entry| Some((entry.key.clone(), beginning(value(entry)?)));
         self.descriptors.iter().filter_map(|entries| entries.iter().map(entry).collect()).collect()
     }
 
@@ -128,6 +128,12 @@ impl ServiceLimits {
     pub(super) const fn path(&self) -> &Arc<str> {
         &self.path
     }
+}
+
+/// As much of it as is told.
+fn beginning(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(DESCRIPTOR_BYTES_MAX));
+    text
 }
 
 fn descriptor(mesh::LimitDescriptor { entries }: &mesh::LimitDescriptor) -> Result<Vec<Entry>, Wrong> {

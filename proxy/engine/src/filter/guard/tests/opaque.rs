@@ -136,8 +136,12 @@ fn a_server_that_is_away_goes_by_on_error() {
             assert!(outcome.found.identified().is_none());
             let mark = outcome.request.headers.get("x-meshwright-unchecked").map(|value| value.to_str().unwrap());
             assert_eq!(mark, allow_without.then_some("Introspection"));
+            assert_eq!(outcome.request.headers.contains_key("authorization"), !allow_without, "what goes on goes on without the token");
         }
     }
+    let mut edge = Edge::of(tokens(mesh::Introspection { allow_without: true, keep: true, ..introspection() }), &people());
+    edge.answers = vec![CalloutTold::Away(CalloutAway::Unreached)];
+    assert!(edge.ask(with(&[("authorization", "Bearer opaque")])).request.headers.contains_key("authorization"), "forwardToken");
     for unusable in [
         mesh::Introspection { barred: "no EgressPolicy allows it".into(), ..introspection() },
         mesh::Introspection { secret: "shop/other/secret".into(), ..introspection() },
