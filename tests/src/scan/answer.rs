@@ -109,7 +109,9 @@ impl Reader {
                 return Some(Answer::Other(std::mem::take(&mut self.bytes)));
             }
             let length = usize::from(u16::from_be_bytes([*high, *low]));
-            if let (23, Some(hello)) = (*kind, self.hello.take()) {
+            if *kind == 23
+                && let Some(hello) = self.hello.take()
+            {
                 return Some(if length == SEALED_ALERT_BYTES { Answer::Sealed } else { Answer::Hello(Box::new(hello)) });
             }
             let content = rest.get(..length)?;
