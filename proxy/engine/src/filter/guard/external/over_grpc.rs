@@ -35,7 +35,8 @@ pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> Att
     let path = request.uri.path_and_query().map_or("/", |target| target.as_str());
     let scheme = if exchange.called.tls { "https" } else { "http" };
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
-    for name in request.headers.keys().filter(|name| headers.is_empty() || headers.contains(name)) {
+    let of_interest = |name: &&HeaderName| *name != header::HOST && (headers.is_empty() || headers.contains(name));
+    for name in request.headers.keys().filter(of_interest) {
         shown.insert(name.as_str().to_owned(), joined(&request.headers, name));
     }
     for (name, value) in [(":method", request.method.as_str()), (":path", path), (":authority", &*host), (":scheme", scheme)] {

@@ -172,6 +172,11 @@ fn a_service_is_shown_the_request_and_who_calls() {
     assert_eq!((http.scheme.as_str(), http.protocol.as_str(), http.body.as_str(), http.size), ("http", "HTTP/1.1", "abc", 3));
     let header = |name: &str| http.headers.get(name).map(String::as_str);
     assert_eq!((header("x-a"), header(":path"), header("x-envoy-auth-partial-body")), (Some("1,2"), Some("/items?a=1&b=2"), Some("true")));
+    assert_eq!(header("host"), None, "Envoy shows it as `:authority` alone");
+    let bare = Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[])).asks();
+    let bare = CheckRequest::decode(&bare.request(Bytes::new(), false).unwrap().body()[5..]).unwrap();
+    let headers = bare.attributes.unwrap().request.unwrap().http.unwrap().headers;
+    assert!(!headers.contains_key("x-envoy-auth-partial-body"), "there is no body: {headers:?}");
     let context = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
     assert_eq!(
         (context("consumer"), context("consumer_groups"), context("auth_method")),
