@@ -153,8 +153,8 @@ spec:
     )
 }
 
-/// Runs a program with what is written to it; what it says on both its streams.
+/// Runs a program; what it says of errors, and then what it says.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    text(&output.stdout) + &text(&output.stderr)
+    text(&output.stderr) + &text(&output.stdout)
 }

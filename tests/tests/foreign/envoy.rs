@@ -191,7 +191,7 @@ fn fields(check: CheckRequest) -> Fields {
     all.extend(texts.map(|(field, value)| (format!("request.http.{field}"), value)));
     // A number of Envoy's own, or the id that the logs have.
     let id = if id.contains('-') { "the request's id" } else { "a number" };
-    let header_map = header_map.map_or_else(|| "none".to_owned(), |map| format!("{:?}", map.headers));
+    let header_map = format!("{:?}", header_map.unwrap_or_default().headers);
     let texts =
         [("id", id.to_owned()), ("size", size.to_string()), ("protocol", protocol), ("body", body), ("raw_body", format!("{raw_body:?}"))];
     all.extend(texts.map(|(field, value)| (format!("request.http.{field}"), value)));
@@ -271,8 +271,8 @@ fn cases(authority: &Authority, ports: &Ports) -> Vec<(&'static str, Vec<String>
         ("HTTP/2", own(&["--http2-prior-knowledge", &plain])),
         ("HTTP/2 with a body", own(&["--http2-prior-knowledge", "-d", "hello", &plain])),
         ("another method and host", own(&["-X", "DELETE", "-H", "Host: B.example", &plain])),
-        ("a client with a certificate", own(&[&proving[..], &[&tls]].concat())),
-        ("the same over HTTP/1.1", own(&[&proving[..], &["--http1.1", &tls]].concat())),
+        ("a client with a certificate", own(&[&proving[..], &[tls.as_str()]].concat())),
+        ("the same over HTTP/1.1", own(&[&proving[..], &["--http1.1", tls.as_str()]].concat())),
     ]
 }
 
@@ -299,8 +299,8 @@ fn services_for_envoy_are_asked_as_envoy_asks() {
     let code = ["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}", "-H", "x-user: ada"];
     let url = format!("http://127.0.0.1:{}/", ports.plain);
     eventually("both let requests through", Duration::from_secs(60), || {
-        let own = run("curl", &[&code[..], &[&url]].concat());
-        let other = through_envoy(&[&code[..], &[&url]].concat());
+        let own = run("curl", &[&code[..], &[url.as_str()]].concat());
+        let other = through_envoy(&[&code[..], &[url.as_str()]].concat());
         (own == "200" && other == "200").then_some(())
     });
     let (mut differ, known) = (BTreeSet::new(), page());

@@ -278,9 +278,10 @@ data:
     let file = |name: &str| authority.path(name);
     let shown = ["-cert", &file("client.crt"), "-key", &file("client.key")].map(str::to_owned);
     let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let (shown, nothing): (&[&str], &[&str]) = (&shown, &[]);
     for version in ["-tls1_2", "-tls1_3"] {
         let (own, of_prover) = (file("session"), file("proved"));
-        for (port, kept, shown) in [(port, &own, &[][..]), (proving, &of_prover, &shown)] {
+        for (port, kept, shown) in [(port, &own, nothing), (proving, &of_prover, shown)] {
             let said = openssl(&authority, port, &[&[version, "-servername", NAME, "-sess_out", kept][..], shown].concat());
             assert!(said.contains("\nNew, ") && said.contains("HTTP/1.1 200"), "{version}: {said}");
             assert!(said.contains("Compression: NONE"), "{said}");
@@ -289,12 +290,12 @@ data:
             }
         }
         for (what, port, session, name, shown, resumed) in [
-            ("its own name", port, &own, NAME, &[][..], true),
-            ("another name of the same certificate", port, &own, "b.example", &[], false),
-            ("another certificate", port, &own, RSA_NAME, &[], false),
-            ("where clients prove themselves", proving, &own, NAME, &shown, false),
-            ("of who has proved itself", proving, &of_prover, NAME, &shown, true),
-            ("of who has proved itself, where nobody does", port, &of_prover, NAME, &[], false),
+            ("its own name", port, &own, NAME, nothing, true),
+            ("another name of the same certificate", port, &own, "b.example", nothing, false),
+            ("another certificate", port, &own, RSA_NAME, nothing, false),
+            ("where clients prove themselves", proving, &own, NAME, shown, false),
+            ("of who has proved itself", proving, &of_prover, NAME, shown, true),
+            ("of who has proved itself, where nobody does", port, &of_prover, NAME, nothing, false),
         ] {
             let said = openssl(&authority, port, &[&[version, "-servername", name, "-sess_in", session][..], shown].concat());
             assert_eq!(said.contains("\nReused, "), resumed, "{version}, {what}: {said}");
