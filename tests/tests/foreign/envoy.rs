@@ -206,7 +206,7 @@ fn fields(check: CheckRequest) -> Fields {
         assert!(metadata.filter_metadata.is_empty() && metadata.typed_filter_metadata.is_empty(), "{metadata:?}");
         all.insert(field.to_owned(), String::new());
     }
-    all.insert("tls_session.sni".to_owned(), tls_session.map_or_else(|| "none".to_owned(), |session| session.sni));
+    all.insert("tls_session.sni".to_owned(), tls_session.unwrap_or_default().sni);
     all.retain(|_, value| !value.is_empty());
     all
 }

@@ -173,6 +173,11 @@ fn a_service_is_shown_the_request_and_who_calls() {
     let header = |name: &str| http.headers.get(name).map(String::as_str);
     assert_eq!((header("x-a"), header(":path"), header("x-envoy-auth-partial-body")), (Some("1,2"), Some("/items?a=1&b=2"), Some("true")));
     assert_eq!(header("host"), None, "Envoy shows it as `:authority` alone");
+    let said = request(&[("content-length", "9"), ("transfer-encoding", "chunked")]);
+    let partial = Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, said).asks();
+    let partial = CheckRequest::decode(&partial.request(Bytes::from_static(b"abc"), true).unwrap().body()[5..]).unwrap();
+    let partial = partial.attributes.unwrap().request.unwrap().http.unwrap();
+    assert_eq!((partial.size, partial.headers.get("transfer-encoding")), (9, None), "the length that was declared, and nothing of the hop");
     let bare = Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[])).asks();
     let bare = CheckRequest::decode(&bare.request(Bytes::new(), false).unwrap().body()[5..]).unwrap();
     let headers = bare.attributes.unwrap().request.unwrap().http.unwrap().headers;
