@@ -33,9 +33,13 @@ pub enum Answer {
 /// What a server has chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerHello {
+    /// As it counts: that of the extension, where there is one.
     pub version: u16,
+    /// Cipher suite.
     pub suite: u16,
+    /// Compression method.
     pub compression: u8,
+    /// 32 bytes.
     pub random: Vec<u8>,
     /// It asks for another share.
     pub retry: bool,
@@ -43,6 +47,7 @@ pub struct ServerHello {
     pub group: Option<u16>,
     /// The scheme of its signature, where that is in the clear: TLS 1.2.
     pub scheme: Option<u16>,
+    /// Number and content of each.
     pub extensions: Vec<(u16, Vec<u8>)>,
 }
 

@@ -17,21 +17,26 @@ mod extension {
 }
 
 /// A hello of SSL 2.0 that offers RC4 and triple DES of its time.
-pub const SSL2_HELLO: [u8; 33] = [
-    0x80, 31, 1, 0, 2, 0, 6, 0, 0, 0, 16, 1, 0, 0x80, 7, 0, 0xc0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
-];
+pub const SSL2_HELLO: [u8; 33] =
+    [0x80, 31, 1, 0, 2, 0, 6, 0, 0, 0, 16, 1, 0, 0x80, 7, 0, 0xc0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
 /// A version of the protocol, by its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
+    /// RFC 6101.
     Ssl3 = 0x0300,
+    /// RFC 2246.
     Tls10 = 0x0301,
+    /// RFC 4346.
     Tls11 = 0x0302,
+    /// RFC 5246.
     Tls12 = 0x0303,
+    /// RFC 8446.
     Tls13 = 0x0304,
 }
 
 impl Version {
+    /// The oldest first.
     pub const ALL: [Self; 5] = [Self::Ssl3, Self::Tls10, Self::Tls11, Self::Tls12, Self::Tls13];
 
     /// As people write it.
@@ -45,6 +50,7 @@ impl Version {
         }
     }
 
+    /// On the wire.
     pub const fn number(self) -> u16 {
         self as u16
     }
@@ -53,15 +59,21 @@ impl Version {
 /// A ClientHello to be.
 #[derive(Clone, Debug)]
 pub struct Hello {
+    /// Of its head, and the only one that it offers.
     pub version: Version,
+    /// Cipher suites.
     pub suites: Vec<u16>,
+    /// Groups of key exchange; none: without that extension.
     pub groups: Vec<u16>,
     /// Groups for which a key share is sent.
     pub shares: Vec<u16>,
+    /// Schemes of signatures; none: without that extension.
     pub schemes: Vec<u16>,
+    /// Compression methods.
     pub compressions: Vec<u8>,
     /// What it asks for: as it is, whatever that may be.
     pub name: Option<Vec<u8>>,
+    /// Protocols; none: without that extension.
     pub alpn: Vec<String>,
     /// Further extensions: number and content.
     pub more: Vec<(u16, Vec<u8>)>,

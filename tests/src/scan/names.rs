@@ -79,8 +79,11 @@ const SUITES: [(u16, &str); 21] = [
 /// Which registry a number is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Cipher suites.
     Suite,
+    /// Groups of key exchange.
     Group,
+    /// Schemes of signatures.
     Scheme,
 }
 

@@ -16,13 +16,21 @@ const SIGNALS: [u16; 2] = [0x00ff, 0x5600];
 /// What a server speaks, in numbers: what has a name first, in the order of the names, then the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spoken {
+    /// SSL 2.0.
     pub ssl2: bool,
+    /// All others.
     pub versions: Vec<Version>,
+    /// Suites of TLS 1.3.
     pub suites_13: Vec<u16>,
+    /// Groups of TLS 1.3.
     pub groups_13: Vec<u16>,
+    /// Schemes of TLS 1.3, by which the certificate of this name signs.
     pub schemes_13: Vec<u16>,
+    /// Suites of TLS 1.2, with the certificate of this name.
     pub suites_12: Vec<u16>,
+    /// Groups of TLS 1.2.
     pub groups_12: Vec<u16>,
+    /// Schemes of TLS 1.2.
     pub schemes_12: Vec<u16>,
 }
 

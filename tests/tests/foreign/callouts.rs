@@ -51,7 +51,8 @@ impl Asks {
             "grpc" => ("ExternalAuth", json!({"backendRef": backend, "onError": self.on_error})),
             "http" => ("ExternalAuth", json!({"backendRef": backend, "protocol": "Http", "onError": self.on_error})),
             "token" => {
-                let server = json!({"url": "http://guards.shop:9001/introspect", "clientId": "edge", "cache": "0s", "onError": self.on_error});
+                let server =
+                    json!({"url": "http://guards.shop:9001/introspect", "clientId": "edge", "cache": "0s", "onError": self.on_error});
                 ("RequestAuthentication", json!({"introspection": [server]}))
             }
             "redis" => {
@@ -109,7 +110,8 @@ fn manifests(port: u16, folder: &Path) -> String {
 fn call(port: u16, name: &str, way: &str) -> String {
     let url = format!("http://127.0.0.1:{port}/{name}");
     let way = format!("x-way: {way}");
-    let flags = ["-s", "--max-time", "10", "-w", "\n%{http_code} %header{x-meshwright-reason}", "-H", &way, "-H", "authorization: Bearer opaque"];
+    let flags =
+        ["-s", "--max-time", "10", "-w", "\n%{http_code} %header{x-meshwright-reason}", "-H", &way, "-H", "authorization: Bearer opaque"];
     let said = text(&Command::new("curl").args(flags).arg(&url).output().unwrap().stdout);
     let (body, last) = said.rsplit_once('\n').unwrap_or(("", &said));
     let unchecked = if body.contains("x-meshwright-unchecked") { " unchecked" } else { "" };

@@ -29,8 +29,7 @@ impl Authority {
         let (key, request, certificate, extensions) =
             (format!("{file}.key"), format!("{file}.csr"), format!("{file}.crt"), format!("{file}.ext"));
         fs::write(self.file(&extensions), format!("subjectAltName={names}\n")).unwrap();
-        let kind: &[&str] =
-            if rsa { &["-newkey", "rsa:2048"] } else { &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] };
+        let kind: &[&str] = if rsa { &["-newkey", "rsa:2048"] } else { &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] };
         let subject = format!("/CN={file}");
         self.openssl(&[&["req", "-new", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &request][..], kind].concat());
         let by = ["x509", "-req", "-days", "20", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];

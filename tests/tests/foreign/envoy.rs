@@ -87,7 +87,8 @@ fn envoy(authority: &Authority, ports: &Ports) -> String {
         },
     });
     let at = |address: &str, port: u16| json!({"socket_address": {"address": address, "port_value": port}});
-    let listener = |name: &str, port: u16, chain: serde_json::Value| json!({"name": name, "address": at("0.0.0.0", port), "filter_chains": [chain]});
+    let listener =
+        |name: &str, port: u16, chain: serde_json::Value| json!({"name": name, "address": at("0.0.0.0", port), "filter_chains": [chain]});
     let cluster = |name: &str, port: u16| {
         json!({
             "name": name, "type": "STATIC", "connect_timeout": "1s",
@@ -186,7 +187,8 @@ fn fields(check: CheckRequest) -> Fields {
     }
     let Request { time, http } = request.unwrap();
     assert!(time.is_some_and(|time| time.seconds > 1_700_000_000), "{time:?}");
-    let HttpRequest { id, method, headers, header_map, path, host, scheme, query, fragment, size, protocol, body, raw_body } = http.unwrap();
+    let HttpRequest { id, method, headers, header_map, path, host, scheme, query, fragment, size, protocol, body, raw_body } =
+        http.unwrap();
     let texts = [("method", method), ("path", path), ("host", host), ("scheme", scheme), ("query", query), ("fragment", fragment)];
     all.extend(texts.map(|(field, value)| (format!("request.http.{field}"), value)));
     // A number of Envoy's own, or the id that the logs have.
@@ -225,7 +227,8 @@ fn asked(folder: &Path) -> (Vec<CheckRequest>, Vec<RateLimitRequest>) {
     let file = folder.join("asked");
     let all = fs::read_to_string(&file).unwrap_or_default();
     fs::write(&file, "").unwrap();
-    let bytes = |hex: &str| (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect::<Vec<u8>>();
+    let bytes =
+        |hex: &str| (0..hex.len()).step_by(2).map(|place| u8::from_str_radix(&hex[place..place + 2], 16).unwrap()).collect::<Vec<u8>>();
     let of = |method: &str| all.lines().filter_map(|line| line.strip_prefix(method)).map(|hex| bytes(hex.trim())).collect::<Vec<_>>();
     let checks = of(CHECK).iter().map(|bytes| CheckRequest::decode(bytes.as_slice()).unwrap()).collect();
     (checks, of(LIMIT).iter().map(|bytes| RateLimitRequest::decode(bytes.as_slice()).unwrap()).collect())
@@ -234,7 +237,8 @@ fn asked(folder: &Path) -> (Vec<CheckRequest>, Vec<RateLimitRequest>) {
 /// Fields by which the page says that the two differ.
 fn page() -> BTreeSet<String> {
     let text = fs::read_to_string(root().join("docs/edge-auth.md")).unwrap();
-    let rows = text.lines().skip_while(|line| !line.starts_with("| Field of a check | Envoy ")).skip(2).take_while(|line| line.starts_with('|'));
+    let rows =
+        text.lines().skip_while(|line| !line.starts_with("| Field of a check | Envoy ")).skip(2).take_while(|line| line.starts_with('|'));
     rows.filter_map(|row| row.split('`').nth(1)).map(str::to_owned).collect()
 }
 
@@ -318,7 +322,8 @@ fn services_for_envoy_are_asked_as_envoy_asks() {
             eprintln!("{what}: {name}: Envoy {:?}, we {:?}", theirs.get(name), ours.get(name));
             differ.insert(name.clone());
         }
-        let descriptors = |asked: &[RateLimitRequest]| asked.iter().flat_map(|asked| asked.descriptors.clone()).map(entries).collect::<Vec<_>>();
+        let descriptors =
+            |asked: &[RateLimitRequest]| asked.iter().flat_map(|asked| asked.descriptors.clone()).map(entries).collect::<Vec<_>>();
         assert_eq!(descriptors(&our_limits), descriptors(&their_limits), "{what}");
         assert_eq!(
             our_limits.iter().map(|asked| (&asked.domain, asked.hits_addend)).collect::<Vec<_>>(),

@@ -69,7 +69,11 @@ fn page() -> BTreeMap<String, Vec<(String, String)>> {
 /// What was found at both names, as the page says it.
 fn told(ec: &Spoken, rsa: &Spoken) -> Vec<(String, String)> {
     assert!(!ec.ssl2 && !rsa.ssl2, "SSL 2.0 is spoken");
-    assert_eq!((&ec.versions, &ec.suites_13, &ec.groups_13), (&rsa.versions, &rsa.suites_13, &rsa.groups_13), "one terms, two certificates");
+    assert_eq!(
+        (&ec.versions, &ec.suites_13, &ec.groups_13),
+        (&rsa.versions, &rsa.suites_13, &rsa.groups_13),
+        "one terms, two certificates"
+    );
     assert_eq!(ec.groups_12, rsa.groups_12);
     let list = |kind: Kind, numbers: &[u16]| match numbers {
         [] => "–".to_owned(),
@@ -134,7 +138,8 @@ fn wanted(what: &str, answer: &Answer, wanted: Wanted) {
 /// Names, protocols, compression and extensions of a hello, and what comes of them.
 fn hellos(version: Version) -> Vec<(String, Hello, Wanted)> {
     // With a share that is taken: so an alert of TLS 1.3 is about the rest.
-    let plain = Hello { groups: vec![29], shares: if version == Version::Tls13 { vec![29] } else { Vec::new() }, ..Hello::of(version, NAME) };
+    let plain =
+        Hello { groups: vec![29], shares: if version == Version::Tls13 { vec![29] } else { Vec::new() }, ..Hello::of(version, NAME) };
     let name = |name: &[u8]| Hello { name: Some(name.to_vec()), ..plain.clone() };
     let alpn = |names: &[&str]| Hello { alpn: names.iter().map(|name| (*name).to_owned()).collect(), ..plain.clone() };
     let more = |number: u16, content: &[u8]| Hello { more: vec![(number, content.to_vec())], ..plain.clone() };
@@ -241,7 +246,14 @@ fn first_words_of_any_kind_are_answered_as_they_should() {
 
 /// What openssl's client says of one connection on which it asks for a page.
 fn openssl(authority: &Authority, port: u16, more: &[&str]) -> String {
-    let line = ["timeout 10 openssl s_client -ign_eof -CAfile", &authority.path("ca.crt"), "-connect", &format!("127.0.0.1:{port}"), &more.join(" ")].join(" ");
+    let line = [
+        "timeout 10 openssl s_client -ign_eof -CAfile",
+        &authority.path("ca.crt"),
+        "-connect",
+        &format!("127.0.0.1:{port}"),
+        &more.join(" "),
+    ]
+    .join(" ");
     // It keeps what came of its session once there is an answer.
     run("sh", &["-c", &format!("printf 'GET / HTTP/1.1\\r\\nhost: {NAME}\\r\\nconnection: close\\r\\n\\r\\n' | {line} 2>&1")])
 }
@@ -301,7 +313,8 @@ data:
             assert_eq!(said.contains("\nReused, "), resumed, "{version}, {what}: {said}");
         }
     }
-    let again = format!("(sleep 1; echo R; sleep 1) | timeout 10 openssl s_client -tls1_2 -servername {NAME} -connect 127.0.0.1:{port} 2>&1");
+    let again =
+        format!("(sleep 1; echo R; sleep 1) | timeout 10 openssl s_client -tls1_2 -servername {NAME} -connect 127.0.0.1:{port} 2>&1");
     let said = run("sh", &["-c", &again]);
     assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
     mesh.leave();

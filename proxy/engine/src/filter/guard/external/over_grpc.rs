@@ -36,9 +36,8 @@ pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> Att
     let scheme = if exchange.called.tls { "https" } else { "http" };
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     // What is said elsewhere, or is of this hop alone, Envoy does not show either.
-    let of_interest = |name: &&HeaderName| {
-        ![header::HOST, header::TRANSFER_ENCODING].contains(*name) && (headers.is_empty() || headers.contains(name))
-    };
+    let of_interest =
+        |name: &&HeaderName| ![header::HOST, header::TRANSFER_ENCODING].contains(*name) && (headers.is_empty() || headers.contains(name));
     for name in request.headers.keys().filter(of_interest) {
         shown.insert(name.as_str().to_owned(), joined(&request.headers, name));
     }
