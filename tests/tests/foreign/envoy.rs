@@ -280,7 +280,8 @@ fn cases(authority: &Authority, ports: &Ports) -> Vec<(&'static str, Vec<String>
     ]
 }
 
-/// Aim: services that were written for Envoy see of an edge what they see of Envoy, but for what the page names; of limits, exactly that.
+/// Aim: services that were written for Envoy see of an edge what they see of Envoy, but for what the page names; of limits, exactly that. While they are
+/// away in whatever way, both refuse.
 #[test]
 fn services_for_envoy_are_asked_as_envoy_asks() {
     let authority = Authority::new();
@@ -332,6 +333,16 @@ fn services_for_envoy_are_asked_as_envoy_asks() {
         );
     }
     assert_eq!(differ, known, "docs/edge-auth.md names the fields that differ");
+
+    for way in ["deny", "gone", "closes", "refuses", "hangs", "garbage"] {
+        fs::write(folder.path().join("way"), way).unwrap();
+        let wanted = if way == "deny" { "403" } else { "503" };
+        let url = [url.as_str()];
+        eventually(&format!("{way}: both answer {wanted}"), Duration::from_secs(20), || {
+            let both = [run("curl", &[&code[..], &url].concat()), through_envoy(&[&code[..], &url].concat())];
+            both.iter().all(|status| status == wanted).then_some(())
+        });
+    }
     mesh.leave();
 }
 
