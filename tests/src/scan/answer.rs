@@ -15,7 +15,7 @@ const KEY_SHARE: u16 = 51;
 
 /// What came of a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum FirstWords {
     /// It is taken.
     Hello(Box<ServerHello>),
     /// It is refused, with a fatal alert of this description.
@@ -58,7 +58,7 @@ impl ServerHello {
     }
 }
 
-impl Answer {
+impl FirstWords {
     /// What was chosen, if the hello was taken.
     pub fn taken(&self) -> Option<&ServerHello> {
         if let Self::Hello(hello) = self { Some(hello) } else { None }
@@ -69,7 +69,7 @@ impl Answer {
 ///
 /// # Errors
 /// There is no connection.
-pub fn say(at: SocketAddr, bytes: &[u8]) -> io::Result<Answer> {
+pub fn say(at: SocketAddr, bytes: &[u8]) -> io::Result<FirstWords> {
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
     // A server that has refused may be gone before all is sent: then what it said is read all the same.
     let _ = stream.write_all(bytes);
@@ -77,23 +77,23 @@ pub fn say(at: SocketAddr, bytes: &[u8]) -> io::Result<Answer> {
 }
 
 /// Reads what is said until it is understood.
-pub fn listen(stream: &mut TcpStream) -> Answer {
+pub fn listen(stream: &mut TcpStream) -> FirstWords {
     let mut reader = Reader::default();
     let mut piece = [0; 16 << 10];
     if stream.set_read_timeout(Some(PATIENCE)).is_err() {
-        return Answer::Closed;
+        return FirstWords::Closed;
     }
     loop {
         match stream.read(&mut piece) {
-            Ok(0) => return reader.end(Answer::Closed),
+            Ok(0) => return reader.end(FirstWords::Closed),
             Ok(count) => {
                 reader.bytes.extend_from_slice(&piece[..count]);
                 if let Some(answer) = reader.read() {
                     return answer;
                 }
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return reader.end(Answer::Silence),
-            Err(_) => return reader.end(Answer::Closed),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return reader.end(FirstWords::Silence),
+            Err(_) => return reader.end(FirstWords::Closed),
         }
     }
 }
@@ -108,38 +108,38 @@ struct Reader {
 
 impl Reader {
     /// The answer, once it is whole.
-    fn read(&mut self) -> Option<Answer> {
+    fn read(&mut self) -> Option<FirstWords> {
         while let [kind, major, _, high, low, rest @ ..] = self.bytes.as_slice() {
             if !(20..=24).contains(kind) || *major != 3 {
-                return Some(Answer::Other(std::mem::take(&mut self.bytes)));
+                return Some(FirstWords::Other(std::mem::take(&mut self.bytes)));
             }
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             if *kind == 23
                 && let Some(hello) = self.hello.take()
             {
-                return Some(if length == SEALED_ALERT_BYTES { Answer::Sealed } else { Answer::Hello(Box::new(hello)) });
+                return Some(if length == SEALED_ALERT_BYTES { FirstWords::Sealed } else { FirstWords::Hello(Box::new(hello)) });
             }
             let content = rest.get(..length)?;
             match (*kind, content) {
-                (21, [2, description, ..]) => return Some(Answer::Alert(*description)),
+                (21, [2, description, ..]) => return Some(FirstWords::Alert(*description)),
                 (22, content) => self.handshake.extend_from_slice(content),
                 // Warnings, and what is sent for middleboxes.
                 _ => {}
             }
             self.bytes.drain(..5 + length);
             if let Some(hello) = self.messages() {
-                return Some(Answer::Hello(Box::new(hello)));
+                return Some(FirstWords::Hello(Box::new(hello)));
             }
         }
         None
     }
 
     /// What there is when nothing more comes.
-    fn end(self, otherwise: Answer) -> Answer {
+    fn end(self, otherwise: FirstWords) -> FirstWords {
         match self.hello {
-            Some(hello) => Answer::Hello(Box::new(hello)),
+            Some(hello) => FirstWords::Hello(Box::new(hello)),
             None if self.bytes.is_empty() => otherwise,
-            None => Answer::Other(self.bytes),
+            None => FirstWords::Other(self.bytes),
         }
     }
 
@@ -209,17 +209,17 @@ mod tests {
     #[test]
     fn first_words_are_read() {
         let read = |bytes: &[u8]| Reader { bytes: bytes.to_vec(), ..Reader::default() }.read();
-        assert_eq!(read(&[21, 3, 3, 0, 2, 2, 40]), Some(Answer::Alert(40)));
+        assert_eq!(read(&[21, 3, 3, 0, 2, 2, 40]), Some(FirstWords::Alert(40)));
         assert_eq!(read(&[21, 3, 3, 0, 2, 2]), None);
-        assert_eq!(read(b"HTTP/1.1 400"), Some(Answer::Other(b"HTTP/1.1 400".to_vec())));
+        assert_eq!(read(b"HTTP/1.1 400"), Some(FirstWords::Other(b"HTTP/1.1 400".to_vec())));
         let mut body = [&[3, 3][..], &[1; 32], &[0], &[0x13, 1], &[0], &[0, 12], &[0, 43, 0, 2, 3, 4], &[0, 51, 0, 2, 0, 29]].concat();
         let message = [&[2, 0, 0, body.len() as u8][..], &body].concat();
         let (first, second) = message.split_at(20);
         let record = |part: &[u8]| [&[22, 3, 3, 0, part.len() as u8][..], part].concat();
         let hello = [record(first), record(second)].concat();
         let sealed = |length: u8| [&hello[..], &[23, 3, 3, 0, length], &[0; 19]].concat();
-        assert_eq!(read(&sealed(19)), Some(Answer::Sealed));
-        let Some(Answer::Hello(hello)) = read(&sealed(200)) else { panic!("it is a hello") };
+        assert_eq!(read(&sealed(19)), Some(FirstWords::Sealed));
+        let Some(FirstWords::Hello(hello)) = read(&sealed(200)) else { panic!("it is a hello") };
         assert_eq!((hello.version, hello.suite, hello.group, hello.retry), (0x0304, 0x1301, Some(29), false));
         body.truncate(30);
         assert_eq!(server_hello(&body), None);

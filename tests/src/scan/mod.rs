@@ -6,7 +6,7 @@ mod hello;
 mod names;
 mod survey;
 
-pub use answer::{Answer, ServerHello, listen, say};
+pub use answer::{FirstWords, ServerHello, listen, say};
 pub use hello::{Hello, RECORD_BYTES_MAX, SSL2_HELLO, Version, records};
 pub use names::{Kind, named};
 pub use survey::{Spoken, survey};

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::answer::{Answer, say};
+use super::answer::{FirstWords, ServerHello, say};
 use super::hello::{Hello, SSL2_HELLO, Version};
 use super::names::{Kind, SCHEMES, place};
 
@@ -71,7 +71,7 @@ pub fn survey(at: SocketAddr, name: &str) -> io::Result<Spoken> {
 }
 
 /// What a server chooses of all numbers there are.
-fn chosen(at: SocketAddr, hello: &dyn Fn(Vec<u16>) -> Hello, choice: fn(&super::ServerHello) -> Option<u16>) -> io::Result<Vec<u16>> {
+fn chosen(at: SocketAddr, hello: &dyn Fn(Vec<u16>) -> Hello, choice: fn(&ServerHello) -> Option<u16>) -> io::Result<Vec<u16>> {
     let all: Vec<u16> = (0..=u16::MAX).filter(|number| !SIGNALS.contains(number)).collect();
     let mut found = Vec::new();
     for part in all.chunks(OFFERED_AT_ONCE) {
@@ -106,10 +106,10 @@ fn taken(at: SocketAddr, bytes: &[u8]) -> io::Result<bool> {
 }
 
 /// The hello; `None`: it was refused, as one refuses.
-fn refused(answer: Answer) -> io::Result<Option<super::ServerHello>> {
+fn refused(answer: FirstWords) -> io::Result<Option<ServerHello>> {
     match answer {
-        Answer::Hello(hello) => Ok(Some(*hello)),
-        Answer::Alert(_) | Answer::Sealed | Answer::Closed => Ok(None),
+        FirstWords::Hello(hello) => Ok(Some(*hello)),
+        FirstWords::Alert(_) | FirstWords::Sealed | FirstWords::Closed => Ok(None),
         other => Err(io::Error::other(format!("neither a hello nor a refusal: {other:?}"))),
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use tests::look::free_port;
-use tests::scan::{Answer, Hello, Kind, SSL2_HELLO, Spoken, Version, named, records, say, survey};
+use tests::scan::{FirstWords, Hello, Kind, SSL2_HELLO, Spoken, Version, named, records, say, survey};
 
 use crate::edge::{Authority, NAME, RSA_NAME, gateway, https, route, run, shop};
 use crate::mesh::{Mesh, root};
@@ -125,11 +125,11 @@ enum Wanted {
     Refused,
 }
 
-fn wanted(what: &str, answer: &Answer, wanted: Wanted) {
+fn wanted(what: &str, answer: &FirstWords, wanted: Wanted) {
     let found = match (answer, wanted) {
-        (Answer::Hello(_), _) => Wanted::Taken,
-        (Answer::Alert(_) | Answer::Sealed | Answer::Closed, Wanted::Refused) => Wanted::Refused,
-        (Answer::Alert(description), _) => Wanted::Alert(*description),
+        (FirstWords::Hello(_), _) => Wanted::Taken,
+        (FirstWords::Alert(_) | FirstWords::Sealed | FirstWords::Closed, Wanted::Refused) => Wanted::Refused,
+        (FirstWords::Alert(description), _) => Wanted::Alert(*description),
         (other, _) => panic!("{what}: {other:?}"),
     };
     assert_eq!(found, wanted, "{what}: {answer:?}");
