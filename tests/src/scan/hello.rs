@@ -11,6 +11,7 @@ mod extension {
     pub(super) const POINT_FORMATS: u16 = 11;
     pub(super) const SCHEMES: u16 = 13;
     pub(super) const ALPN: u16 = 16;
+    pub(super) const MASTER_SECRET: u16 = 23;
     pub(super) const VERSIONS: u16 = 43;
     pub(super) const PSK_MODES: u16 = 45;
     pub(super) const SHARES: u16 = 51;
@@ -75,6 +76,8 @@ pub struct Hello {
     pub name: Option<Vec<u8>>,
     /// Protocols; none: without that extension.
     pub alpn: Vec<String>,
+    /// Whether the extended master secret (RFC 7627) is offered, to 1.2 and before.
+    pub master_secret: bool,
     /// Further extensions: number and content.
     pub more: Vec<(u16, Vec<u8>)>,
 }
@@ -92,6 +95,7 @@ impl Hello {
             compressions: vec![0],
             name: Some(name.as_bytes().to_vec()),
             alpn: Vec::new(),
+            master_secret: true,
             more: Vec::new(),
         }
     }
@@ -132,6 +136,9 @@ impl Hello {
         if !self.alpn.is_empty() {
             let protocols: Vec<u8> = self.alpn.iter().flat_map(|protocol| sized8(protocol.as_bytes())).collect();
             all.push((extension::ALPN, sized16(&protocols)));
+        }
+        if self.master_secret && self.version != Version::Tls13 {
+            all.push((extension::MASTER_SECRET, Vec::new()));
         }
         if self.version == Version::Tls13 {
             all.push((extension::VERSIONS, sized8(&self.version.number().to_be_bytes())));

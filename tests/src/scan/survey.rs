@@ -26,6 +26,8 @@ pub struct Spoken {
     pub groups_13: Vec<u16>,
     /// Schemes of TLS 1.3, by which the certificate of this name signs.
     pub schemes_13: Vec<u16>,
+    /// Who speaks TLS 1.2 without the extended master secret (RFC 7627) is served.
+    pub bare_12: bool,
     /// Suites of TLS 1.2, with the certificate of this name.
     pub suites_12: Vec<u16>,
     /// Groups of TLS 1.2.
@@ -57,6 +59,7 @@ pub fn survey(at: SocketAddr, name: &str) -> io::Result<Spoken> {
     }
     if spoken.versions.contains(&Version::Tls12) {
         let hello = Hello::of(Version::Tls12, name);
+        spoken.bare_12 = taken(at, &Hello { master_secret: false, ..hello.clone() }.bytes())?;
         spoken.suites_12 = chosen(at, &|suites| Hello { suites, ..hello.clone() }, |answer| Some(answer.suite))?;
         spoken.groups_12 = chosen(at, &|groups| Hello { groups, ..hello.clone() }, |answer| answer.group)?;
         spoken.schemes_12 = chosen(at, &|schemes| Hello { schemes, ..hello.clone() }, |answer| answer.scheme)?;

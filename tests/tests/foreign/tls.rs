@@ -79,6 +79,11 @@ fn told(ec: &Spoken, rsa: &Spoken) -> Vec<(String, String)> {
         [] => "–".to_owned(),
         numbers => numbers.iter().map(|number| named(kind, *number)).collect::<Vec<_>>().join(", "),
     };
+    let bare = match (ec.versions.contains(&Version::Tls12), ec.bare_12) {
+        (false, _) => "–",
+        (true, true) => "served",
+        (true, false) => "sent away",
+    };
     let versions: Vec<_> = ec.versions.iter().map(|version| version.text()).collect();
     [
         ("versions", versions.join(", ")),
@@ -86,6 +91,7 @@ fn told(ec: &Spoken, rsa: &Spoken) -> Vec<(String, String)> {
         ("groups of 1.3", list(Kind::Group, &ec.groups_13)),
         ("signatures of 1.3, key of P-256", list(Kind::Scheme, &ec.schemes_13)),
         ("signatures of 1.3, RSA key", list(Kind::Scheme, &rsa.schemes_13)),
+        ("1.2 without the extended master secret (RFC 7627)", bare.to_owned()),
         ("suites of 1.2, key of P-256", list(Kind::Suite, &ec.suites_12)),
         ("suites of 1.2, RSA key", list(Kind::Suite, &rsa.suites_12)),
         ("groups of 1.2", list(Kind::Group, &ec.groups_12)),
