@@ -14,6 +14,7 @@ pub mod look;
 pub mod mesh;
 pub mod plane;
 pub mod play;
+pub mod scan;
 pub mod shop;
 pub mod sidecar;
 pub mod sim;

@@ -5,8 +5,18 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "foreign/callouts.rs"]
+mod callouts;
+#[path = "foreign/curl.rs"]
+mod curl;
+#[path = "foreign/edge.rs"]
+mod edge;
+#[path = "foreign/envoy.rs"]
+mod envoy;
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/h2spec.rs"]
+mod h2spec;
 #[path = "foreign/identity.rs"]
 mod identity;
 #[path = "foreign/install.rs"]
@@ -21,6 +31,8 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/tls.rs"]
+mod tls;
 #[path = "foreign/tokens.rs"]
 mod tokens;
 #[path = "foreign/zero_trust.rs"]

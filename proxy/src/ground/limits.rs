@@ -30,6 +30,10 @@ pub const STALL_WAIT: Duration = Duration::from_secs(300);
 pub const PRESSURE_ASKED_EVERY: Duration = Duration::from_secs(10);
 /// How long a client's connection may be kept without an exchange, for both versions of HTTP.
 pub const KEPT_WAIT: Duration = Duration::from_secs(300);
+/// How long a client of an edge may keep a connection without an exchange, if no place is left and somebody wants one: then it gives way.
+pub const YIELD_AFTER: Duration = Duration::from_secs(10);
+/// Connections that give way so in one [`TICK`], those first that have been kept for longest.
+pub const YIELDING_AT_ONCE_MAX: usize = 256;
 /// How long an HTTP/2 client may take to answer that its connection is over.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 /// How often a connection whose client has closed its side, and waits for an answer, asks whether it was reset since.

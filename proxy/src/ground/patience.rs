@@ -4,6 +4,7 @@
 //! sweep rests, and the tick catches up with the clock when it is needed again. Nothing is allocated once a worker has seen its usual number of waits.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use engine::failure::Reason;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout};
 
-use crate::ground::limits::TICK;
+use crate::ground::limits::{TICK, YIELD_AFTER, YIELDING_AT_ONCE_MAX};
 
 /// One worker's waits.
 #[derive(Debug, Default)]
@@ -40,6 +41,8 @@ struct Pulse {
     limit: Cell<u32>,
     last: Cell<u32>,
     overdue: Cell<bool>,
+    /// It may be ended before its time, if its place is wanted.
+    yields: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Bytes that came from downstream.
     uploaded: Cell<u64>,
@@ -93,6 +96,7 @@ impl Patience {
             limit: Cell::new(0),
             last: Cell::new(0),
             overdue: Cell::new(false),
+            yields: Cell::new(false),
             waker: RefCell::new(None),
             uploaded: Cell::new(0),
             stopped: Cell::new(None),
@@ -164,11 +168,30 @@ impl Patience {
         for pulse in self.pulses.borrow().iter() {
             let limit = pulse.limit.get();
             if limit > 0 && now.wrapping_sub(pulse.last.get()) > limit {
-                pulse.overdue.set(true);
-                if let Some(waker) = pulse.waker.borrow_mut().take() {
-                    waker.wake();
-                }
+                pulse.end();
             }
+        }
+    }
+
+    /// Places are wanted: of the waits that yield, those that have stood still for longest are over, [`YIELDING_AT_ONCE_MAX`] at most and none that has not
+    /// stood still for [`YIELD_AFTER`].
+    #[cold]
+    pub fn make_room(&self) {
+        let now = self.tick.get();
+        let still = |pulse: &Pulse| now.wrapping_sub(pulse.last.get());
+        let pulses = self.pulses.borrow();
+        let yields = |pulse: &&Rc<Pulse>| pulse.yields.get() && !pulse.overdue.get() && still(pulse) > ticks(YIELD_AFTER);
+        let mut longest: Vec<&Rc<Pulse>> = pulses.iter().filter(yields).collect();
+        longest.sort_unstable_by_key(|pulse| Reverse(still(pulse)));
+        longest.into_iter().take(YIELDING_AT_ONCE_MAX).for_each(|pulse| pulse.end());
+    }
+}
+
+impl Pulse {
+    fn end(&self) {
+        self.overdue.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
         }
     }
 }
@@ -207,6 +230,12 @@ impl Wait {
         self.pulse.overdue.set(false);
         self.pulse.limit.set(limit.map_or(0, ticks));
         self.touch();
+    }
+
+    /// Whether it may be ended before its time, by [`Patience::make_room`].
+    #[inline]
+    pub fn yields(&self, yields: bool) {
+        self.pulse.yields.set(yields);
     }
 
     /// Ready when nothing moved for too long.
@@ -263,6 +292,7 @@ impl Drop for Wait {
         self.patience.kept.set(self.patience.kept.get() - usize::from(self.kept));
         pulse.limit.set(0);
         pulse.overdue.set(false);
+        pulse.yields.set(false);
         pulse.waker.borrow_mut().take();
         pulse.upload_waker.borrow_mut().take();
         pulse.uploaded.set(0);
@@ -382,6 +412,35 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending(), "the rest does not count as silence");
         patience.advance();
         poll_fn(|cx| wait.poll_overdue(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn who_stood_still_for_longest_makes_room() {
+        // Aim: only waits that yield are ended, none before it has stood still for as long as it may, and only so many at once, the oldest first.
+        let patience = patience();
+        let wait = |yields: bool| {
+            let wait = patience.wait(Some(TICK * 10_000));
+            wait.yields(yields);
+            wait
+        };
+        let (oldest, stays) = (wait(true), wait(false));
+        patience.advance();
+        let others: Vec<_> = (0..YIELDING_AT_ONCE_MAX).map(|_| wait(true)).collect();
+        for _ in 0..ticks(YIELD_AFTER) {
+            patience.make_room();
+            patience.advance();
+        }
+        let over = async |wait: &Wait| poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_ready();
+        assert!(!over(&oldest).await);
+        patience.advance();
+        let young = wait(true);
+        patience.make_room();
+        assert!(over(&oldest).await && !over(&stays).await && !over(&young).await);
+        let mut count = 0;
+        for other in &others {
+            count += usize::from(over(other).await);
+        }
+        assert_eq!(count, YIELDING_AT_ONCE_MAX - 1, "with the oldest");
     }
 
     fn patience() -> Rc<Patience> {

@@ -80,6 +80,10 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
     if hop.transfer_encoding && !one_final_chunked(&parts.headers) {
         return Err(bad("Transfer-Encoding is not one final `chunked` (RFC 9112, section 6.1)"));
     }
+    if hop.transfer_encoding && is_coded(&parts.headers) {
+        let why = "Transfer-Encoding codes the body, which no hop of HTTP/2 could say (RFC 9112, section 6.1)";
+        return Err(Fault { status: StatusCode::NOT_IMPLEMENTED, ..bad(why) });
+    }
     if hop.expect && parts.version != Version::HTTP_10 && !expects_only_continue(&parts.headers) {
         let why = "Expect asks for something other than 100-continue (RFC 9110, section 10.1.1)";
         return Err(Fault { status: StatusCode::EXPECTATION_FAILED, ..bad(why) });
@@ -103,6 +107,9 @@ pub fn judge_answer(headers: &mut HeaderMap, at: Hop) -> Result<OfHop, Failure> 
     }
     if hop.transfer_encoding && !one_final_chunked(headers) {
         return Err(Failure::new(Reason::UpstreamProtocol, "the answer's Transfer-Encoding is not one final `chunked`"));
+    }
+    if hop.transfer_encoding && is_coded(headers) {
+        return Err(Failure::new(Reason::UpstreamProtocol, "the answer's Transfer-Encoding codes its body, which nobody has asked for"));
     }
     if headers.len() > fields_max(at) {
         return Err(Failure::upstream(Reason::TooLarge, "the answer's head has more fields than a head may have"));
@@ -190,6 +197,12 @@ fn one_final_chunked(headers: &HeaderMap) -> bool {
     let mut codings = members(line).rev();
     let known = |coding: &[u8]| OF_BODIES.iter().any(|known| coding.eq_ignore_ascii_case(known));
     codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && codings.all(known)
+}
+
+/// Whether the body has codings of its own below `chunked`. They are of one hop: the next one may be HTTP/2, which has no word for them, and whoever
+/// is shown a body would see it coded.
+fn is_coded(headers: &HeaderMap) -> bool {
+    headers.get(TRANSFER_ENCODING).is_some_and(|line| members(line).nth(1).is_some())
 }
 
 /// Also where it is said twice.
@@ -291,7 +304,8 @@ mod tests {
             (vec![("host", "a#b")], Some(400)),
             (vec![HOST_A, te("chunked")], None),
             (vec![HOST_A, te("Chunked")], None),
-            (vec![HOST_A, te("gzip, chunked")], None),
+            (vec![HOST_A, te("gzip, chunked")], Some(501)),
+            (vec![HOST_A, te("x-compress,gzip,chunked")], Some(501)),
             (vec![HOST_A, te("gzip"), te("chunked")], Some(400)),
             (vec![HOST_A, te("identity, chunked")], Some(400)),
             (vec![HOST_A, te("x y, chunked")], Some(400)),

@@ -34,6 +34,8 @@ pub(crate) struct KeptTerms {
     pub(crate) head: Option<Duration>,
     /// Taking nothing of what is written to it; `None`: as long as nobody wants its place.
     pub(crate) stall: Option<Duration>,
+    /// Between exchanges it gives way, if its place is wanted: a client of an edge knows how that ends.
+    pub(crate) yields: bool,
 }
 
 impl KeptTerms {
@@ -41,7 +43,7 @@ impl KeptTerms {
     pub(crate) fn of(rules: Option<&ClientRules>, guarded: bool) -> Self {
         let head = rules.map_or(HEAD_WAIT, |rules| rules.timeouts.request_headers);
         let stall = rules.map(|rules| rules.timeouts.write_stall).filter(|stall| !stall.is_zero());
-        Self { idle: rules.map_or(KEPT_WAIT, |rules| rules.lives.idle), head: guarded.then_some(head), stall }
+        Self { idle: rules.map_or(KEPT_WAIT, |rules| rules.lives.idle), head: guarded.then_some(head), stall, yields: rules.is_some() }
     }
 }
 
@@ -62,6 +64,7 @@ impl Kept {
             // What came in the turn of an exchange's end is taken for its own.
             self.notes.heard();
             self.wait.restart((!busy).then_some(self.terms.idle));
+            self.wait.yields(self.terms.yields && !busy);
         }
         if busy {
             return Poll::Pending;
@@ -72,6 +75,7 @@ impl Kept {
         {
             self.in_head = true;
             self.wait.restart(Some(head));
+            self.wait.yields(false);
         }
         if self.wait.poll_overdue(cx).is_pending() {
             return Poll::Pending;
@@ -85,6 +89,7 @@ impl Kept {
 
     /// The peer has been told that the connection is over, and has this long to end it with us.
     pub(crate) fn farewell(&mut self) {
+        self.wait.yields(false);
         self.wait.restart(Some(FAREWELL_WAIT));
     }
 

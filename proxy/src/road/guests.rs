@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 
 use crate::ground::limits::{INBOUND_CONNECTIONS_MAX, OUTBOUND_CONNECTIONS_MAX};
+use crate::ground::patience::Patience;
 use crate::io::Pressure;
 use crate::observe::{Direction, Occupancy, Telemetry};
 
@@ -36,8 +37,11 @@ impl<T> Both<T> {
 impl Both<Rc<Guests>> {
     /// Nobody here yet. The bounds are the usual ones, or `max` where that is lower. `pressure` is on while one is reached: who stands still
     /// gives way.
-    pub fn new(telemetry: &Arc<Telemetry>, max: usize, pressure: &Pressure) -> Self {
-        let guests = |direction, usual| Rc::new(Guests::new(direction, max.min(usual), Arc::clone(telemetry), pressure.clone()));
+    pub fn new(telemetry: &Arc<Telemetry>, max: usize, (pressure, patience): (&Pressure, &Rc<Patience>)) -> Self {
+        let guests = |direction, usual| {
+            let want = (pressure.clone(), Rc::clone(patience));
+            Rc::new(Guests::new(direction, max.min(usual), Arc::clone(telemetry), want))
+        };
         Self {
             inbound: guests(Direction::Inbound, INBOUND_CONNECTIONS_MAX),
             outbound: guests(Direction::Outbound, OUTBOUND_CONNECTIONS_MAX),
@@ -58,6 +62,7 @@ pub struct Guests {
     changed: Notify,
     telemetry: Arc<Telemetry>,
     pressure: Pressure,
+    patience: Rc<Patience>,
 }
 
 /// One connection that is here. Counts while it lives.
@@ -74,9 +79,15 @@ pub struct Doorway(Rc<Guests>);
 
 impl Guests {
     /// At most `max` at once.
-    pub fn new(direction: Direction, max: usize, telemetry: Arc<Telemetry>, pressure: Pressure) -> Self {
+    fn new(direction: Direction, max: usize, telemetry: Arc<Telemetry>, (pressure, patience): (Pressure, Rc<Patience>)) -> Self {
         let (open, kept, doors) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Self { direction, max: Cell::new(max), open, kept, doors, full: Cell::new(false), changed: Notify::new(), telemetry, pressure }
+        let (max, full) = (Cell::new(max), Cell::new(false));
+        Self { direction, max, open, kept, doors, full, changed: Notify::new(), telemetry, pressure, patience }
+    }
+
+    /// Whether a door waits for a place.
+    pub fn are_wanting(&self) -> bool {
+        self.open.get() + self.kept.get() >= self.max.get() && self.kept.get() < self.doors.get()
     }
 
     /// Connections now here.
@@ -102,6 +113,8 @@ impl Guests {
         let mut waited = false;
         while self.open.get() + self.kept.get() >= self.max.get() {
             waited = true;
+            // Who may give way is looked for by the sweep, which may rest.
+            self.patience.stir();
             // Told once per time that it fills up, not once per connection that had to wait.
             if !self.full.replace(true) {
                 self.pressure.rise();
@@ -178,7 +191,7 @@ mod tests {
     use crate::observe::TelemetryOptions;
 
     fn both() -> Both<Rc<Guests>> {
-        Both::new(&crate::observe::start(TelemetryOptions::default(), Clock::System).0, usize::MAX, &Pressure::default())
+        Both::new(&crate::observe::start(TelemetryOptions::default(), Clock::System).0, usize::MAX, (&Pressure::default(), &Rc::default()))
     }
 
     #[tokio::test]

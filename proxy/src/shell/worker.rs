@@ -91,7 +91,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             buffers: Rc::default(),
             replays: Rc::default(),
             mirrors: Cell::new(0),
-            guests: Both::new(&means.telemetry, means.connections_max, &pressure),
+            guests: Both::new(&means.telemetry, means.connections_max, (&pressure, &patience)),
             standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             date: WrittenDate::default(),
@@ -156,7 +156,11 @@ async fn tick(shared: Weak<Shared>) {
         shared.patience.advance();
         shared.pool.sweep();
         shared.pool.bodies().show();
-        let under_way = shared.patience.waiting() > 0;
+        let wanting = shared.guests.outbound.are_wanting();
+        if wanting {
+            shared.patience.make_room();
+        }
+        let under_way = shared.patience.waiting() > 0 || wanting;
         let calm = shared.patience.calm();
         let kept = || shared.patience.due().map(|ticks| TICK * ticks);
         let (rest, free) = if !under_way && shared.pool.is_empty() {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::mesh::{Mesh, client, eventually, meshwright, python, said, text};
+use crate::mesh::{Mesh, client, eventually, go_program, meshwright, python, said, text};
 
 const MESH: &str = "
 apiVersion: meshwright.dev/v1alpha1
@@ -34,21 +34,6 @@ spec: {serviceAccount: legacy, addresses: [192.0.2.10], ports: [{name: https, po
 
 const APP: &str = "spiffe://cluster.local/ns/r/sa/app";
 
-/// The Go client, built; where it is kept.
-fn go_client() -> String {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::mesh::root().join("target"), Into::into);
-    let program = target.join("spiffe_go");
-    let built = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(".")
-        .current_dir(client("spiffe_go"))
-        .output()
-        .expect("go is there; tests/run-all says which");
-    assert!(built.status.success(), "{}", said(&built));
-    program.display().to_string()
-}
-
 fn steps(child: Child) -> Vec<Value> {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
@@ -59,7 +44,7 @@ fn steps(child: Child) -> Vec<Value> {
 /// PyJWT and go-spiffe accept and reject as they should, and are pushed the next certificate; the audit log names both kinds of leaves.
 #[test]
 fn stock_spiffe_clients_have_an_identity() {
-    let go = go_client();
+    let go = go_program("spiffe_go");
     let mesh = Mesh::start(&[("mesh.yaml", MESH)]);
     let spawn = |program: &[&str]| mesh.exec("r/app", program).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let clients = [spawn(&[python().to_str().unwrap(), &client("spiffe_client.py")]), spawn(&[&go])];

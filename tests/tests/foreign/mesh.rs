@@ -45,6 +45,21 @@ pub(crate) fn client(name: &str) -> String {
     root().join("tests/clients").join(name).display().to_string()
 }
 
+/// A Go program of `tests/clients`, built; where it is kept.
+pub(crate) fn go_program(name: &str) -> String {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let program = target.join(name);
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(client(name))
+        .output()
+        .expect("go is there; tests/run-all says which");
+    assert!(built.status.success(), "{}", said(&built));
+    program.display().to_string()
+}
+
 /// A running mesh; gone when dropped, or the test fails.
 pub(crate) struct Mesh {
     up: Child,

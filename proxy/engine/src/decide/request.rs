@@ -149,7 +149,10 @@ pub fn admit<'s>(view: Terms<'s>, facts: Facts) -> Result<&'s RouteTable, Turned
     match facts.fault {
         None => Ok(table),
         // Where a head is broken nobody can say what the bytes behind it are.
-        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: status == StatusCode::BAD_REQUEST, why: Some(why) }),
+        Some(Fault { status, reason, why }) => {
+            let last = matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED);
+            Err(TurnedAway { status, reason, last, why: Some(why) })
+        }
     }
 }
 

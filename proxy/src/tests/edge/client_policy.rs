@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::*;
+use crate::ground::limits::{TICK, YIELD_AFTER};
 use crate::tests::http2;
 
 /// Serves the edge's port under these rules.
@@ -375,4 +376,36 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
         body = &body[end + 2 + size + 2..];
     }
     data
+}
+
+#[test]
+fn idle_clients_give_way_to_who_comes() {
+    // Aim: where no place is left, the one kept for longest is closed once it has been idle for long enough; who is asking, or has not asked yet, stays; and
+    // nobody is closed while nobody wants in.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        under(&world, ClientPolicy::of_all(ClientRules::default()));
+        let guests = Rc::clone(&world.client.guests.outbound);
+        let _door = guests.door();
+        let (mut first, mut busy) = (world.knock(), world.knock());
+        for client in [&mut first, &mut busy] {
+            write(client, &format!("{GET}\r\n")).await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            assert!(head(client).await.starts_with("HTTP/1.1 200 "));
+        }
+        write(&mut busy, &format!("{GET}\r\n")).await;
+        let _application = world.application().await;
+        guests.bound(3);
+        let next = guests.place().await;
+        tokio::time::sleep(YIELD_AFTER * 2).await;
+        assert_eq!(guests.open(), 2, "there is a place for who comes next");
+        let _guest = next.taken();
+        let began = Instant::now();
+        let place = guests.place().await;
+        assert!(began.elapsed() < TICK * 4, "{:?}", began.elapsed());
+        assert_eq!((guests.open(), rest(&mut first).await.as_str()), (2, ""));
+        drop((place, busy));
+    });
 }

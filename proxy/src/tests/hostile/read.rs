@@ -56,7 +56,7 @@ fn message(bytes: &[u8]) -> Result<Option<(Message, &[u8])>, String> {
             let Some((body, rest)) = rest.split_at_checked(length) else { return Ok(None) };
             (body.to_vec(), Vec::new(), rest)
         }
-        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") || coding.eq_ignore_ascii_case("gzip, chunked") => match chunks(rest)? {
+        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => match chunks(rest)? {
             Some(read) => read,
             None => return Ok(None),
         },

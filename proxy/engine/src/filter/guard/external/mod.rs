@@ -311,7 +311,8 @@ impl CheckAsk {
     /// # Errors
     /// It cannot be written down; that is nobody's fault but this proxy's.
     pub fn request(self, body: Bytes, more: bool) -> Result<Request<Bytes>, http::Error> {
-        let shows = self.external.body.is_some();
+        // Of a request without a body nothing is shown, as Envoy has it.
+        let shows = self.external.body.is_some() && (more || !body.is_empty());
         match (*self.shown, &self.external.form) {
             (CheckShown::Grpc(attributes), Form::Grpc(authority, _)) => {
                 let shown = shows.then_some((body, more));

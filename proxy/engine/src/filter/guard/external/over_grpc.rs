@@ -35,7 +35,10 @@ pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> Att
     let path = request.uri.path_and_query().map_or("/", |target| target.as_str());
     let scheme = if exchange.called.tls { "https" } else { "http" };
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
-    for name in request.headers.keys().filter(|name| headers.is_empty() || headers.contains(name)) {
+    // What is said elsewhere, or is of this hop alone, Envoy does not show either.
+    let of_interest =
+        |name: &&HeaderName| ![header::HOST, header::TRANSFER_ENCODING].contains(*name) && (headers.is_empty() || headers.contains(name));
+    for name in request.headers.keys().filter(of_interest) {
         shown.insert(name.as_str().to_owned(), joined(&request.headers, name));
     }
     for (name, value) in [(":method", request.method.as_str()), (":path", path), (":authority", &*host), (":scheme", scheme)] {
@@ -128,7 +131,9 @@ pub(super) fn request(
 ) -> Result<Request<Bytes>, http::Error> {
     if let (Some((body, more)), Some(http)) = (shown, attributes.request.as_mut().and_then(|request| request.http.as_mut())) {
         http.headers.insert(PARTIAL_HEADER.as_str().to_owned(), more.to_string());
-        http.size = i64::try_from(body.len()).unwrap_or(i64::MAX);
+        if http.size == 0 {
+            http.size = i64::try_from(body.len()).unwrap_or(i64::MAX);
+        }
         match std::str::from_utf8(&body) {
             Ok(text) => text.clone_into(&mut http.body),
             Err(_) => http.raw_body = body,

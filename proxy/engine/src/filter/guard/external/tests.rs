@@ -142,8 +142,10 @@ fn denied(denied: DeniedHttpResponse) -> CheckResponse {
 #[test]
 fn a_service_is_shown_the_request_and_who_calls() {
     // Aim: what Envoy shows is shown, with consumer, claims and certificate beside it; the body only as far as was asked for.
-    let mut scene =
-        Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[("x-a", "1"), ("x-a", "2"), ("x-request-id", "r1")]));
+    let mut scene = Scene::new(
+        &mesh::ExternalAuth { body_bytes_max: 3, ..grpc() },
+        request(&[("x-a", "1"), ("x-a", "2"), ("x-request-id", "r1"), ("transfer-encoding", "chunked")]),
+    );
     let mut consumer = Consumer::default();
     (consumer.path, consumer.groups) = ("partners/acme".into(), vec!["gold".into()]);
     scene.found.identify(Identified {
@@ -169,9 +171,15 @@ fn a_service_is_shown_the_request_and_who_calls() {
         (http.method.as_str(), http.path.as_str(), http.host.as_str(), http.id.as_str()),
         ("POST", "/items?a=1&b=2", "shop.example", "r1")
     );
-    assert_eq!((http.scheme.as_str(), http.protocol.as_str(), http.body.as_str(), http.size), ("http", "HTTP/1.1", "abc", 3));
+    assert_eq!((http.scheme.as_str(), http.protocol.as_str(), http.body.as_str(), http.size), ("http", "HTTP/1.1", "abc", 5));
     let header = |name: &str| http.headers.get(name).map(String::as_str);
     assert_eq!((header("x-a"), header(":path"), header("x-envoy-auth-partial-body")), (Some("1,2"), Some("/items?a=1&b=2"), Some("true")));
+    assert_eq!(header("host"), None, "Envoy shows it as `:authority` alone");
+    assert_eq!(header("transfer-encoding"), None, "nothing of the hop");
+    let bare = Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[])).asks();
+    let bare = CheckRequest::decode(&bare.request(Bytes::new(), false).unwrap().body()[5..]).unwrap();
+    let headers = bare.attributes.unwrap().request.unwrap().http.unwrap().headers;
+    assert!(!headers.contains_key("x-envoy-auth-partial-body"), "there is no body: {headers:?}");
     let context = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
     assert_eq!(
         (context("consumer"), context("consumer_groups"), context("auth_method")),
