@@ -1,5 +1,6 @@
 //! BackendTLSPolicies: how edges speak TLS to a Service's own endpoints (`gateway-api.md` 1.7, 4.3.21). Whatever is wrong with one closes:
-//! nobody is met in plaintext, or unverified, for want of a good policy.
+//! nobody is met in plaintext, or unverified, for want of a good policy. Where an endpoint is of the mesh its TLS goes inside mesh TLS, so that
+//! both hold: the sidecar proves its identity and takes its caller's, and the application proves the name that the policy asks for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use proto::xds::tls::subject_alt_name_matcher::SanType;
 use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher};
 
 use super::attach::{self, Attachment, Backend, WhyNot};
-use super::endpoint::{port_of, targets};
+use super::endpoint::{ClusterEndpoint, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{edge_tls, wire};
+use super::{edge_tls, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::route::Rule;
-use crate::world::{Index, Kind, Name, Object, ServiceView};
+use crate::world::{Index, Instance, Kind, Name, Object, ServiceView};
 
 /// Most Gateways that are told of: what the schema of a policy's status takes.
 const ANCESTORS_MAX: usize = 16;
@@ -49,14 +50,29 @@ pub(super) fn unresolved(index: &Index, object: &Object, policy: &BackendTlsPoli
     edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS).1
 }
 
-/// Whether some endpoint of a Service port is a peer of the mesh, whose proxy meets it by mesh TLS.
-fn meshed(index: &Index, backend: &Backend) -> bool {
-    let view = index.services.get(&backend.service);
-    let port = view.and_then(|view| port_of(view, backend.port));
-    view.zip(port).is_some_and(|(view, port)| targets(index, view, port).iter().any(|target| target.identity.is_some()))
+/// An instance behind a port that the policy is about whose sidecar takes HTTP there: what comes to it is to be HTTP, and no TLS.
+pub(super) fn unopened<'a>(index: &'a Index, object: &Object, policy: &BackendTlsPolicy) -> Option<(&'a Instance, u16)> {
+    let services = policy.targets.iter().filter(|target| target.is_service()).map(|target| (object.key.namespace.clone(), target.name.clone()));
+    for service in services {
+        let Some(view) = index.services.get(&service) else { continue };
+        for port in view.service().map_or(&[][..], |service| &service.ports) {
+            if of_port(index, &service, port.port).is_none_or(|policy| policy.key != object.key) {
+                continue;
+            }
+            let meshed = targets(index, view, port).into_iter().filter(|target| target.identity.is_some());
+            let instance = |target: ClusterEndpoint| {
+                let instance = index.instances.get(&(target.namespace, target.instance))?;
+                protocol::of_server(index, instance, target.address.port()).is_http().then_some((instance, target.address.port()))
+            };
+            if let Some(found) = meshed.filter_map(instance).next() {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
-/// How an edge meets the endpoints of a Service port that are none of the mesh.
+/// How an edge meets the endpoints of a Service port.
 pub(super) enum Upstream {
     /// No policy says anything.
     Plain,
@@ -71,9 +87,6 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
     let Some(object) = of_port(index, &backend.service, backend.port) else { return Upstream::Plain };
     let Some(policy) = content(object) else { return Upstream::Plain };
     let Ok(trust) = trust(index, object, policy) else { return Upstream::Broken };
-    if meshed(index, backend) {
-        return Upstream::Broken;
-    }
     let mut context = CertificateValidationContext { match_typed_subject_alt_names: names(policy), ..Default::default() };
     match trust {
         Trust::System => context.system_root_certs = Some(SystemRootCerts {}),
@@ -133,26 +146,7 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
     if let Some(rival) = winner.filter(|_| !kept) {
         return Err(WhyNot::new("Conflicted", format!("{} is older and about the same", rival.key)));
     }
-    trust(index, object, policy)?;
-    let behind = |view: &ServiceView, target: &TlsTarget| {
-        let ports = view.service().map_or(&[][..], |service| &service.ports);
-        let meant = ports.iter().filter(|port| target.section.as_ref().is_none_or(|section| *section == port.name));
-        let backend = |port: u16| Backend { service: (object.key.namespace.clone(), target.name.clone()), port };
-        meant
-            .map(|port| backend(port.port))
-            .any(|port| meshed(index, &port) && of_port(index, &port.service, port.port).is_some_and(|policy| policy.key == object.key))
-    };
-    for target in &policy.targets {
-        let service = (object.key.namespace.clone(), target.name.clone());
-        if index.services.get(&service).is_some_and(|view| behind(view, target)) {
-            let message = format!(
-                "endpoints of Service {}/{} are of the mesh, which speaks mesh TLS to them: TLS of their own inside it is not supported, and their requests are refused",
-                service.0, service.1
-            );
-            return Err(WhyNot::new("Invalid", message));
-        }
-    }
-    Ok(())
+    trust(index, object, policy).map(|_| ())
 }
 
 /// An older policy with the very same target.

@@ -99,7 +99,7 @@ pub struct Calling {
     pub shows: Option<String>,
 }
 
-/// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once, but for a BackendTLSPolicy.
+/// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once.
 pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Calling) -> Cluster {
     let name = destination.name();
     let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
@@ -129,7 +129,8 @@ pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Callin
     }
 }
 
-/// How endpoints are met: peers of the mesh by mesh TLS, all others in plaintext, or as an edge's BackendTLSPolicy wants it.
+/// How endpoints are met: peers of the mesh by mesh TLS, all others in plaintext. As an edge's BackendTLSPolicy wants it applications are
+/// spoken to by TLS, inside mesh TLS where they have a sidecar.
 fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<TransportSocketMatch> {
     let mesh = || tls::UpstreamTlsContext {
         common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),

@@ -121,6 +121,13 @@ pub(super) fn of_backend_tls(world: &World, object: &Object, policy: &BackendTls
         }
         Ok(()) => {}
     }
+    if let Some((instance, port)) = backend_tls::unopened(index, object, policy) {
+        let message = format!(
+            "the sidecar of {}/{} takes HTTP at port {port}: TLS that the policy has Gateways speak there is refused, and their requests are 503",
+            instance.namespace, instance.name
+        );
+        say(Severity::Warning, "spec.targetRefs", 0, message, "declare the port as one of TLS (`appProtocol: https`), or remove the policy");
+    }
     if let Some(WhyNot { reason, message }) = resolved {
         say(Severity::Warning, "spec.validation.caCertificateRefs", policy.line, message, &format!("correct it ({reason})"));
     }

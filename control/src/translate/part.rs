@@ -133,10 +133,7 @@ impl Maker<'_> {
     /// What a destination speaks depends on what is said of it.
     fn depend(&mut self, destination: &Destination) {
         match destination {
-            Destination::Service(backend) | Destination::Datagrams(backend) => {
-                self.part.subjects.push(Subject::service(&backend.service));
-                self.depend_on_peers(&backend.service);
-            }
+            Destination::Service(backend) | Destination::Datagrams(backend) => self.part.subjects.push(Subject::service(&backend.service)),
             Destination::Instance(name, _) => self.depend_on_instance(name),
             Destination::Gateway(name, _) => self.part.subjects.push(Subject::gateway(name)),
         }
@@ -148,20 +145,11 @@ impl Maker<'_> {
         self.part.subjects.extend(self.world.index().fronts.get(name).into_iter().flatten().map(Subject::service));
     }
 
-    /// A BackendTLSPolicy is carried out only where no endpoint is of the mesh.
-    fn depend_on_peers(&mut self, service: &Name) {
-        if self.world.index().backend_tls.contains_key(service) {
-            self.part.subjects.push(Subject::endpoints(service));
-        }
-    }
-
     /// Services that a route refers to, whether or not there are any.
     fn depend_on_backends(&mut self, route: &Object) {
         for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
             let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-            let service = (namespace, reference.name.clone());
-            self.part.subjects.push(Subject::service(&service));
-            self.depend_on_peers(&service);
+            self.part.subjects.push(Subject::service(&(namespace, reference.name.clone())));
         }
     }
 
@@ -175,7 +163,6 @@ impl Maker<'_> {
         for object in places.iter().flat_map(|place| index.edge.get(place).into_iter().flatten()) {
             if let Some(service) = edge::external::service_of(object) {
                 self.part.subjects.push(Subject::service(&service));
-                self.depend_on_peers(&service);
             }
             if let Some(said) = authentication::content(object).and_then(|spec| spec.introspection.as_ref()) {
                 dns::traced(index, &object.key.namespace, said.url.host(), &mut self.part.subjects);

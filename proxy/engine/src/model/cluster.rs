@@ -27,7 +27,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Where connections go.
     pub kind: ClusterKind,
-    /// What endpoints without an identity must prove by TLS; `None`: they are met in plaintext. One value for as long as nothing of it changes.
+    /// What applications must prove by TLS of their own, inside mesh TLS where the endpoint has an identity; `None`: there is no such TLS. One
+    /// value for as long as nothing of it changes.
     pub tls: Option<Arc<Named>>,
     /// How its endpoints are balanced, bounded and judged.
     pub policy: Arc<ClusterPolicy>,

@@ -207,7 +207,7 @@ fn limits(raw: Option<&CircuitBreakers>) -> Result<(), Wrong> {
 }
 
 /// Which transport an endpoint takes follows from its identity: mesh TLS with one; without, plaintext or TLS to who proves a name: just what
-/// these say.
+/// these say. Where it is TLS to who proves a name, an application of the mesh proves it as well, inside mesh TLS.
 fn sockets(
     (matches, rest): (&[TransportSocketMatch], Option<&TransportSocket>),
     kind: ClusterKind,
