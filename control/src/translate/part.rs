@@ -161,7 +161,7 @@ impl Maker<'_> {
         }
         let places = edge::ladder::all_places(index, gateway);
         for object in places.iter().flat_map(|place| index.edge.get(place).into_iter().flatten()) {
-            if let Some(service) = edge::external::service_of(object) {
+            for service in [edge::external::service_of(object), edge::limits::service_of(object)].into_iter().flatten() {
                 self.part.subjects.push(Subject::service(&service));
             }
             if let Some(said) = authentication::content(object).and_then(|spec| spec.introspection.as_ref()) {

@@ -214,7 +214,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
 
 impl Kept {
     fn ask(&self, want: u64) -> tokio::sync::oneshot::Receiver<()> {
-        let ask = LimitAsk { object: Arc::clone(&self.object), limit: 0, key: 7, want, service: None };
+        let ask = LimitAsk { object: Arc::clone(&self.object), limit: 0, key: 7, want };
         self.snapshots.limit_questions().ask(ask).unwrap()
     }
 

@@ -159,7 +159,6 @@ fn a_full_queue_is_a_store_that_is_away() {
                 limit: 0,
                 key,
                 want: 1,
-                service: None,
             });
         }
         let began = tokio::time::Instant::now();

@@ -4,6 +4,7 @@ mod compile;
 mod counted;
 mod kept;
 pub(super) mod key;
+mod rated;
 mod service;
 
 use std::fmt::Write as _;
@@ -26,7 +27,8 @@ use service::Served;
 pub(crate) use compile::object;
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
-pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, ServiceAnswer, ServiceAsk, ServiceLimits};
+pub use rated::RateAsk;
+pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, ServiceAnswer, ServiceLimits};
 
 /// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
 const ASKS_MAX: u8 = 4;
@@ -141,8 +143,6 @@ pub struct LimitAsk {
     pub key: u128,
     /// How much.
     pub want: u64,
-    /// Of a service: what it is asked instead.
-    pub service: Option<ServiceAsk>,
 }
 
 /// How a request would stand at a limit.
@@ -247,7 +247,7 @@ impl LimitGuard {
                     match stopped {
                         // On trial it keeps nobody waiting.
                         Stop::Ask(key, want) => {
-                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None })
+                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want })
                         }
                         _ => limit.counts.add(LimitVerdict::WouldRefuse),
                     }
@@ -257,7 +257,7 @@ impl LimitGuard {
                 return self.stop((object, place), stopped, count);
             }
         }
-        if let Err(passed) = self.served(seen, count) {
+        if let Err(passed) = self.served(seen, count, now.moment) {
             put_back(&taken, now);
             return passed;
         }
@@ -323,7 +323,7 @@ impl LimitGuard {
         let answer = match stopped {
             Stop::Ask(key, want) => {
                 count.asked += 1;
-                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None };
+                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want };
                 return Passed::Asks(Box::new(Question::Limit(ask)));
             }
             Stop::Refused(standing) => {
