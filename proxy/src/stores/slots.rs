@@ -157,9 +157,9 @@ mod tests {
     #[test]
     fn a_server_sends_on() {
         // Aim: MOVED for good, ASK this once, without a host to where it was asked; other errors send nowhere.
-        let error = |text: &str| {
-            let (code, details) = text.split_once(' ').unwrap();
-            Value::ServerError(redis::ServerError::new_unverified(code, Some(details)))
+        let error = |text: &str| match redis::parse_redis_value(format!("*1\r\n-{text}\r\n").as_bytes()).unwrap() {
+            Value::Array(mut all) => all.remove(0),
+            other => panic!("{other:?}"),
         };
         let on = |address: &str, once| Some(Elsewhere { address: address.into(), once });
         assert_eq!(elsewhere(&error("MOVED 3999 127.0.0.1:6381"), "a:1"), on("127.0.0.1:6381", false));

@@ -409,10 +409,20 @@ impl ObjectLimits {
             return self.take_alone((place, limit), (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
-        match self.memory.rows.with(key, |row| row.of(place).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
+        let session = self.store.session();
+        let (taking, tells) = self.memory.rows.with(key, |row| {
+            let held = row.of(place).shared().under(&limit.numbers);
+            let taking = held.take(cost, ahead, now.moment);
+            let tells = matches!(taking, Taking::Empty(_)) && held.tells(session, now.moment);
+            (taking, tells)
+        });
+        if tells {
+            count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: 0 });
+        }
+        match taking {
             Taking::Taken { standing, more } => {
                 if more > 0 {
-                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more, service: None });
+                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });
                 }
                 Ok(Some((key, cost, standing)))
             }
