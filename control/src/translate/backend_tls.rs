@@ -15,9 +15,10 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::endpoint::{ClusterEndpoint, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{edge_tls, protocol, wire};
+use super::{edge_tls, external_backend, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
-use crate::world::route::Rule;
+use crate::world::external_backend::ExternalBackend;
+use crate::world::route::{Reference, Rule};
 use crate::world::{Index, Instance, Kind, Name, Object, ServiceView};
 
 /// Most Gateways that are told of: what the schema of a policy's status takes.
@@ -84,8 +85,11 @@ pub(super) enum Upstream {
 
 /// See [`Upstream`]. `shows`: the Secret with which the edge proves who it is, if asked.
 pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) -> Upstream {
-    let Some(object) = of_port(index, &backend.service, backend.port) else { return Upstream::Plain };
-    let Some(policy) = content(object) else { return Upstream::Plain };
+    let said = match backend.outside(index) {
+        Some((object, spec)) => spec.tls.as_ref().map(|policy| (object, policy)),
+        None => of_port(index, &backend.service, backend.port).and_then(|object| Some((object, content(object)?))),
+    };
+    let Some((object, policy)) = said else { return Upstream::Plain };
     let Ok(trust) = trust(index, object, policy) else { return Upstream::Broken };
     let mut context = CertificateValidationContext { match_typed_subject_alt_names: names(policy), ..Default::default() };
     match trust {
@@ -105,7 +109,8 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
 
 /// Whether requests of an edge to a Service port are refused, because its policy cannot be carried out.
 pub(super) fn broken(index: &Index, backend: &Backend) -> bool {
-    !index.backend_tls.is_empty() && matches!(upstream(index, backend, None), Upstream::Broken)
+    let said = !index.backend_tls.is_empty() || !index.externals.is_empty();
+    said && matches!(upstream(index, backend, None), Upstream::Broken)
 }
 
 /// What the server's certificate must have one of: names that are given replace the hostname.
@@ -149,6 +154,17 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
     trust(index, object, policy).map(|_| ())
 }
 
+/// How an XBackend stands, whichever Gateway leads there.
+pub(super) fn judge_outside(index: &Index, object: &Object, spec: &ExternalBackend) -> Result<(), WhyNot> {
+    if let Some(policy) = &spec.tls {
+        trust(index, object, policy)?;
+    }
+    match external_backend::barred(index, &object.key.namespace, (&spec.hostname, spec.port)) {
+        Some(why) => Err(WhyNot::new("NotAllowed", why)),
+        None => Ok(()),
+    }
+}
+
 /// An older policy with the very same target.
 fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &TlsTarget) -> Option<&'a Arc<Object>> {
     let rivals = index.backend_tls.get(service)?.iter().take_while(|rival| rival.key != object.key);
@@ -159,12 +175,22 @@ fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &TlsTarg
 /// The Gateways of ours that lead to a Service which the policy is about, by name.
 pub(super) fn ancestors(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> BTreeSet<Name> {
     let services: BTreeSet<&str> = policy.targets.iter().filter(|to| to.is_service()).map(|target| target.name.as_str()).collect();
+    leading(index, &object.key.namespace, |to| services.contains(to.name.as_str()))
+}
+
+/// The Gateways of ours that lead to an XBackend, by name.
+pub(super) fn ancestors_outside(index: &Index, object: &Object) -> BTreeSet<Name> {
+    leading(index, &object.key.namespace, |to| external_backend::is_meant(to) && to.name == object.key.name)
+}
+
+/// Gateways whose routes lead to something of a namespace.
+fn leading(index: &Index, there: &str, meant: impl Fn(&Reference) -> bool) -> BTreeSet<Name> {
     let mut ancestors = BTreeSet::new();
     for route in index.routes.iter().filter(|route| route.key.kind != Kind::UDPRoute) {
         let Some(spec) = attach::content(route) else { continue };
-        let of_policy = |namespace: &Option<String>| namespace.as_ref().unwrap_or(&route.key.namespace) == &object.key.namespace;
+        let of_there = |namespace: &Option<String>| namespace.as_ref().unwrap_or(&route.key.namespace) == there;
         let mut led = spec.rules.iter().flat_map(Rule::references);
-        if !led.any(|to| of_policy(&to.namespace) && services.contains(to.name.as_str())) {
+        if !led.any(|to| of_there(&to.namespace) && meant(to)) {
             continue;
         }
         for parent in &spec.parents {
@@ -176,7 +202,7 @@ pub(super) fn ancestors(index: &Index, object: &Object, policy: &BackendTlsPolic
     ancestors.into_iter().take(ANCESTORS_MAX).collect()
 }
 
-/// Services whose policies refer to an object.
+/// Services whose policies refer to an object, and XBackends that do.
 pub(super) fn referrers(index: &Index, object: &crate::world::ObjectKey) -> BTreeSet<Name> {
     let refers = |policy: &Arc<Object>| crate::world::references(policy).contains(object);
     let mut found = BTreeSet::new();
@@ -185,5 +211,7 @@ pub(super) fn referrers(index: &Index, object: &crate::world::ObjectKey) -> BTre
             found.insert(service.clone());
         }
     }
+    let outside = index.externals.values().filter(|backend| refers(backend));
+    found.extend(outside.map(|backend| external_backend::known_as((&backend.key.namespace, &backend.key.name))));
     found
 }

@@ -6,6 +6,7 @@ use super::backend_tls;
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::certificate::Validity;
 use crate::world::{Kind, Name, Object, ObjectKey, Severity, World};
 
@@ -99,6 +100,28 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
             );
         }
     }
+}
+
+/// Everything that is to be said of an XBackend.
+pub(super) fn of_external(world: &World, object: &Object, spec: &ExternalBackend) -> Vec<Finding> {
+    let index = world.index();
+    let mut findings = Vec::new();
+    let mut say = |severity, field: &str, message: String, remedy: &str| {
+        findings.push(Finding { severity, field: (field.to_owned(), spec.line), message, remedy: remedy.to_owned() });
+    };
+    if let Err(WhyNot { reason, message }) = backend_tls::judge_outside(index, object, spec) {
+        say(Severity::Error, "spec", message, &format!("requests of Gateways to it are answered 500 ({reason})"));
+    }
+    if let Some(WhyNot { reason, message }) = spec.tls.as_ref().and_then(|policy| backend_tls::unresolved(index, object, policy)) {
+        say(Severity::Warning, "spec.tls.validation.caCertificateRefs", message, &format!("correct it ({reason})"));
+    }
+    if spec.tls.is_none() {
+        say(Severity::Warning, "spec.tls", "it is met in plaintext, outside the mesh".to_owned(), "write `tls: {mode: ServerOnly}`");
+    }
+    if backend_tls::ancestors_outside(index, object).is_empty() {
+        say(Severity::Info, "spec", "no route of a Gateway leads to it: it has no effect".to_owned(), "name it as a backendRef");
+    }
+    findings
 }
 
 /// Everything that is to be said of a BackendTLSPolicy.

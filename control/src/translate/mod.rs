@@ -5,6 +5,7 @@ mod advice;
 mod analyze;
 mod attach;
 mod backend_tls;
+mod external_backend;
 mod cluster;
 mod conflict;
 mod declared;

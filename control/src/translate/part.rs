@@ -14,6 +14,7 @@ use proto::xds::{self, pack};
 use super::attach::{self, Backend, content};
 use super::cluster::{Calling, Destination, assignment, cluster, destinations, port_of};
 use super::edge;
+use super::external_backend;
 use super::edge_listeners::{self, Edge, Family};
 use super::edge_port::{self, EdgePort};
 use super::mtls::Modes;
@@ -108,7 +109,11 @@ impl PartKey {
                     Destination::Instance(name, _) => maker.part.subjects.push(Subject::instance(name)),
                     Destination::Gateway(name, _) => maker.part.subjects.push(Subject::gateway(name)),
                 }
-                maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
+                // Those of a host outside the mesh its proxy finds out by itself.
+                let outside = matches!(destination, Destination::Service(backend) if backend.outside(world.index()).is_some());
+                if !outside {
+                    maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
+                }
             }
             Self::Secrets(name) => maker.secrets(name),
         }
@@ -149,7 +154,8 @@ impl Maker<'_> {
     fn depend_on_backends(&mut self, route: &Object) {
         for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
             let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-            self.part.subjects.push(Subject::service(&(namespace, reference.name.clone())));
+            let outside = external_backend::is_meant(reference).then(|| external_backend::known_as((&namespace, &reference.name)));
+            self.part.subjects.push(Subject::service(&outside.unwrap_or((namespace, reference.name.clone()))));
         }
     }
 

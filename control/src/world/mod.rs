@@ -8,6 +8,7 @@ mod addressing;
 mod advance;
 mod allocations;
 pub mod backend_tls;
+pub mod external_backend;
 pub mod certificate;
 mod change;
 pub mod content;

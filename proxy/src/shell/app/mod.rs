@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::dns::{Resolver, Upstream};
+use crate::dns::{OutsideKeeper, Resolver, Upstream};
 use crate::ground::limits::affordable_connections;
 use crate::io::{Clock, Draw, Listening, LocalDoor, Network, adopt_channel};
 use crate::observe::TelemetryOptions;
@@ -157,7 +157,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let upstream = Upstream::new(network, bootstrap.dns_upstream);
-    if node.mode() == Mode::Edge {
+    if node.id.mode == Mode::Edge {
         let keeper = OutsideKeeper { snapshots: snapshots.clone(), upstream: upstream.clone(), telemetry: Arc::clone(&telemetry) };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
     }

@@ -414,7 +414,8 @@ impl Parts {
         let former = assignment.staged.replace(Staged { version, content });
         assignment.content = stamp();
         self.listed += usize::from(former.is_none());
-        for cluster in assignment.clusters.iter().filter_map(|name| self.clusters.get(name)) {
+        let listed = |staged: &&Staged<(Arc<Cluster>, String)>| staged.content.0.policy.resolves.is_none();
+        for cluster in assignment.clusters.iter().filter_map(|name| self.clusters.get(name)).filter(listed) {
             cluster.content.0.endpoints.list(&cluster.content.0.name, assignment.listed());
         }
         let lists = self.assignments.values().filter_map(|assignment| assignment.staged.as_ref());
