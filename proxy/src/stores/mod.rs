@@ -6,6 +6,8 @@
 mod cluster;
 mod fault;
 mod link;
+#[cfg(test)]
+mod real_tests;
 mod redis;
 mod sentinel;
 mod server;
