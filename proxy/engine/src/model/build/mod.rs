@@ -40,7 +40,7 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
+use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust, stamp};
 use crate::authenticate::Authentication;
 use crate::authorize::{self, Authorization};
 use crate::raw::duration;

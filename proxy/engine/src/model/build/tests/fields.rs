@@ -14,12 +14,9 @@ use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
 };
 use proto::xds::cluster::{CircuitBreakers, Cluster, LoadBalancingPolicy, circuit_breakers::Thresholds, load_balancing_policy};
-use proto::xds::core::{
-    Address, DataSource, HealthStatus, Locality, RoutingPriority, SocketAddress, TypedExtensionConfig, address, data_source::Specifier,
-    socket_address,
-};
+use proto::xds::core::{DataSource, HealthStatus, Locality, RoutingPriority, TypedExtensionConfig, data_source::Specifier};
 use proto::xds::core::{HeaderValue, HeaderValueOption};
-use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
+use proto::xds::endpoint::ClusterLoadAssignment;
 use proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 use proto::xds::listener::Listener;
 use proto::xds::matcher::string_matcher::MatchPattern;
@@ -36,6 +33,7 @@ use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
 use super::guarding::{authorization, edge, seconds};
 use super::limits::served;
+use super::resolved::resolved;
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
@@ -295,32 +293,6 @@ fn backend() -> Cluster {
     Cluster { transport_socket_matches: vec![rest], ..fixture::cluster("shop/c:443") }
 }
 
-/// A cluster of which the proxy finds out the endpoints.
-fn resolved() -> Cluster {
-    let address = Address {
-        address: Some(address::Address::SocketAddress(SocketAddress {
-            address: "api.example".into(),
-            port_specifier: Some(socket_address::PortSpecifier::PortValue(443)),
-            ..SocketAddress::default()
-        })),
-    };
-    let host = Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint { address: Some(address), ..Endpoint::default() }));
-    let named = ClusterLoadAssignment {
-        cluster_name: "shop/external/d:443".into(),
-        endpoints: vec![LocalityLbEndpoints {
-            lb_endpoints: vec![LbEndpoint { host_identifier: host, ..LbEndpoint::default() }],
-            ..LocalityLbEndpoints::default()
-        }],
-        policy: None,
-    };
-    Cluster {
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
-        load_assignment: Some(named),
-        respect_dns_ttl: true,
-        ..fixture::cluster("shop/external/d:443")
-    }
-}
-
 fn good() -> Vec<Resource> {
     let out = |at: &str| Listener {
         listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
@@ -397,7 +369,7 @@ fn edges() -> Vec<Resource> {
         resource("ca/frontend/shop/edge/0", &fixture::authorities("ca/frontend/shop/edge/0")),
         resource("tickets/shop/edge", &fixture::ticket_keys("tickets/shop/edge", 1)),
         resource("shop/c:443", &backend()),
-        resource("shop/external/d:443", &resolved()),
+        resource("shop/external/d:443", &resolved("shop/external/d:443", "api.example")),
         resource("shop/a:80", &fixture::cluster("shop/a:80")),
         resource("shop/b:80", &fixture::cluster("shop/b:80")),
     ]
