@@ -51,8 +51,10 @@ impl Destination {
     /// come; whatever else of theirs leads there, an HTTPRoute or an edge, finds what its owners say.
     pub(super) fn protocol(&self, index: &Index, client: &str) -> Protocol {
         match self {
-            Self::Service(backend) if let Some((_, spec)) = backend.outside(index) => external_backend::protocol(spec),
             Self::Service(backend) => {
+                if let Some((_, spec)) = backend.outside(index) {
+                    return external_backend::protocol(spec);
+                }
                 let kind = attach::kind_at(index, &backend.service, backend.port, client);
                 let client = if kind.is_none_or(Kind::routes_http) { client } else { backend.service.0.as_str() };
                 let view = index.services.get(&backend.service);

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::attach::WhyNot;
 use super::edge_listeners::{self, Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
-use super::status_words::{AncestorStatus, Condition, Conditions, ListenerStatus, Status, wholly_invalid};
+use super::status_words::{AncestorStatus, Condition, Conditions, ListenerStatus, ParentStatus, Status, wholly_invalid};
 use super::{attach, backend_tls, reached};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::external_backend::ExternalBackend;

@@ -93,7 +93,7 @@ impl RedisStore {
                 RedisMode::Sentinel(name) => sentinel::master(meeting, name, draw).await?,
                 RedisMode::Single | RedisMode::Cluster => self.place.address().into(),
             };
-            Ok((meeting.meet(&address, draw).await?, address))
+            Ok::<_, StoreFault>((meeting.meet(&address, draw).await?, address))
         });
         let (server, address) = match meanwhile(questions, opening).await? {
             Ok(Ok(met)) => met,

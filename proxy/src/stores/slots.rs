@@ -84,7 +84,7 @@ impl SlotMap {
     pub(super) fn of(&self, slot: u16) -> Option<&str> {
         let after = self.ranges.partition_point(|(first, ..)| *first <= slot);
         let (_, last, address) = self.ranges.get(after.checked_sub(1)?)?;
-        (slot <= *last).then_some(address)
+        (slot <= *last).then_some(&**address)
     }
 
     /// Everybody who has slots.

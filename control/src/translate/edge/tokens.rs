@@ -1,19 +1,14 @@
 //! RequestAuthentication at an edge, as proxies are told.
 
-use std::net::IpAddr;
-
 use engine::authenticate::KeysUri;
-use proto::annotations::ROOT_NAMESPACE;
 use proto::mesh::{self, EdgeTokens, TokenRule};
 
 use super::api_key::chosen;
 use super::basic::file_name;
 use super::ladder::{Held, Rung};
-use crate::translate::dns;
-use crate::translate::security::egress;
+use crate::translate::{dns, external_backend};
 use crate::world::edge::{ConsumerChoice, CredentialPlace, Namespaces};
 use crate::world::security::authentication::{Introspection, JwtRule, RequestAuthentication};
-use crate::world::security::egress::{EgressPolicy, EgressRule};
 use crate::world::{Index, Kind, Object, Spec};
 
 /// Most places where opaque tokens are looked for.

@@ -27,8 +27,8 @@ use service::Served;
 pub(crate) use compile::object;
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
-pub use rated::RateAsk;
-pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, ServiceAnswer, ServiceLimits};
+pub use rated::{Descriptor, RateAsk, ServiceAnswer};
+pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, ServiceLimits};
 
 /// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
 const ASKS_MAX: u8 = 4;

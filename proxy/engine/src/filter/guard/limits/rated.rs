@@ -1,6 +1,6 @@
 //! One question to a rate-limit service: as it is sent, and what its answer comes to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,6 @@ use proto::xds::ratelimit::rate_limit_response::Code;
 use proto::xds::ratelimit::{RateLimitRequest, RateLimitResponse};
 
 use super::ObjectLimits;
-use super::service::{ServiceAnswer, ServiceAsk};
 use crate::Moment;
 use crate::callout::{CalloutAnswer, CalloutAway, CalloutPlace};
 use crate::filter::guard::grpc;
@@ -32,6 +31,47 @@ const NOT_ITS_OWN: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// Names and values that are asked about together.
+pub type Descriptor = Vec<(Box<str>, String)>;
+
+/// One question to a service, and its answer when that has come.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceAsk {
+    /// What it is asked about.
+    descriptors: Arc<[Descriptor]>,
+    answer: Arc<OnceLock<ServiceAnswer>>,
+}
+
+/// What a service says of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceAnswer {
+    /// It is one too many.
+    pub over: bool,
+    /// When the limit that says so has some again.
+    pub retry: Duration,
+    /// What the client is told.
+    pub response: Vec<(HeaderName, HeaderValue)>,
+    /// What the backend is told.
+    pub request: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ServiceAsk {
+    /// About these together.
+    pub(super) fn new(descriptors: impl Into<Arc<[Descriptor]>>) -> Self {
+        Self { descriptors: descriptors.into(), answer: Arc::default() }
+    }
+
+    /// What it has answered.
+    pub(super) fn answer(&self) -> Option<ServiceAnswer> {
+        self.answer.get().cloned()
+    }
+
+    /// The service has answered; a second answer is none.
+    fn answered(&self, answer: ServiceAnswer) {
+        let _ = self.answer.set(answer);
+    }
+}
 
 /// What a rate-limit service is asked of one request.
 #[derive(Clone, Debug)]

@@ -1,14 +1,13 @@
 //! Limits that a rate-limit service decides (`envoy.service.ratelimit.v3`), which has the numbers: what it is asked of a request, and what
 //! becomes of the request then.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
 use proto::mesh::{self, descriptor_entry};
 
 use super::key::{Part, Seen};
-use super::{Count, LimitGuard, ObjectLimits, RateAsk, WithoutStore, retry_after};
+use super::rated::{Descriptor, RateAsk, ServiceAsk};
+use super::{Count, LimitGuard, ObjectLimits, WithoutStore, retry_after};
 use crate::Moment;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::HeaderOp;
@@ -46,42 +45,6 @@ struct Entry {
 enum Told {
     Literal(Box<str>),
     Part(Part),
-}
-
-/// Names and values that are asked about together.
-pub type Descriptor = Vec<(Box<str>, String)>;
-
-/// One question to a service, and its answer when that has come.
-#[derive(Clone, Debug)]
-pub(super) struct ServiceAsk {
-    /// What it is asked about.
-    pub(super) descriptors: Arc<[Descriptor]>,
-    answer: Arc<OnceLock<ServiceAnswer>>,
-}
-
-/// What a service says of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceAnswer {
-    /// It is one too many.
-    pub over: bool,
-    /// When the limit that says so has some again.
-    pub retry: Duration,
-    /// What the client is told.
-    pub response: Vec<(HeaderName, HeaderValue)>,
-    /// What the backend is told.
-    pub request: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl ServiceAsk {
-    /// About these together.
-    fn new(descriptors: impl Into<Arc<[Descriptor]>>) -> Self {
-        Self { descriptors: descriptors.into(), answer: Arc::default() }
-    }
-
-    /// The service has answered; a second answer is none.
-    pub(super) fn answered(&self, answer: ServiceAnswer) {
-        let _ = self.answer.set(answer);
-    }
 }
 
 /// What one object's service was asked about a request.
@@ -175,7 +138,7 @@ impl LimitGuard {
             };
             let Some(served) = count.served.get_mut(place).filter(|served| !served.applied) else { continue };
             served.applied = true;
-            let Some(answer) = served.ask.answer.get().cloned() else {
+            let Some(answer) = served.ask.answer() else {
                 object.unserved(service, count)?;
                 continue;
             };
