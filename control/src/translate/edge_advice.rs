@@ -8,7 +8,7 @@ use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::external_backend::ExternalBackend;
 use crate::world::certificate::Validity;
-use crate::world::{Kind, Name, Object, ObjectKey, Severity, World};
+use crate::world::{Kind, Name, Object, ObjectKey, Severity, Spec, World};
 
 /// Where a listener stands: its object, the path of its field, its line.
 pub(super) fn place(edge: &Edge<'_>, place: usize) -> (ObjectKey, String, u32) {
@@ -102,8 +102,16 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
     }
 }
 
-/// Everything that is to be said of an XBackend.
-pub(super) fn of_external(world: &World, object: &Object, spec: &ExternalBackend) -> Vec<Finding> {
+/// Everything that is to be said of what says how backends are met.
+pub(super) fn of_backend(world: &World, object: &Object) -> Vec<Finding> {
+    match &object.spec {
+        Spec::ExternalBackend(spec) => of_external(world, object, spec),
+        Spec::BackendTlsPolicy(policy) => of_backend_tls(world, object, policy),
+        _ => Vec::new(),
+    }
+}
+
+fn of_external(world: &World, object: &Object, spec: &ExternalBackend) -> Vec<Finding> {
     let index = world.index();
     let mut findings = Vec::new();
     let mut say = |severity, field: &str, message: String, remedy: &str| {
@@ -124,8 +132,7 @@ pub(super) fn of_external(world: &World, object: &Object, spec: &ExternalBackend
     findings
 }
 
-/// Everything that is to be said of a BackendTLSPolicy.
-pub(super) fn of_backend_tls(world: &World, object: &Object, policy: &BackendTlsPolicy) -> Vec<Finding> {
+fn of_backend_tls(world: &World, object: &Object, policy: &BackendTlsPolicy) -> Vec<Finding> {
     let index = world.index();
     let mut findings = Vec::new();
     let mut say = |severity, field: &str, line: u32, message: String, remedy: &str| {

@@ -119,3 +119,165 @@ fn rule_allows(rule: &EgressRule, (host, port): (&str, u16)) -> bool {
     // TLS that the proxy would begin by itself is for calls of applications.
     hosts && cidrs && (rule.ports.is_empty() || rule.ports.contains(&port)) && rule.originate.is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proto::names::Mode;
+    use proto::xds::cluster::Cluster;
+    use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+    use proto::xds::core::address::Address;
+    use proto::xds::endpoint::lb_endpoint::HostIdentifier;
+    use proto::xds::{self, unpack};
+
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::translate::{Affected, Status, Subject, View, audiences, audit, statuses, touched, view};
+    use crate::world::{Allocations, Change, ObjectKey, Origin, World, WorldSettings};
+
+    const EDGE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: api}]}]
+";
+
+    fn backend(namespace: &str, more: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackend\nmetadata: {{name: api, namespace: {namespace}}}\n\
+             spec: {{type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}{more}}}\n"
+        )
+    }
+
+    struct Play {
+        world: World,
+        folder: Folder,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            let world = World::new(WorldSettings { assume_ready: true, ..WorldSettings::default() }, Allocations::default());
+            let mut play = Self { world, folder: Folder::default() };
+            play.put("edge", Some(EDGE));
+            play.world.apply(vec![Change::Synced(Origin::Folder)]);
+            play
+        }
+
+        fn put(&mut self, file: &str, text: Option<&str>) -> Affected {
+            let before = self.world.clone();
+            let change = FileChange { file: file.to_owned(), text: text.map(|text| Ok(text.to_owned())) };
+            self.world.apply(self.folder.update(vec![change], 0));
+            touched(&before, &self.world)
+        }
+
+        fn view(&self) -> View {
+            let audience = audiences(&self.world).into_iter().find(|one| one.node.mode == Mode::Edge).unwrap();
+            view(&self.world, &audience, &BTreeSet::new())
+        }
+
+        fn cluster(&self) -> Option<Cluster> {
+            self.view().resources.get(&(xds::CLUSTER, "shop/external/api:443".to_owned())).map(|item| unpack(&item.any).unwrap())
+        }
+
+        fn status(&self, kind: Kind, name: &str) -> Status {
+            statuses(&self.world)[&ObjectKey::new(kind, "shop", name)].clone()
+        }
+
+        fn resolved(&self) -> String {
+            let status = self.status(Kind::HTTPRoute, "r");
+            status.parents[0].conditions.iter().find(|said| said.kind == "ResolvedRefs").unwrap().reason.clone()
+        }
+
+        fn said(&self) -> String {
+            audit(&self.world).iter().map(|problem| format!("{problem}\n")).collect()
+        }
+    }
+
+    #[test]
+    fn a_route_leads_to_a_host_outside() {
+        // Aim: by name, without an assignment, with its own name for `Host`; in TLS as it says; status says so at the Gateway, and an edit touches the
+        // Gateway that leads there; one that is not there is a bad backend.
+        let mut play = Play::new();
+        assert_eq!((play.resolved().as_str(), play.cluster()), ("BackendNotFound", None));
+        let affected = play.put("api", Some(&backend("shop", ", protocol: HTTP2, tls: {mode: ServerOnly}")));
+        let subject = Subject::service(&known_as(("shop", "api")));
+        assert!(matches!(affected, Affected::Some(subjects) if subjects.contains(&subject)));
+        let cluster = play.cluster().unwrap();
+        let discovery = ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
+        assert!(cluster.cluster_discovery_type == Some(discovery) && cluster.respect_dns_ttl && cluster.eds_cluster_config.is_none());
+        let named = cluster.load_assignment.unwrap();
+        let Some(HostIdentifier::Endpoint(host)) = &named.endpoints[0].lb_endpoints[0].host_identifier else { panic!("{named:?}") };
+        let Some(Address::SocketAddress(host)) = host.address.as_ref().and_then(|address| address.address.as_ref()) else { panic!("{host:?}") };
+        assert_eq!(host.address, "api.example");
+        assert_eq!(cluster.transport_socket_matches[1].name, "tls");
+        let view = play.view();
+        assert!(!view.resources.contains_key(&(xds::ENDPOINT, "shop/external/api:443".to_owned())));
+        let told = format!("{:?}", view.resources[&(xds::ROUTE, "edge/80".to_owned())].any);
+        assert!(told.contains("shop/external/api:443"));
+        assert_eq!(play.resolved(), "ResolvedRefs");
+        let status = play.status(Kind::XBackend, "api");
+        let said: Vec<_> = status.parents[0].conditions.iter().map(|said| format!("{}={}", said.kind, said.status)).collect();
+        assert_eq!((said.join(" ").as_str(), status.parents[0].parent_ref["name"].as_str()), ("Accepted=True ResolvedRefs=True", Some("edge")));
+        assert!(!play.said().contains("plaintext"));
+        play.put("api", Some(&backend("shop", "")));
+        assert_eq!(play.cluster().unwrap().transport_socket_matches[1].name, "plaintext");
+        assert!(play.said().contains("it is met in plaintext, outside the mesh"));
+        play.put("api", None);
+        assert_eq!(play.cluster(), None);
+    }
+
+    #[test]
+    fn what_may_not_be_called_is_a_bad_backend() {
+        // Aim: bytes for HTTP, another namespace without leave, an EgressPolicy of the namespace or the mesh's word, and CAs that are not there: each
+        // closes, and says why.
+        let mut play = Play::new();
+        play.put("api", Some(&backend("shop", ", protocol: TCP")));
+        assert_eq!((play.resolved().as_str(), play.cluster()), ("UnsupportedProtocol", None));
+        let tls = ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]}}";
+        play.put("api", Some(&backend("shop", tls)));
+        assert_eq!(play.cluster(), None);
+        let status = play.status(Kind::XBackend, "api");
+        assert_eq!(status.parents[0].conditions[0].reason, "NoValidCACertificate");
+        play.put("api", Some(&backend("shop", "")));
+        assert!(play.cluster().is_some());
+        let policy = |host: &str| {
+            format!(
+                "apiVersion: meshwright.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: out, namespace: shop}}\n\
+                 spec: {{mode: Enforce, allow: [{{hosts: ['{host}'], ports: [443]}}]}}\n"
+            )
+        };
+        play.put("out", Some(&policy("other.example")));
+        assert_eq!((play.resolved().as_str(), play.cluster()), ("RefNotPermitted", None));
+        assert_eq!(play.status(Kind::XBackend, "api").parents[0].conditions[0].reason, "NotAllowed");
+        assert!(play.said().contains("no EgressPolicy of shop allows api.example:443"));
+        play.put("out", Some(&policy("*.example")));
+        assert!(play.cluster().is_some());
+        play.put("out", None);
+        play.put("api", Some(&backend("other", "")));
+        play.put("edge", Some(&EDGE.replace("name: api}", "name: api, namespace: other}")));
+        assert_eq!(play.resolved(), "RefNotPermitted");
+        let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\n\
+                     spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: gateway.networking.x-k8s.io, kind: XBackend}]}\n";
+        play.put("grant", Some(grant));
+        assert_eq!(play.resolved(), "ResolvedRefs");
+    }
+
+    #[test]
+    fn sidecars_are_led_to_none() {
+        // Aim: a Service's route may not lead past the mesh, where EgressPolicies have the word.
+        let mut play = Play::new();
+        play.put("api", Some(&backend("shop", "")));
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\n";
+        let route = EDGE.split("---\n").nth(1).unwrap().replace("{name: edge}", "{group: '', kind: Service, name: web, port: 80}");
+        play.put("edge", Some(&format!("{service}{route}")));
+        assert_eq!(play.resolved(), "InvalidKind");
+    }
+}
