@@ -19,7 +19,7 @@ use super::{edge_tls, external_backend, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::external_backend::ExternalBackend;
 use crate::world::route::{Reference, Rule};
-use crate::world::{Index, Instance, Kind, Name, Object, ServiceView};
+use crate::world::{Index, Instance, Kind, Name, Object};
 
 /// Most Gateways that are told of: what the schema of a policy's status takes.
 const ANCESTORS_MAX: usize = 16;

@@ -38,7 +38,7 @@ pub(super) struct Means<'s> {
     pub(super) meeting: Meeting,
     pub(super) live: &'s StoreLive,
     pub(super) trouble: &'s StoreTrouble,
-    pub(super) draw: &'s Draw,
+    pub(super) draw: Draw,
 }
 
 /// Who has which slots, and servers that were met for that.

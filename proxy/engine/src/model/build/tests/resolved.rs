@@ -8,7 +8,6 @@ use proto::xds::core::{Address, SocketAddress, address, socket_address};
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
 
 use crate::fixture;
-use crate::model::build::Parts;
 use crate::model::{RESOLVED_MAX, Snapshot};
 
 /// Of a host outside the mesh.
