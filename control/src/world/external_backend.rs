@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(tls("mode: None"), None);
         let own = tls("mode: ServerOnly").unwrap();
         assert_eq!((own.hostname.as_str(), own.well_known.as_deref()), ("api.example", Some("System")));
-        let other = tls("mode: ServerOnly, validation: {hostname: b.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}");
-        assert_eq!((other.as_ref().unwrap().hostname.as_str(), other.unwrap().cas.len()), ("b.example", 1));
+        let other = tls("mode: ServerOnly, validation: {hostname: b.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}").unwrap();
+        assert_eq!((other.hostname.as_str(), other.cas.len()), ("b.example", 1));
     }
 
     #[test]
