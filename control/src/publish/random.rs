@@ -398,7 +398,9 @@ impl Random {
                     ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 ]);
                 let protocol = self.pick(&["HTTP", "HTTP11", "GRPC", "TCP"]);
-                format!("type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, protocol: {protocol}{tls}")
+                format!(
+                    "type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, protocol: {protocol}{tls}"
+                )
             }
             "ReferenceGrant" if name == "g1" => {
                 let (kind, from) = (self.pick(&["Gateway", "ListenerSet"]), if namespace == "a" { "b" } else { "a" });

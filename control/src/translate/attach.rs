@@ -12,8 +12,8 @@ use super::external_backend;
 use super::judged::{self, Judged};
 pub(super) use super::refusal::{WhyNot, content, gateway};
 use super::tls_policy;
-use crate::world::key::CORE;
 use crate::world::external_backend::ExternalBackend;
+use crate::world::key::CORE;
 use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
 

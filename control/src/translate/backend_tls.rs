@@ -53,7 +53,8 @@ pub(super) fn unresolved(index: &Index, object: &Object, policy: &BackendTlsPoli
 
 /// An instance behind a port that the policy is about whose sidecar takes HTTP there: what comes to it is to be HTTP, and no TLS.
 pub(super) fn unopened<'a>(index: &'a Index, object: &Object, policy: &BackendTlsPolicy) -> Option<(&'a Instance, u16)> {
-    let services = policy.targets.iter().filter(|target| target.is_service()).map(|target| (object.key.namespace.clone(), target.name.clone()));
+    let services =
+        policy.targets.iter().filter(|target| target.is_service()).map(|target| (object.key.namespace.clone(), target.name.clone()));
     for service in services {
         let Some(view) = index.services.get(&service) else { continue };
         for port in view.service().map_or(&[][..], |service| &service.ports) {

@@ -6,8 +6,8 @@ use super::backend_tls;
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
-use crate::world::external_backend::ExternalBackend;
 use crate::world::certificate::Validity;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::{Kind, Name, Object, ObjectKey, Severity, Spec, World};
 
 /// Where a listener stands: its object, the path of its field, its line.
@@ -156,7 +156,13 @@ fn of_backend_tls(world: &World, object: &Object, policy: &BackendTlsPolicy) -> 
             "the sidecar of {}/{} takes HTTP at port {port}: TLS that the policy has Gateways speak there is refused, and their requests are 503",
             instance.namespace, instance.name
         );
-        say(Severity::Warning, "spec.targetRefs", 0, message, "declare the port as one of TLS (`appProtocol: https`), or remove the policy");
+        say(
+            Severity::Warning,
+            "spec.targetRefs",
+            0,
+            message,
+            "declare the port as one of TLS (`appProtocol: https`), or remove the policy",
+        );
     }
     if let Some(WhyNot { reason, message }) = resolved {
         say(Severity::Warning, "spec.validation.caCertificateRefs", policy.line, message, &format!("correct it ({reason})"));

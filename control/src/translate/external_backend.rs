@@ -215,7 +215,9 @@ spec:
         assert!(cluster.cluster_discovery_type == Some(discovery) && cluster.respect_dns_ttl && cluster.eds_cluster_config.is_none());
         let named = cluster.load_assignment.unwrap();
         let Some(HostIdentifier::Endpoint(host)) = &named.endpoints[0].lb_endpoints[0].host_identifier else { panic!("{named:?}") };
-        let Some(Address::SocketAddress(host)) = host.address.as_ref().and_then(|address| address.address.as_ref()) else { panic!("{host:?}") };
+        let Some(Address::SocketAddress(host)) = host.address.as_ref().and_then(|address| address.address.as_ref()) else {
+            panic!("{host:?}")
+        };
         assert_eq!(host.address, "api.example");
         assert_eq!(cluster.transport_socket_matches[1].name, "tls");
         let view = play.view();
@@ -225,7 +227,10 @@ spec:
         assert_eq!(play.resolved(), "ResolvedRefs");
         let status = play.status(Kind::XBackend, "api");
         let said: Vec<_> = status.parents[0].conditions.iter().map(|said| format!("{}={}", said.kind, said.status)).collect();
-        assert_eq!((said.join(" ").as_str(), status.parents[0].parent_ref["name"].as_str()), ("Accepted=True ResolvedRefs=True", Some("edge")));
+        assert_eq!(
+            (said.join(" ").as_str(), status.parents[0].parent_ref["name"].as_str()),
+            ("Accepted=True ResolvedRefs=True", Some("edge"))
+        );
         assert!(!play.said().contains("plaintext"));
         play.put("api", Some(&backend("shop", "")));
         assert_eq!(play.cluster().unwrap().transport_socket_matches[1].name, "plaintext");
@@ -241,7 +246,8 @@ spec:
         let mut play = Play::new();
         play.put("api", Some(&backend("shop", ", protocol: TCP")));
         assert_eq!((play.resolved().as_str(), play.cluster()), ("UnsupportedProtocol", None));
-        let tls = ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]}}";
+        let tls =
+            ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]}}";
         play.put("api", Some(&backend("shop", tls)));
         assert_eq!(play.cluster(), None);
         let status = play.status(Kind::XBackend, "api");
@@ -275,7 +281,8 @@ spec:
         // Aim: a Service's route may not lead past the mesh, where EgressPolicies have the word.
         let mut play = Play::new();
         play.put("api", Some(&backend("shop", "")));
-        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\n";
+        let service =
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\n";
         let route = EDGE.split("---\n").nth(1).unwrap().replace("{name: edge}", "{group: '', kind: Service, name: web, port: 80}");
         play.put("edge", Some(&format!("{service}{route}")));
         assert_eq!(play.resolved(), "InvalidKind");

@@ -53,7 +53,10 @@ impl ExternalBackend {
             let at = hostname?;
             let host = super::route::read_hostname(&at)?;
             if host.contains('*') || host.ends_with(CLUSTER_ZONE) || host.parse::<std::net::IpAddr>().is_ok() {
-                at.error(format!("`{host}` is no name of a host outside the cluster"), "write a whole DNS name; a Service is a backendRef itself");
+                at.error(
+                    format!("`{host}` is no name of a host outside the cluster"),
+                    "write a whole DNS name; a Service is a backendRef itself",
+                );
                 return None;
             }
             Some(host)
@@ -76,7 +79,9 @@ impl ExternalBackend {
         let hostname = hostname?;
         let tls = tls.and_then(|at| {
             let mut tls = at.fields();
-            let mode = tls.need("mode").and_then(|at| at.word(&[("None", "None"), ("ServerOnly", "ServerOnly"), ("ClientAndServer", "ClientAndServer")]));
+            let mode = tls
+                .need("mode")
+                .and_then(|at| at.word(&[("None", "None"), ("ServerOnly", "ServerOnly"), ("ClientAndServer", "ClientAndServer")]));
             let (certificate, validation) = (tls.get("clientCertificateRef"), tls.get("validation"));
             tls.done();
             if mode == Some("ClientAndServer") || certificate.is_some() {
@@ -152,7 +157,9 @@ mod tests {
         assert_eq!(tls("mode: None"), None);
         let own = tls("mode: ServerOnly").unwrap();
         assert_eq!((own.hostname.as_str(), own.well_known.as_deref()), ("api.example", Some("System")));
-        let other = tls("mode: ServerOnly, validation: {hostname: b.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}").unwrap();
+        let other =
+            tls("mode: ServerOnly, validation: {hostname: b.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}")
+                .unwrap();
         assert_eq!((other.hostname.as_str(), other.cas.len()), ("b.example", 1));
     }
 

@@ -116,7 +116,8 @@ impl OutsideKeeper {
     /// The clusters of the live snapshot whose endpoints are names.
     fn clusters(&self) -> Vec<(Box<str>, Arc<Cluster>)> {
         let live = self.snapshots.load();
-        let named = live.clusters.values().filter_map(|cluster| Some((cluster.policy.resolves.as_ref()?.host.clone(), Arc::clone(cluster))));
+        let named =
+            live.clusters.values().filter_map(|cluster| Some((cluster.policy.resolves.as_ref()?.host.clone(), Arc::clone(cluster))));
         named.collect()
     }
 

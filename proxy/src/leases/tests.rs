@@ -178,8 +178,7 @@ async fn nonsense_harms_nobody() {
     let id = stream.asks.next().await.unwrap().unwrap().asks[0].id;
     stream.grants.send(Ok(LimitGrants { replicas: 1, grants: vec![LimitGrant { id, refused: true, ..mad }] })).await.unwrap();
     assert!(asked.await.is_err(), "refused: nobody counts it");
-    let _again =
-        snapshots.limit_questions().ask(engine::filter::guard::LimitAsk { object, limit: 9, key: 7, want: 1 }).unwrap();
+    let _again = snapshots.limit_questions().ask(engine::filter::guard::LimitAsk { object, limit: 9, key: 7, want: 1 }).unwrap();
     settle().await;
     assert!(stream.grants.send(Ok(LimitGrants::default())).await.is_ok());
 }

@@ -190,9 +190,7 @@ fn begin(
     let packed = connection.is_hop() && pack(request.headers_mut());
     let keeps = match again {
         Resend::Never => false,
-        Resend::Unreached => {
-            connection.is_hop() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX)
-        }
+        Resend::Unreached => connection.is_hop() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX),
         Resend::Unanswered => true,
     };
     connection.line.ask(downstream, keeps && !packed);

@@ -67,7 +67,8 @@ mod tests {
         let named = |name| Named::new(name, Roots::System).map(Arc::new).unwrap();
         let (one, other) = (named("a.example"), named("b.example"));
         let identity = Some("spiffe://cluster.local/ns/shop/sa/store");
-        let kinds = [to(None, None), to(identity, None), to(None, Some(&one)), to(None, Some(&other)), to(identity, Some(&one))].map(|to| Protection::of(&to));
+        let kinds = [to(None, None), to(identity, None), to(None, Some(&one)), to(None, Some(&other)), to(identity, Some(&one))]
+            .map(|to| Protection::of(&to));
         for (place, kind) in kinds.iter().enumerate() {
             assert_eq!(kinds.iter().position(|other| other == kind), Some(place));
         }

@@ -162,7 +162,8 @@ impl CountingCluster<'_> {
 
     /// Puts questions to whoever has their keys, to all at once. Whether something was counted.
     async fn count(&mut self, asked: Vec<Asked>) -> bool {
-        let (mut todo, mut counted): (Vec<(Asked, Option<Elsewhere>)>, bool) = (asked.into_iter().map(|asked| (asked, None)).collect(), false);
+        let (mut todo, mut counted): (Vec<(Asked, Option<Elsewhere>)>, bool) =
+            (asked.into_iter().map(|asked| (asked, None)).collect(), false);
         for _ in 0..ROUNDS {
             let mut asking = JoinSet::new();
             for (address, group) in self.grouped(std::mem::take(&mut todo)) {

@@ -59,7 +59,8 @@ fn server(folder: &Path, port: u16, more: &[&str]) -> Running {
 }
 
 fn cli(port: u16, words: &[&str]) -> String {
-    let output = Command::new("redis-cli").args(["-p", &port.to_string(), "-a", PASSWORD, "--no-auth-warning"]).args(words).output().unwrap();
+    let output =
+        Command::new("redis-cli").args(["-p", &port.to_string(), "-a", PASSWORD, "--no-auth-warning"]).args(words).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -96,7 +97,8 @@ fn counting(addresses: &[u16], mode: RedisMode, master: &str) -> Counting {
         timeout: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
         ..Sent::default()
     };
-    let numbers = Numbers::Rate(LimitRate { requests: 1_000, per: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }), burst: 1_000 });
+    let numbers =
+        Numbers::Rate(LimitRate { requests: 1_000, per: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }), burst: 1_000 });
     let limits = EdgeLimits {
         policy: "shop/limits".into(),
         memory: "shop/limits".into(),
@@ -233,7 +235,8 @@ async fn a_cluster_counts_each_key_where_it_is() {
         .map(|port| {
             let (file, bus) = (format!("nodes-{port}.conf"), (port + 10_000).to_string());
             let secret = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
-            let cluster = ["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+            let cluster =
+                ["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-node-timeout", "1000", "--cluster-port", &bus];
             Some(server(folder.path(), *port, &[&secret[..], &cluster].concat()))
         })
         .collect();

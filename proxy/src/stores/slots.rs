@@ -143,7 +143,9 @@ mod tests {
         // Aim: each slot has its server, some have none; who does not know its own name is called as it was; what is no map is refused.
         let map = SlotMap::read(&Value::Array(vec![row(8_192, 16_383, "B.example", 2), row(0, 99, "", 1), row(100, 200, "::1", 3)]), "a:9");
         let map = map.unwrap();
-        for (slot, wanted) in [(0, Some("a:1")), (99, Some("a:1")), (100, Some("[::1]:3")), (201, None), (8_191, None), (16_383, Some("b.example:2"))] {
+        for (slot, wanted) in
+            [(0, Some("a:1")), (99, Some("a:1")), (100, Some("[::1]:3")), (201, None), (8_191, None), (16_383, Some("b.example:2"))]
+        {
             assert_eq!(map.of(slot), wanted, "{slot}");
         }
         assert_eq!(map.servers(), ["[::1]:3", "a:1", "b.example:2"]);

@@ -8,8 +8,8 @@ use proto::words::Protocol;
 
 use super::{CONNECT, defaults, of_service, some};
 use crate::translate::attach::Backend;
-use crate::world::traffic::{TrafficSettings, UpstreamProtocol};
 use crate::world::Index;
+use crate::world::traffic::{TrafficSettings, UpstreamProtocol};
 
 /// Everything that policies say of one cluster, defaults included.
 pub(in crate::translate) struct ClusterTraits {

@@ -391,7 +391,10 @@ mod tests {
             "store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"
         ));
         let service = read.store.rls.clone().unwrap();
-        assert_eq!((service.address("shop").as_str(), service.domain.as_str(), service.timeout.as_millis()), ("limits.data:8081", "edge", 50));
+        assert_eq!(
+            (service.address("shop").as_str(), service.domain.as_str(), service.timeout.as_millis()),
+            ("limits.data:8081", "edge", 50)
+        );
         assert_eq!((service.descriptors.len(), service.descriptors[0].entries.len()), (1, 2));
         good(&format!("store: {{rls: {{{GOOD_RLS}, timeout: 1s}}}}, onError: Deny"));
     }
@@ -440,7 +443,10 @@ mod tests {
             (format!("store: {{redis: {{addresses: [\"a:1\", \"b:1\"]}}}}, {}", limit("burst: 1")), "a single server has one"),
             (format!("store: {{redis: {{addresses: [a]}}}}, {}", limit("burst: 1")), "names no port"),
             (format!("store: {{redis: {{addresses: [\"a b:1\"]}}}}, {}", limit("burst: 1")), "names no host"),
-            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Cluster, master: m}}}}, {}", limit("burst: 1")), "by which sentinels know"),
+            (
+                format!("store: {{redis: {{addresses: [\"a:1\"], mode: Cluster, master: m}}}}, {}", limit("burst: 1")),
+                "by which sentinels know",
+            ),
             (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Sentinel, master: \"a b\"}}}}, {}", limit("burst: 1")), "or spaces"),
             (format!("store: {{redis: {{addresses: [\"a:1\", b], mode: Cluster}}}}, {}", limit("burst: 1")), "names no port"),
             (format!("store: {{redis: {{addresses: [], mode: Cluster}}}}, {}", limit("burst: 1")), "names no port"),

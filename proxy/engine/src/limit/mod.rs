@@ -27,8 +27,8 @@ pub use live::StoreLive;
 pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use remote::{
-    KEY_PREFIX_BYTES_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, STORE_ADDRESSES_MAX, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace,
-    StoreReading, StoreTrouble,
+    KEY_PREFIX_BYTES_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, STORE_ADDRESSES_MAX, STORE_TIMEOUT_MAX, STORES_MAX,
+    ServicePlace, StoreReading, StoreTrouble,
 };
 pub use rests::ServiceRests;
 pub use table::Table;

@@ -32,8 +32,8 @@ impl ServiceRests {
         if until == 0 {
             return true;
         }
-        let first = now.nanos() >= until
-            && self.until.compare_exchange(until, after(now, within), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let first =
+            now.nanos() >= until && self.until.compare_exchange(until, after(now, within), Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first {
             self.trial.store(true, Ordering::Relaxed);
         }

@@ -108,11 +108,9 @@ fn an_applications_tls_goes_inside_that_of_its_proxy() {
         let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
         let named = || Named::new("b.example", given(&trusted)).unwrap();
         let meshed = |protocol| Setup { protocol, ..Setup::default() };
-        for (authority, names, wanted) in [
-            (&trusted, &["b.example"][..], "204"),
-            (&trusted, &["c.example"], "identity_mismatch"),
-            (&other, &["b.example"], "tls_failed"),
-        ] {
+        for (authority, names, wanted) in
+            [(&trusted, &["b.example"][..], "204"), (&trusted, &["c.example"], "identity_mismatch"), (&other, &["b.example"], "tls_failed")]
+        {
             let mut world = world_of(named(), meshed(Protocol::Tcp));
             let (answer, name) = ask(&mut world, &backend(authority, names, None)).await;
             assert!(answer.contains(wanted), "{names:?}: {answer}");

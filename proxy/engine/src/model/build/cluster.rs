@@ -87,7 +87,8 @@ pub(super) fn compile(name: &str, raw: &Raw, secrets: &mut Secrets) -> Result<Cl
     refuse(!alt_stat_name.is_empty(), "alt_stat_name")?;
     refuse(upstream_bind_config.is_some(), "upstream_bind_config")?;
     let kind = kind(name, cluster_discovery_type.as_ref())?;
-    let is_resolved = matches!(cluster_discovery_type, Some(ClusterDiscoveryType::Type(value)) if *value == DiscoveryType::StrictDns as i32);
+    let is_resolved =
+        matches!(cluster_discovery_type, Some(ClusterDiscoveryType::Type(value)) if *value == DiscoveryType::StrictDns as i32);
     let resolves = outside(name, (is_resolved, *respect_dns_ttl), load_assignment.as_ref())?;
     refuse(is_resolved && eds_cluster_config.is_some(), "eds_cluster_config")?;
     let assignment = assignment(name, eds_cluster_config.as_ref(), kind)?;

@@ -223,9 +223,11 @@ pub(super) fn mirrors(filters: Option<&Filters>) -> Result<Vec<Mirror<Link>>, Wr
 pub(super) fn asked(raw: Option<&EdgePolicy>) -> Result<Vec<Link>, Wrong> {
     // What is refused as a whole asks nobody.
     let Some(raw) = raw.filter(|raw| raw.unavailable.is_empty()) else { return Ok(Vec::new()) };
-    let external = raw.external.iter().enumerate().map(|(place, raw)| {
-        Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]")))
-    });
+    let external = raw
+        .external
+        .iter()
+        .enumerate()
+        .map(|(place, raw)| Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]"))));
     let limits = guards::services(&raw.limits).map(|(place, raw)| {
         Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.limits[{place}].store.service")))
     });

@@ -246,9 +246,7 @@ impl LimitGuard {
                 if limit.dry_run {
                     match stopped {
                         // On trial it keeps nobody waiting.
-                        Stop::Ask(key, want) => {
-                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want })
-                        }
+                        Stop::Ask(key, want) => count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want }),
                         _ => limit.counts.add(LimitVerdict::WouldRefuse),
                     }
                     continue;

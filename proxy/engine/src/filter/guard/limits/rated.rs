@@ -101,7 +101,8 @@ impl RateAsk {
     /// # Errors
     /// It cannot be written down; that is nobody's fault but this proxy's.
     pub fn request(&self) -> Result<Request<Bytes>, http::Error> {
-        let (Some(service), Some(RemotePlace::Service(place))) = (&self.object.service, self.object.remote.as_ref().map(|remote| &remote.place))
+        let (Some(service), Some(RemotePlace::Service(place))) =
+            (&self.object.service, self.object.remote.as_ref().map(|remote| &remote.place))
         else {
             return Request::builder().body(Bytes::new());
         };

@@ -56,11 +56,7 @@ pub(super) struct Served {
 }
 
 impl ServiceLimits {
-    pub(super) fn compile(
-        raw: &mesh::RateLimitService,
-        (path, place): (Arc<str>, usize),
-        counts: Arc<LimitCounts>,
-    ) -> Result<Self, Wrong> {
+    pub(super) fn compile(raw: &mesh::RateLimitService, (path, place): (Arc<str>, usize), counts: Arc<LimitCounts>) -> Result<Self, Wrong> {
         let mesh::RateLimitService { address: _, cluster: _, domain, descriptors, timeout: _ } = raw;
         if domain.is_empty() || domain.len() > DESCRIPTOR_BYTES_MAX {
             return Err(Wrong::new("domain", format!("has {} bytes, not 1 to {DESCRIPTOR_BYTES_MAX}", domain.len())));
