@@ -64,6 +64,8 @@ pub struct Cluster {
     pub load_assignment: ::core::option::Option<
         super::super::endpoint::v3::ClusterLoadAssignment,
     >,
+    #[prost(bool, tag = "39")]
+    pub respect_dns_ttl: bool,
     #[prost(message, optional, tag = "10")]
     pub circuit_breakers: ::core::option::Option<CircuitBreakers>,
     #[prost(btree_map = "string, message", tag = "36")]

@@ -4061,9 +4061,9 @@ impl ::prost::Name for LimitStore {
 /// A server of the Redis protocol counts, by a script and by its own clock.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedisStore {
-    /// HOST:PORT.
-    #[prost(string, tag = "1")]
-    pub address: ::prost::alloc::string::String,
+    /// HOST:PORT: the server; sentinels that know it; servers of a cluster, which know the others.
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// It proves itself by its name, below the roots of the proxy's machine.
     #[prost(bool, tag = "2")]
     pub tls: bool,
@@ -4082,6 +4082,12 @@ pub struct RedisStore {
     /// As of leases.
     #[prost(uint32, tag = "7")]
     pub ahead_percent: u32,
+    /// What the addresses are.
+    #[prost(enumeration = "RedisMode", tag = "8")]
+    pub mode: i32,
+    /// The name by which sentinels know the server; empty: they know one.
+    #[prost(string, tag = "9")]
+    pub master: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RedisStore {
     const NAME: &'static str = "RedisStore";
@@ -4113,7 +4119,7 @@ impl ::prost::Name for LeaseStore {
 /// A rate-limit service (envoy.service.ratelimit.v3) decides, which has the numbers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RateLimitService {
-    /// HOST:PORT.
+    /// HOST:PORT, by which it is called.
     #[prost(string, tag = "1")]
     pub address: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -4124,6 +4130,9 @@ pub struct RateLimitService {
     /// How long a request waits for it.
     #[prost(message, optional, tag = "4")]
     pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// Where it is.
+    #[prost(string, tag = "5")]
+    pub cluster: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RateLimitService {
     const NAME: &'static str = "RateLimitService";
@@ -4405,6 +4414,35 @@ impl KeyMissing {
             "KEY_MISSING_TOGETHER" => Some(Self::Together),
             "KEY_MISSING_SKIPPED" => Some(Self::Skipped),
             "KEY_MISSING_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RedisMode {
+    Single = 0,
+    Sentinel = 1,
+    Cluster = 2,
+}
+impl RedisMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Single => "REDIS_MODE_SINGLE",
+            Self::Sentinel => "REDIS_MODE_SENTINEL",
+            Self::Cluster => "REDIS_MODE_CLUSTER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REDIS_MODE_SINGLE" => Some(Self::Single),
+            "REDIS_MODE_SENTINEL" => Some(Self::Sentinel),
+            "REDIS_MODE_CLUSTER" => Some(Self::Cluster),
             _ => None,
         }
     }

@@ -23,6 +23,8 @@ mod identity;
 mod install;
 #[path = "foreign/mesh.rs"]
 mod mesh;
+#[path = "foreign/ratelimit.rs"]
+mod ratelimit;
 #[path = "foreign/redis.rs"]
 mod redis;
 #[path = "foreign/resilience.rs"]

@@ -78,6 +78,7 @@ fn analyzer() -> Value {
             "rules": [
                 rule("meshwright.dev", Kind::Mesh.versions(), &ours),
                 rule("gateway.networking.k8s.io", &["*"], &GATEWAY_API),
+                rule("gateway.networking.x-k8s.io", &["*"], &["xbackends"]),
             ],
             "namespaceSelector": {},
             "objectSelector": {},

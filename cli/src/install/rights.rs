@@ -46,6 +46,9 @@ fn everywhere() -> Vec<Value> {
         // Before a status is written, the object is read again.
         rule("gateway.networking.k8s.io", &GATEWAY_API, &read),
         rule("gateway.networking.k8s.io", &statuses.iter().map(String::as_str).collect::<Vec<_>>(), &["patch"]),
+        // Of the experimental channel, which few clusters have.
+        rule("gateway.networking.x-k8s.io", &["xbackends"], &read),
+        rule("gateway.networking.x-k8s.io", &["xbackends/status"], &["patch"]),
         rule("meshwright.dev", &ours, &read),
         rule("meshwright.dev", &our_statuses.each_ref().map(String::as_str), &["patch"]),
         // Known by name, and asked for by later versions.

@@ -44,8 +44,8 @@ impl StoresAway {
     pub(super) fn complete(&self, object: &Object, status: &mut Status) {
         let Spec::RateLimit(spec) = &object.spec else { return };
         let store = match (&spec.store.redis, &spec.store.rls) {
-            (Some(redis), _) => format!("redis/{}", redis.address.to_ascii_lowercase()),
-            (None, Some(rls)) => format!("rls/{}", rls.address()),
+            (Some(redis), _) => format!("redis/{}", redis.address().to_ascii_lowercase()),
+            (None, Some(rls)) => format!("rls/{}", rls.address(&object.key.namespace)),
             (None, None) => return,
         };
         let Some(away) = self.0.get(&store) else { return };

@@ -182,6 +182,7 @@ impl Random {
             47 => ("v1", "Node", &["n0"]),
             48..51 => ("v1", "Secret", &["tls"]),
             51..53 => (GATEWAY_API, "ListenerSet", &["l0"]),
+            53 if self.draw(2) == 0 => ("gateway.networking.x-k8s.io/v1alpha1", "XBackend", &["x0"]),
             53 => (GATEWAY_API, "BackendTLSPolicy", &["p0"]),
             54 => (GATEWAY_API, "UDPRoute", &["r0"]),
             55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
@@ -300,6 +301,10 @@ impl Random {
                 self.draw(3)
             ));
         }
+        if self.draw(6) == 0 {
+            let namespace = self.pick(&NAMESPACES);
+            backends.push(format!("{{group: gateway.networking.x-k8s.io, kind: XBackend, name: x0, namespace: {namespace}}}"));
+        }
         let mut rule = if backends.is_empty() { String::new() } else { format!("backendRefs: [{}]", backends.join(", ")) };
         if http {
             let (service, namespace) = (self.pick(&SERVICES), self.pick(&NAMESPACES));
@@ -385,6 +390,17 @@ impl Random {
                     self.pick(&["wellKnownCACertificates: System", "caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]"]);
                 let service = self.pick(&SERVICES);
                 format!("targetRefs: [{{group: '', kind: Service, name: {service}}}], validation: {{hostname: a.example, {trust}}}")
+            }
+            "XBackend" => {
+                let tls = self.pick(&[
+                    "",
+                    ", tls: {mode: ServerOnly}",
+                    ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
+                ]);
+                let protocol = self.pick(&["HTTP", "HTTP11", "GRPC", "TCP"]);
+                format!(
+                    "type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, protocol: {protocol}{tls}"
+                )
             }
             "ReferenceGrant" if name == "g1" => {
                 let (kind, from) = (self.pick(&["Gateway", "ListenerSet"]), if namespace == "a" { "b" } else { "a" });

@@ -61,7 +61,8 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
             wanted.insert(name.to_owned(), value);
         }
     };
-    let routes = kind.text().ends_with("Route");
+    // Gateway API calls them parents there, too.
+    let routes = kind.text().ends_with("Route") || kind == Kind::XBackend;
     if routes {
         let ours = status.parents.iter().map(|parent| ("parentRef", &parent.parent_ref, &parent.conditions));
         want("parents", entries(ours.collect(), &present["parents"], PARENTS_MAX, now));

@@ -137,7 +137,7 @@ impl Audit<'_> {
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
             Spec::AuthorizationPolicy(policy) if !policy.inbound() => self.edge(object),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
-            Spec::BackendTlsPolicy(policy) => self.found(key, edge_advice::of_backend_tls(self.world, object, policy)),
+            Spec::ExternalBackend(_) | Spec::BackendTlsPolicy(_) => self.found(key, edge_advice::of_backend(self.world, object)),
             Spec::ListenerSet(_) => self.found(key, edge_advice::of_set(self.world, object).into_iter().collect()),
             Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
             Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),

@@ -8,9 +8,11 @@ use proto::names;
 use proto::words::Protocol;
 
 use super::declared::{declared, encrypted, routable};
+use super::external_backend;
 use super::judged::{self, Judged};
 pub(super) use super::refusal::{WhyNot, content, gateway};
 use super::tls_policy;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::key::CORE;
 use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
@@ -305,13 +307,18 @@ pub(super) fn narrowness(host: &str) -> (bool, usize) {
 /// A backend that a rule may use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
-    /// Its Service.
+    /// Its Service; of an XBackend a name that no Service has.
     pub service: Name,
     /// Its port: of a UDPRoute's one for UDP, of all others' one for TCP.
     pub port: u16,
 }
 
 impl Backend {
+    /// The host outside the mesh that it is.
+    pub(super) fn outside<'a>(&self, index: &'a Index) -> Option<(&'a Arc<Object>, &'a ExternalBackend)> {
+        external_backend::of(index, &self.service)
+    }
+
     /// Its cluster.
     pub(super) fn cluster(&self) -> String {
         names::service_port(&self.service.0, &self.service.1, self.port)
@@ -331,6 +338,10 @@ pub(super) fn good(index: &Index, route: &Object, reference: &BackendRef, grante
 
 /// Resolves a backend reference. A mesh route (`granted`: its parent is a Service) needs no grant.
 pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, granted: bool) -> Result<Backend, WhyNot> {
+    if external_backend::is_meant(reference) {
+        let (service, port) = external_backend::resolve(index, route, reference, granted)?;
+        return Ok(Backend { service, port });
+    }
     if !(matches!(reference.group.as_str(), CORE | "core") && reference.kind == "Service") {
         let message = format!("backends of kind {} are not supported", reference.kind);
         return Err(WhyNot::new("InvalidKind", message));

@@ -1,5 +1,6 @@
 //! BackendTLSPolicies: how edges speak TLS to a Service's own endpoints (`gateway-api.md` 1.7, 4.3.21). Whatever is wrong with one closes:
-//! nobody is met in plaintext, or unverified, for want of a good policy.
+//! nobody is met in plaintext, or unverified, for want of a good policy. Where an endpoint is of the mesh its TLS goes inside mesh TLS, so that
+//! both hold: the sidecar proves its identity and takes its caller's, and the application proves the name that the policy asks for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use proto::xds::tls::subject_alt_name_matcher::SanType;
 use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher};
 
 use super::attach::{self, Attachment, Backend, WhyNot};
-use super::endpoint::{port_of, targets};
+use super::endpoint::{ClusterEndpoint, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{edge_tls, wire};
+use super::{edge_tls, external_backend, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
-use crate::world::route::Rule;
-use crate::world::{Index, Kind, Name, Object, ServiceView};
+use crate::world::external_backend::ExternalBackend;
+use crate::world::route::{Reference, Rule};
+use crate::world::{Index, Instance, Kind, Name, Object};
 
 /// Most Gateways that are told of: what the schema of a policy's status takes.
 const ANCESTORS_MAX: usize = 16;
@@ -49,14 +51,30 @@ pub(super) fn unresolved(index: &Index, object: &Object, policy: &BackendTlsPoli
     edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS).1
 }
 
-/// Whether some endpoint of a Service port is a peer of the mesh, whose proxy meets it by mesh TLS.
-fn meshed(index: &Index, backend: &Backend) -> bool {
-    let view = index.services.get(&backend.service);
-    let port = view.and_then(|view| port_of(view, backend.port));
-    view.zip(port).is_some_and(|(view, port)| targets(index, view, port).iter().any(|target| target.identity.is_some()))
+/// An instance behind a port that the policy is about whose sidecar takes HTTP there: what comes to it is to be HTTP, and no TLS.
+pub(super) fn unopened<'a>(index: &'a Index, object: &Object, policy: &BackendTlsPolicy) -> Option<(&'a Instance, u16)> {
+    let services =
+        policy.targets.iter().filter(|target| target.is_service()).map(|target| (object.key.namespace.clone(), target.name.clone()));
+    for service in services {
+        let Some(view) = index.services.get(&service) else { continue };
+        for port in view.service().map_or(&[][..], |service| &service.ports) {
+            if of_port(index, &service, port.port).is_none_or(|policy| policy.key != object.key) {
+                continue;
+            }
+            let meshed = targets(index, view, port).into_iter().filter(|target| target.identity.is_some());
+            let instance = |target: ClusterEndpoint| {
+                let instance = index.instances.get(&(target.namespace, target.instance))?;
+                protocol::of_server(index, instance, target.address.port()).is_http().then_some((instance, target.address.port()))
+            };
+            if let Some(found) = meshed.filter_map(instance).next() {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
-/// How an edge meets the endpoints of a Service port that are none of the mesh.
+/// How an edge meets the endpoints of a Service port.
 pub(super) enum Upstream {
     /// No policy says anything.
     Plain,
@@ -68,12 +86,12 @@ pub(super) enum Upstream {
 
 /// See [`Upstream`]. `shows`: the Secret with which the edge proves who it is, if asked.
 pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) -> Upstream {
-    let Some(object) = of_port(index, &backend.service, backend.port) else { return Upstream::Plain };
-    let Some(policy) = content(object) else { return Upstream::Plain };
+    let said = match backend.outside(index) {
+        Some((object, spec)) => spec.tls.as_ref().map(|policy| (object, policy)),
+        None => of_port(index, &backend.service, backend.port).and_then(|object| Some((object, content(object)?))),
+    };
+    let Some((object, policy)) = said else { return Upstream::Plain };
     let Ok(trust) = trust(index, object, policy) else { return Upstream::Broken };
-    if meshed(index, backend) {
-        return Upstream::Broken;
-    }
     let mut context = CertificateValidationContext { match_typed_subject_alt_names: names(policy), ..Default::default() };
     match trust {
         Trust::System => context.system_root_certs = Some(SystemRootCerts {}),
@@ -92,7 +110,8 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
 
 /// Whether requests of an edge to a Service port are refused, because its policy cannot be carried out.
 pub(super) fn broken(index: &Index, backend: &Backend) -> bool {
-    !index.backend_tls.is_empty() && matches!(upstream(index, backend, None), Upstream::Broken)
+    let said = !index.backend_tls.is_empty() || !index.externals.is_empty();
+    said && matches!(upstream(index, backend, None), Upstream::Broken)
 }
 
 /// What the server's certificate must have one of: names that are given replace the hostname.
@@ -133,26 +152,18 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
     if let Some(rival) = winner.filter(|_| !kept) {
         return Err(WhyNot::new("Conflicted", format!("{} is older and about the same", rival.key)));
     }
-    trust(index, object, policy)?;
-    let behind = |view: &ServiceView, target: &TlsTarget| {
-        let ports = view.service().map_or(&[][..], |service| &service.ports);
-        let meant = ports.iter().filter(|port| target.section.as_ref().is_none_or(|section| *section == port.name));
-        let backend = |port: u16| Backend { service: (object.key.namespace.clone(), target.name.clone()), port };
-        meant
-            .map(|port| backend(port.port))
-            .any(|port| meshed(index, &port) && of_port(index, &port.service, port.port).is_some_and(|policy| policy.key == object.key))
-    };
-    for target in &policy.targets {
-        let service = (object.key.namespace.clone(), target.name.clone());
-        if index.services.get(&service).is_some_and(|view| behind(view, target)) {
-            let message = format!(
-                "endpoints of Service {}/{} are of the mesh, which speaks mesh TLS to them: TLS of their own inside it is not supported, and their requests are refused",
-                service.0, service.1
-            );
-            return Err(WhyNot::new("Invalid", message));
-        }
+    trust(index, object, policy).map(|_| ())
+}
+
+/// How an XBackend stands, whichever Gateway leads there.
+pub(super) fn judge_outside(index: &Index, object: &Object, spec: &ExternalBackend) -> Result<(), WhyNot> {
+    if let Some(policy) = &spec.tls {
+        trust(index, object, policy)?;
     }
-    Ok(())
+    match external_backend::barred(index, &object.key.namespace, (&spec.hostname, spec.port)) {
+        Some(why) => Err(WhyNot::new("NotAllowed", why)),
+        None => Ok(()),
+    }
 }
 
 /// An older policy with the very same target.
@@ -165,12 +176,22 @@ fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &TlsTarg
 /// The Gateways of ours that lead to a Service which the policy is about, by name.
 pub(super) fn ancestors(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> BTreeSet<Name> {
     let services: BTreeSet<&str> = policy.targets.iter().filter(|to| to.is_service()).map(|target| target.name.as_str()).collect();
+    leading(index, &object.key.namespace, |to| services.contains(to.name.as_str()))
+}
+
+/// The Gateways of ours that lead to an XBackend, by name.
+pub(super) fn ancestors_outside(index: &Index, object: &Object) -> BTreeSet<Name> {
+    leading(index, &object.key.namespace, |to| external_backend::is_meant(to) && to.name == object.key.name)
+}
+
+/// Gateways whose routes lead to something of a namespace.
+fn leading(index: &Index, there: &str, meant: impl Fn(&Reference) -> bool) -> BTreeSet<Name> {
     let mut ancestors = BTreeSet::new();
     for route in index.routes.iter().filter(|route| route.key.kind != Kind::UDPRoute) {
         let Some(spec) = attach::content(route) else { continue };
-        let of_policy = |namespace: &Option<String>| namespace.as_ref().unwrap_or(&route.key.namespace) == &object.key.namespace;
+        let of_there = |namespace: &Option<String>| namespace.as_ref().unwrap_or(&route.key.namespace) == there;
         let mut led = spec.rules.iter().flat_map(Rule::references);
-        if !led.any(|to| of_policy(&to.namespace) && services.contains(to.name.as_str())) {
+        if !led.any(|to| of_there(&to.namespace) && meant(to)) {
             continue;
         }
         for parent in &spec.parents {
@@ -182,7 +203,7 @@ pub(super) fn ancestors(index: &Index, object: &Object, policy: &BackendTlsPolic
     ancestors.into_iter().take(ANCESTORS_MAX).collect()
 }
 
-/// Services whose policies refer to an object.
+/// Services whose policies refer to an object, and XBackends that do.
 pub(super) fn referrers(index: &Index, object: &crate::world::ObjectKey) -> BTreeSet<Name> {
     let refers = |policy: &Arc<Object>| crate::world::references(policy).contains(object);
     let mut found = BTreeSet::new();
@@ -191,5 +212,7 @@ pub(super) fn referrers(index: &Index, object: &crate::world::ObjectKey) -> BTre
             found.insert(service.clone());
         }
     }
+    let outside = index.externals.values().filter(|backend| refers(backend));
+    found.extend(outside.map(|backend| external_backend::known_as((&backend.key.namespace, &backend.key.name))));
     found
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
-use proto::xds::core::{HealthStatus, Locality, Metadata};
+use proto::xds::core::{Address, HealthStatus, Locality, Metadata, SocketAddress, address, socket_address::PortSpecifier};
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use proto::xds::{pack, tls};
@@ -16,9 +16,11 @@ use super::backend_tls::{self, Upstream};
 use super::edge_listeners::{self, Family};
 use super::endpoint::stranger;
 pub(super) use super::endpoint::{ClusterEndpoint, port_of, targets};
+use super::external_backend;
 use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::{Families, Index, Kind, Name};
 
 /// What a cluster stands for.
@@ -50,6 +52,9 @@ impl Destination {
     pub(super) fn protocol(&self, index: &Index, client: &str) -> Protocol {
         match self {
             Self::Service(backend) => {
+                if let Some((_, spec)) = backend.outside(index) {
+                    return external_backend::protocol(spec);
+                }
                 let kind = attach::kind_at(index, &backend.service, backend.port, client);
                 let client = if kind.is_none_or(Kind::routes_http) { client } else { backend.service.0.as_str() };
                 let view = index.services.get(&backend.service);
@@ -99,7 +104,7 @@ pub struct Calling {
     pub shows: Option<String>,
 }
 
-/// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once, but for a BackendTLSPolicy.
+/// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once.
 pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Calling) -> Cluster {
     let name = destination.name();
     let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
@@ -116,10 +121,15 @@ pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Callin
     };
     let (namespace, label) = destination.labels(index);
     let matches = sockets(index, destination, calling);
+    let outside = service.and_then(|backend| backend.outside(index)).map(|(_, spec)| named(&name, spec));
+    let eds = || EdsClusterConfig { eds_config: Some(wire::ads()), service_name: String::new() };
+    let discovery = if outside.is_some() { DiscoveryType::StrictDns } else { DiscoveryType::Eds };
     Cluster {
         name: name.clone(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(wire::ads()), service_name: String::new() }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
+        eds_cluster_config: outside.is_none().then(eds),
+        respect_dns_ttl: outside.is_some(),
+        load_assignment: outside,
         connect_timeout: prost_types::Duration::try_from(connect).ok(),
         lb_policy: LbPolicy::LeastRequest.into(),
         transport_socket_matches: matches,
@@ -129,7 +139,22 @@ pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Callin
     }
 }
 
-/// How endpoints are met: peers of the mesh by mesh TLS, all others in plaintext, or as an edge's BackendTLSPolicy wants it.
+/// The host outside the mesh whose addresses its proxy finds out.
+fn named(cluster: &str, spec: &ExternalBackend) -> ClusterLoadAssignment {
+    let address = SocketAddress {
+        address: spec.hostname.clone(),
+        port_specifier: Some(PortSpecifier::PortValue(spec.port.into())),
+        ..SocketAddress::default()
+    };
+    let address = Some(Address { address: Some(address::Address::SocketAddress(address)) });
+    let host = HostIdentifier::Endpoint(Endpoint { address, hostname: String::new() });
+    let lb_endpoints = vec![LbEndpoint { host_identifier: Some(host), ..LbEndpoint::default() }];
+    let endpoints = vec![LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() }];
+    ClusterLoadAssignment { cluster_name: cluster.to_owned(), endpoints, policy: None }
+}
+
+/// How endpoints are met: peers of the mesh by mesh TLS, all others in plaintext. As an edge's BackendTLSPolicy wants it applications are
+/// spoken to by TLS, inside mesh TLS where they have a sidecar.
 fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<TransportSocketMatch> {
     let mesh = || tls::UpstreamTlsContext {
         common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),

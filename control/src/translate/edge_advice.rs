@@ -7,7 +7,8 @@ use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
-use crate::world::{Kind, Name, Object, ObjectKey, Severity, World};
+use crate::world::external_backend::ExternalBackend;
+use crate::world::{Kind, Name, Object, ObjectKey, Severity, Spec, World};
 
 /// Where a listener stands: its object, the path of its field, its line.
 pub(super) fn place(edge: &Edge<'_>, place: usize) -> (ObjectKey, String, u32) {
@@ -101,8 +102,37 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
     }
 }
 
-/// Everything that is to be said of a BackendTLSPolicy.
-pub(super) fn of_backend_tls(world: &World, object: &Object, policy: &BackendTlsPolicy) -> Vec<Finding> {
+/// Everything that is to be said of what says how backends are met.
+pub(super) fn of_backend(world: &World, object: &Object) -> Vec<Finding> {
+    match &object.spec {
+        Spec::ExternalBackend(spec) => of_external(world, object, spec),
+        Spec::BackendTlsPolicy(policy) => of_backend_tls(world, object, policy),
+        _ => Vec::new(),
+    }
+}
+
+fn of_external(world: &World, object: &Object, spec: &ExternalBackend) -> Vec<Finding> {
+    let index = world.index();
+    let mut findings = Vec::new();
+    let mut say = |severity, field: &str, message: String, remedy: &str| {
+        findings.push(Finding { severity, field: (field.to_owned(), spec.line), message, remedy: remedy.to_owned() });
+    };
+    if let Err(WhyNot { reason, message }) = backend_tls::judge_outside(index, object, spec) {
+        say(Severity::Error, "spec", message, &format!("requests of Gateways to it are answered 500 ({reason})"));
+    }
+    if let Some(WhyNot { reason, message }) = spec.tls.as_ref().and_then(|policy| backend_tls::unresolved(index, object, policy)) {
+        say(Severity::Warning, "spec.tls.validation.caCertificateRefs", message, &format!("correct it ({reason})"));
+    }
+    if spec.tls.is_none() {
+        say(Severity::Warning, "spec.tls", "it is met in plaintext, outside the mesh".to_owned(), "write `tls: {mode: ServerOnly}`");
+    }
+    if backend_tls::ancestors_outside(index, object).is_empty() {
+        say(Severity::Info, "spec", "no route of a Gateway leads to it: it has no effect".to_owned(), "name it as a backendRef");
+    }
+    findings
+}
+
+fn of_backend_tls(world: &World, object: &Object, policy: &BackendTlsPolicy) -> Vec<Finding> {
     let index = world.index();
     let mut findings = Vec::new();
     let mut say = |severity, field: &str, line: u32, message: String, remedy: &str| {
@@ -120,6 +150,19 @@ pub(super) fn of_backend_tls(world: &World, object: &Object, policy: &BackendTls
             say(Severity::Info, "spec.targetRefs", 0, message.to_owned(), "sidecars speak mesh TLS, whatever it says");
         }
         Ok(()) => {}
+    }
+    if let Some((instance, port)) = backend_tls::unopened(index, object, policy) {
+        let message = format!(
+            "the sidecar of {}/{} takes HTTP at port {port}: TLS that the policy has Gateways speak there is refused, and their requests are 503",
+            instance.namespace, instance.name
+        );
+        say(
+            Severity::Warning,
+            "spec.targetRefs",
+            0,
+            message,
+            "declare the port as one of TLS (`appProtocol: https`), or remove the policy",
+        );
     }
     if let Some(WhyNot { reason, message }) = resolved {
         say(Severity::Warning, "spec.validation.caCertificateRefs", policy.line, message, &format!("correct it ({reason})"));

@@ -470,8 +470,9 @@ fn a_secrets_content_is_nowhere_but_with_its_edge() {
 
 #[test]
 fn backends_are_met_as_their_policy_says_or_not_at_all() {
-    // Aim: a port's own policy before one for the whole Service, of two alike the older; whoever cannot be believed, and whom mesh TLS meets,
-    // is answered 500; the loser and the broken say so at the Gateway.
+    // Aim: a port's own policy before one for the whole Service, of two alike the older; whoever cannot be believed is answered 500; the loser
+    // and the broken say so at the Gateway. That endpoints are of the mesh changes nothing of what their applications prove, and where their
+    // sidecars expect HTTP, `analyze` warns.
     let policy = |name: &str, section: &str, trust: &str| {
         let section = if section.is_empty() { String::new() } else { format!(", sectionName: {section}") };
         document(
@@ -525,8 +526,9 @@ fn backends_are_met_as_their_policy_says_or_not_at_all() {
     assert_eq!((met(&mesh).as_str(), accepted(&mesh, "three").ends_with("ResolvedRefs=False/InvalidKind")), ("500", true));
     mesh.put("three", None);
     mesh.put("meshed", Some("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {meshwright.dev/inject: enabled}}\n"));
-    assert_eq!(met(&mesh), "500");
-    assert!(accepted(&mesh, "one").starts_with("Accepted=False/Invalid"));
+    assert_eq!(met(&mesh), "one.example shows tls/shop/me");
+    assert_eq!(accepted(&mesh, "one"), "Accepted=True/Accepted; ResolvedRefs=True/ResolvedRefs");
+    assert!(crate::translate::audit(&mesh.world).iter().any(|problem| problem.to_string().contains("takes HTTP at port")));
     let others: BTreeMap<_, _> = statuses(&mesh.world).into_iter().filter(|(key, _)| key.kind == Kind::Gateway).collect();
     assert!(others.values().next().unwrap().conditions.iter().any(|said| said.kind == "ResolvedRefs" && said.status == "True"));
 }

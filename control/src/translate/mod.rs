@@ -16,6 +16,7 @@ mod edge_port;
 mod edge_tls;
 mod endpoint;
 mod engine_verdict;
+mod external_backend;
 mod judged;
 mod listener;
 mod mtls;

@@ -16,6 +16,7 @@ use super::cluster::{Calling, Destination, assignment, cluster, destinations, po
 use super::edge;
 use super::edge_listeners::{self, Edge, Family};
 use super::edge_port::{self, EdgePort};
+use super::external_backend;
 use super::mtls::Modes;
 use super::rule::Frontend;
 use super::security::{authentication, egress};
@@ -108,7 +109,11 @@ impl PartKey {
                     Destination::Instance(name, _) => maker.part.subjects.push(Subject::instance(name)),
                     Destination::Gateway(name, _) => maker.part.subjects.push(Subject::gateway(name)),
                 }
-                maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
+                // Those of a host outside the mesh its proxy finds out by itself.
+                let outside = matches!(destination, Destination::Service(backend) if backend.outside(world.index()).is_some());
+                if !outside {
+                    maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
+                }
             }
             Self::Secrets(name) => maker.secrets(name),
         }
@@ -133,10 +138,7 @@ impl Maker<'_> {
     /// What a destination speaks depends on what is said of it.
     fn depend(&mut self, destination: &Destination) {
         match destination {
-            Destination::Service(backend) | Destination::Datagrams(backend) => {
-                self.part.subjects.push(Subject::service(&backend.service));
-                self.depend_on_peers(&backend.service);
-            }
+            Destination::Service(backend) | Destination::Datagrams(backend) => self.part.subjects.push(Subject::service(&backend.service)),
             Destination::Instance(name, _) => self.depend_on_instance(name),
             Destination::Gateway(name, _) => self.part.subjects.push(Subject::gateway(name)),
         }
@@ -148,20 +150,12 @@ impl Maker<'_> {
         self.part.subjects.extend(self.world.index().fronts.get(name).into_iter().flatten().map(Subject::service));
     }
 
-    /// A BackendTLSPolicy is carried out only where no endpoint is of the mesh.
-    fn depend_on_peers(&mut self, service: &Name) {
-        if self.world.index().backend_tls.contains_key(service) {
-            self.part.subjects.push(Subject::endpoints(service));
-        }
-    }
-
     /// Services that a route refers to, whether or not there are any.
     fn depend_on_backends(&mut self, route: &Object) {
         for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
             let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-            let service = (namespace, reference.name.clone());
-            self.part.subjects.push(Subject::service(&service));
-            self.depend_on_peers(&service);
+            let outside = external_backend::is_meant(reference).then(|| external_backend::known_as((&namespace, &reference.name)));
+            self.part.subjects.push(Subject::service(&outside.unwrap_or((namespace, reference.name.clone()))));
         }
     }
 
@@ -173,9 +167,8 @@ impl Maker<'_> {
         }
         let places = edge::ladder::all_places(index, gateway);
         for object in places.iter().flat_map(|place| index.edge.get(place).into_iter().flatten()) {
-            if let Some(service) = edge::external::service_of(object) {
+            for service in [edge::external::service_of(object), edge::limits::service_of(object)].into_iter().flatten() {
                 self.part.subjects.push(Subject::service(&service));
-                self.depend_on_peers(&service);
             }
             if let Some(said) = authentication::content(object).and_then(|spec| spec.introspection.as_ref()) {
                 dns::traced(index, &object.key.namespace, said.url.host(), &mut self.part.subjects);

@@ -170,7 +170,16 @@ fn weighted(front: &Frontend<'_>, entry: &RankedMatch<'_>, reference: &BackendRe
     (weight.request_headers_to_add, weight.request_headers_to_remove) = header_ops(request);
     (weight.response_headers_to_add, weight.response_headers_to_remove) = header_ops(response);
     backends.extend(mirrored(front, entry.route, mirrors).map(|(backend, _)| backend));
-    let policy = BackendPolicy { filters: filters(front, entry, &reference.filters) };
+    let mut own = filters(front, entry, &reference.filters);
+    let outside = attach::good(front.index, entry.route, reference, front.granted());
+    if let Some((_, spec)) = outside.as_ref().and_then(|backend| backend.outside(front.index)) {
+        // A host outside the mesh knows itself by its own name, unless the route says another: its rule's word comes after.
+        let rewrite = own.get_or_insert_default().rewrite.get_or_insert_default();
+        if rewrite.hostname.is_empty() {
+            rewrite.hostname.clone_from(&spec.hostname);
+        }
+    }
+    let policy = BackendPolicy { filters: own };
     attach_policy(&mut weight.typed_per_filter_config, &policy);
     weight
 }

@@ -154,6 +154,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         }
         Spec::Gateway(gateway) => status_edge::of_gateway(world, object, &name, gateway, by),
         Spec::ListenerSet(set) => status_edge::of_set(world, object, set, by),
+        Spec::ExternalBackend(spec) => Some(status_edge::of_external(world, object, spec, by)),
         Spec::BackendTlsPolicy(policy) => Some(status_edge::of_backend_tls(world, object, policy, by)),
         Spec::Route(route) => Some(of_route(world, object, route, by)),
         Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),

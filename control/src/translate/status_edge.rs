@@ -9,10 +9,11 @@ use serde_json::json;
 use super::attach::WhyNot;
 use super::edge_listeners::{self, Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
-use super::status_words::{AncestorStatus, Condition, Conditions, ListenerStatus, Status, wholly_invalid};
+use super::status_words::{AncestorStatus, Condition, Conditions, ListenerStatus, ParentStatus, Status, wholly_invalid};
 use super::{attach, backend_tls, reached};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::core::Ingress;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::gateway::Gateway;
 use crate::world::key::GATEWAY_API;
 use crate::world::listener::ListenerSet;
@@ -212,6 +213,23 @@ pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Con
         vec![by.holds("Accepted"), told.programmed(true, "Pending", by)]
     };
     Some(Status { conditions, listeners: own.iter().map(|place| told.listener(*place, true, by)).collect(), ..Status::default() })
+}
+
+/// Of an XBackend, at each Gateway that leads there.
+pub(super) fn of_external(world: &World, object: &Object, spec: &ExternalBackend, by: &Conditions) -> Status {
+    let index = world.index();
+    let accepted = match backend_tls::judge_outside(index, object, spec) {
+        Ok(()) => by.holds("Accepted"),
+        Err(refusal) => by.fails("Accepted", &refusal),
+    };
+    let unresolved = spec.tls.as_ref().and_then(|policy| backend_tls::unresolved(index, object, policy));
+    let resolved = unresolved.map_or_else(|| by.holds("ResolvedRefs"), |refusal| by.fails("ResolvedRefs", &refusal));
+    let one = |(namespace, name): Name| ParentStatus {
+        parent_ref: json!({"group": GATEWAY_API, "kind": "Gateway", "namespace": namespace, "name": name}),
+        controller_name: CONTROLLER,
+        conditions: vec![accepted.clone(), resolved.clone()],
+    };
+    Status { parents: backend_tls::ancestors_outside(index, object).into_iter().map(one).collect(), ..Status::default() }
 }
 
 /// Of a BackendTLSPolicy, at each Gateway that goes by it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, backend_tls, edge, edge_listeners, edge_tls, mtls, policy, protocol};
+use super::{attach, backend_tls, edge, edge_listeners, edge_tls, external_backend, mtls, policy, protocol};
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, references};
@@ -216,6 +216,9 @@ impl<'a> Sum<'a> {
     fn backends(&mut self) {
         for (service, ..) in self.was.backend_tls.changes(&self.is.backend_tls) {
             self.touched.insert(Subject::service(service));
+        }
+        for ((namespace, name), ..) in self.was.externals.changes(&self.is.externals) {
+            self.touched.insert(Subject::service(&external_backend::known_as((namespace, name))));
         }
         for object in differ(&self.was.contents, &self.is.contents) {
             for index in self.both() {

@@ -78,7 +78,11 @@ impl BackendTlsPolicy {
             }
         }
         fields.done();
-        let at = validation?;
+        Self::validation(&validation?, targets)
+    }
+
+    /// What a `validation` says of such targets.
+    pub(super) fn validation(at: &Cursor<'_>, targets: Vec<TlsTarget>) -> Option<Self> {
         let mut fields = at.fields();
         let cas = fields.get("caCertificateRefs").map(|at| at.list(CAS_MAX)).unwrap_or_default();
         let well_known = fields.get("wellKnownCACertificates").and_then(|at| at.text()).filter(|word| !word.is_empty());

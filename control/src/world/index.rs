@@ -71,6 +71,8 @@ pub struct Index {
     pub gateway_sets: Sorted<Name, Vec<Arc<Object>>>,
     /// BackendTLSPolicies by each Service they are about, the oldest first.
     pub backend_tls: Sorted<Name, Vec<Arc<Object>>>,
+    /// Backends outside the mesh.
+    pub externals: Sorted<Name, Arc<Object>>,
     /// Own addresses of our Gateways' proxies, IPv4 first.
     pub gateway_addresses: Sorted<Name, Vec<IpAddr>>,
     /// Gateways of other controllers' classes.

@@ -42,6 +42,7 @@ pub enum Kind {
     RateLimit,
     ExternalAuth,
     ClientPolicy,
+    XBackend,
 }
 
 /// API group of the core kinds.
@@ -50,12 +51,14 @@ pub const CORE: &str = "";
 pub const DISCOVERY: &str = "discovery.k8s.io";
 /// API group of Gateway API.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// API group of Gateway API's experiments.
+pub const GATEWAY_API_X: &str = "gateway.networking.x-k8s.io";
 /// API group of our own kinds.
 pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -90,6 +93,7 @@ impl Kind {
         Self::RateLimit,
         Self::ExternalAuth,
         Self::ClientPolicy,
+        Self::XBackend,
     ];
 
     /// The name as manifests spell it.
@@ -129,6 +133,7 @@ impl Kind {
             Self::RateLimit => "RateLimit",
             Self::ExternalAuth => "ExternalAuth",
             Self::ClientPolicy => "ClientPolicy",
+            Self::XBackend => "XBackend",
         }
     }
 
@@ -137,6 +142,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::ServiceAccount | Self::Service | Self::Node | Self::Pod | Self::Secret | Self::ConfigMap => CORE,
             Self::EndpointSlice => DISCOVERY,
+            Self::XBackend => GATEWAY_API_X,
             Self::GatewayClass
             | Self::Gateway
             | Self::ListenerSet
@@ -173,6 +179,7 @@ impl Kind {
             Self::TCPRoute | Self::UDPRoute => &["v1", "v1alpha2"],
             Self::TLSRoute => &["v1", "v1alpha2", "v1alpha3"],
             Self::BackendTLSPolicy => &["v1", "v1alpha3"],
+            Self::XBackend => &["v1alpha1"],
             _ if matches!(self.group().as_bytes(), b"meshwright.dev") => &["v1alpha1"],
             _ => &["v1"],
         }

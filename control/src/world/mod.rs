@@ -15,6 +15,7 @@ pub mod core;
 mod credentials;
 mod door;
 pub mod edge;
+pub mod external_backend;
 mod families;
 pub mod federation;
 pub mod gateway;

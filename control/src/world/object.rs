@@ -8,6 +8,7 @@ use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth};
+use super::external_backend::ExternalBackend;
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -69,6 +70,7 @@ pub enum Spec {
     Gateway(Box<Gateway>),
     ListenerSet(ListenerSet),
     BackendTlsPolicy(BackendTlsPolicy),
+    ExternalBackend(Box<ExternalBackend>),
     Route(Route),
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
@@ -299,6 +301,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Gateway => Spec::Gateway(Box::new(Gateway::read(fields.need("spec")?.fields())?)),
         Kind::ListenerSet => Spec::ListenerSet(ListenerSet::read(fields.need("spec")?.fields())?),
         Kind::BackendTLSPolicy => Spec::BackendTlsPolicy(BackendTlsPolicy::read(fields.need("spec")?.fields())?),
+        Kind::XBackend => Spec::ExternalBackend(Box::new(ExternalBackend::read(fields.need("spec")?.fields())?)),
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
             Spec::Route(Route::read(fields.need("spec")?.fields())?)
         }

@@ -22,6 +22,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         }
         Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
+        Spec::ExternalBackend(spec) => named(object, spec.tls.iter().flat_map(|tls| &tls.cas)),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),

@@ -9,6 +9,9 @@
 
 mod answer;
 mod forward;
+mod outside;
+#[cfg(test)]
+mod outside_tests;
 mod resolv;
 
 use std::future::Future;
@@ -31,6 +34,7 @@ use crate::snapshots::{NameLookup, Snapshots};
 use answer::Reply;
 
 pub use forward::Upstream;
+pub use outside::{OutsideKeeper, TTL_MAX, TTL_MIN};
 pub use resolv::{RESOLV_CONF, nameservers};
 
 /// Questions answered at once; more are refused (TCP) or dropped (UDP: the client asks again).

@@ -18,6 +18,8 @@ pub enum Stream {
     Plain(Socket),
     /// TLS we opened.
     Opened(Box<Dry<client::TlsStream<Socket>>>),
+    /// TLS to an application, inside TLS to its proxy.
+    Inside(Box<Dry<client::TlsStream<client::TlsStream<Socket>>>>),
     /// TLS we accepted.
     Accepted(Box<Dry<server::TlsStream<Rewound<Socket>>>>),
 }
@@ -50,6 +52,11 @@ impl Stream {
         Self::Opened(Box::new(Dry { tls, dry: false, shut: false }))
     }
 
+    /// TLS we opened inside TLS that we opened.
+    pub fn inside(tls: client::TlsStream<client::TlsStream<Socket>>) -> Self {
+        Self::Inside(Box::new(Dry { tls, dry: false, shut: false }))
+    }
+
     /// TLS we accepted.
     pub fn accepted(tls: server::TlsStream<Rewound<Socket>>) -> Self {
         Self::Accepted(Box::new(Dry { tls, dry: false, shut: false }))
@@ -63,8 +70,9 @@ impl Abrupt for Stream {
         match self {
             Self::Plain(socket) => socket.abort(),
             Self::Opened(stream) if stream.shut => stream.tls.get_mut().0.abort(),
+            Self::Inside(stream) if stream.shut => stream.tls.get_mut().0.get_mut().0.abort(),
             Self::Accepted(stream) if stream.shut => stream.tls.get_mut().0.abort(),
-            Self::Opened(_) | Self::Accepted(_) => {}
+            Self::Opened(_) | Self::Inside(_) | Self::Accepted(_) => {}
         }
     }
 
@@ -72,6 +80,7 @@ impl Abrupt for Stream {
         match self {
             Self::Plain(socket) => socket.poll_reset(cx),
             Self::Opened(stream) => stream.tls.get_ref().0.poll_reset(cx),
+            Self::Inside(stream) => stream.tls.get_ref().0.get_ref().0.poll_reset(cx),
             Self::Accepted(stream) => stream.tls.get_ref().0.poll_reset(cx),
         }
     }
@@ -105,6 +114,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Opened(stream) => stream.poll_read(|tls| tls.get_ref().0, cx, buf),
+            Self::Inside(stream) => stream.poll_read(|tls| tls.get_ref().0.get_ref().0, cx, buf),
             Self::Accepted(stream) => stream.poll_read(|tls| tls.get_ref().0.get_ref(), cx, buf),
         }
     }
@@ -116,6 +126,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
+            Self::Inside(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
         }
     }
@@ -125,6 +136,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
+            Self::Inside(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
         }
     }
@@ -134,6 +146,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Opened(stream) => stream.tls.is_write_vectored(),
+            Self::Inside(stream) => stream.tls.is_write_vectored(),
             Self::Accepted(stream) => stream.tls.is_write_vectored(),
         }
     }
@@ -143,6 +156,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
+            Self::Inside(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
         }
     }
@@ -155,6 +169,11 @@ impl AsyncWrite for Stream {
                 stream.shut = true;
                 let (socket, session) = stream.tls.get_mut();
                 say_goodbye(socket, session);
+                Pin::new(&mut stream.tls).poll_shutdown(cx)
+            }
+            // Its own goodbye has to pass the outer one's.
+            Self::Inside(stream) => {
+                stream.shut = true;
                 Pin::new(&mut stream.tls).poll_shutdown(cx)
             }
             Self::Accepted(stream) => {

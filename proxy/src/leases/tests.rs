@@ -111,7 +111,7 @@ async fn what_is_asked_is_granted() {
     stream.grants.send(Ok(LimitGrants { replicas: 3, grants: Vec::new() })).await.unwrap();
     settle().await;
     assert_eq!((object.store.away_since(), object.store.replicas()), (None, 3));
-    let ask = engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 2, service: None };
+    let ask = engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 2 };
     let answer = snapshots.limit_questions().ask(ask).unwrap();
     let asks = stream.asks.next().await.unwrap().unwrap().asks;
     let [ask] = asks.as_slice() else { panic!("{asks:?}") };
@@ -130,7 +130,7 @@ async fn a_control_plane_that_is_gone_is_away_and_one_that_comes_back_is_told_al
     // Aim: the end of a stream, an error and silence each make the store away; the next stream hears what is known of a key.
     let (snapshots, mut heard, _tasks) = started().await;
     let object = object(&snapshots);
-    let ask = || engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 2, service: None };
+    let ask = || engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 2 };
     let mut stream = heard.recv().await.unwrap();
     stream.grants.send(Ok(LimitGrants { replicas: 1, grants: Vec::new() })).await.unwrap();
     settle().await;
@@ -172,14 +172,13 @@ async fn nonsense_harms_nobody() {
     assert_eq!(object.store.replicas(), 1);
     let asked = snapshots
         .limit_questions()
-        .ask(engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 1, service: None })
+        .ask(engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 1 })
         .unwrap();
     stream.asks.next().await.unwrap().unwrap();
     let id = stream.asks.next().await.unwrap().unwrap().asks[0].id;
     stream.grants.send(Ok(LimitGrants { replicas: 1, grants: vec![LimitGrant { id, refused: true, ..mad }] })).await.unwrap();
     assert!(asked.await.is_err(), "refused: nobody counts it");
-    let _again =
-        snapshots.limit_questions().ask(engine::filter::guard::LimitAsk { object, limit: 9, key: 7, want: 1, service: None }).unwrap();
+    let _again = snapshots.limit_questions().ask(engine::filter::guard::LimitAsk { object, limit: 9, key: 7, want: 1 }).unwrap();
     settle().await;
     assert!(stream.grants.send(Ok(LimitGrants::default())).await.is_ok());
 }

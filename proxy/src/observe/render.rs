@@ -34,6 +34,8 @@ struct Scrape {
     conditions_failed: u64,
     auth: Vec<(&'static str, &'static str, u64)>,
     key_fetches_failed: u64,
+    outside_lookups: u64,
+    outside_lookups_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
@@ -73,6 +75,8 @@ impl Telemetry {
             epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
             key_fetches_failed: self.readings.key_fetches_failed.load(Ordering::Relaxed),
+            outside_lookups: self.readings.outside_lookups.load(Ordering::Relaxed),
+            outside_lookups_failed: self.readings.outside_lookups_failed.load(Ordering::Relaxed),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
             conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
@@ -282,6 +286,13 @@ impl Scrape {
             "meshwright_jwks_fetches_failed",
             "Fetches of token issuers' keys that failed; the last good ones stay for a day",
             self.key_fetches_failed,
+        )?;
+        number(encoder, "meshwright_backend_lookups", "Questions for names outside the mesh that are backends", self.outside_lookups)?;
+        number(
+            encoder,
+            "meshwright_backend_lookups_failed",
+            "Those that nobody has answered in one family at least; the last addresses stay",
+            self.outside_lookups_failed,
         )?;
         number(
             encoder,

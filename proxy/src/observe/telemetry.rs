@@ -66,6 +66,10 @@ pub struct Readings {
     pub cert_expiry_unix_secs: AtomicI64,
     /// Fetches of token issuers' keys that failed.
     pub key_fetches_failed: AtomicU64,
+    /// Questions for names outside the mesh that are backends, both families together.
+    pub outside_lookups: AtomicU64,
+    /// Those that nobody has answered, in one family at least.
+    pub outside_lookups_failed: AtomicU64,
     /// Places that keys cannot be fetched from now, and why; there are as many as the live rules name, and no more.
     pub keys_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.

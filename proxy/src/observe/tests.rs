@@ -112,7 +112,8 @@ fn port() -> Arc<InboundPort> {
     })
 }
 
-const TLS: TlsFacts = TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_128_GCM_SHA256", group: "X25519MLKEM768", resumed: false };
+const TLS: TlsFacts =
+    TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_128_GCM_SHA256", group: "X25519MLKEM768", resumed: false, holds_tls: false };
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()

@@ -1,5 +1,5 @@
-//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity or TLS where it has a name, then HTTP where it is
-//! wanted.
+//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then TLS where it has a name (inside the mTLS, where
+//! it has both), then HTTP where it is wanted.
 
 #![allow(clippy::disallowed_types, reason = "hands a door's socket on")]
 
@@ -95,9 +95,16 @@ impl Connector {
         let address = to.endpoint.address;
         let socket = self.dial(to).await.map_err(|error| refused(address, &error))?;
         if let Some(identity) = &to.endpoint.identity {
-            let connected = self.bonds.tls().connect(identity, address, carries, socket).await?;
+            // TLS of the application's own is opaque to its proxy.
+            let outer = if to.named.is_some() { Carries::Tcp } else { carries };
+            let connected = self.bonds.tls().connect(identity, address, outer, socket).await?;
             let bond = Some(self.bonds.join(&connected.peer));
-            return Ok(Opened { stream: Stream::opened(connected.stream), tls: Some(connected.facts), bond });
+            let Some(named) = &to.named else {
+                return Ok(Opened { stream: Stream::opened(connected.stream), tls: Some(connected.facts), bond });
+            };
+            let inside = Box::pin(self.bonds.tls().connect_named(named, address, carries, connected.stream)).await?;
+            let facts = TlsFacts { holds_tls: true, ..connected.facts };
+            return Ok(Opened { stream: Stream::inside(inside), tls: Some(facts), bond });
         }
         let stream = match &to.named {
             // Boxed because few connections leave the mesh so, and all would keep room for it.
@@ -138,7 +145,7 @@ impl Connector {
         let open = Open::count(counts, to.local.is_some(), pass);
         let wakes = Arc::new(Wakes::default());
         let line = Line::of(Arc::clone(&wakes));
-        let added = if tls.is_some() { limits::HEAD_BYTES_ADDED_MAX } else { 0 };
+        let added = if tls.is_some_and(|tls| tls.is_hop()) { limits::HEAD_BYTES_ADDED_MAX } else { 0 };
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(limits::HEAD_BYTES_MAX + added)
@@ -178,7 +185,7 @@ impl Connector {
         let (stream, gathering) = gather(self.attended(stream), Tally::new(Sender::Server, bodies.floods()));
         let (sender, mut connection) =
             client_builder(&windows).handshake(stream).await.map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
-        let pings = tls.and_then(|_| connection.ping_pong());
+        let pings = tls.filter(TlsFacts::is_hop).and_then(|_| connection.ping_pong());
         let multiplexed = Multiplexed::new(sender, tls, windows, patience);
         let driving = bound([bond], Rc::clone(&multiplexed).drive(connection, gathering, open));
         let driver = tokio::task::spawn_local(async move {

@@ -57,6 +57,13 @@ impl Rest {
     }
 }
 
+impl Http1 {
+    /// Whether a proxy of the mesh answers.
+    pub(super) fn is_hop(&self) -> bool {
+        self.tls.as_ref().is_some_and(TlsFacts::is_hop)
+    }
+}
+
 impl Drop for Http1 {
     fn drop(&mut self) {
         if !self.sender.is_closed() {

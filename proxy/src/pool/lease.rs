@@ -66,6 +66,11 @@ impl Lease {
         }
     }
 
+    /// Whether a proxy of the mesh answers; not where the application's own TLS is inside that of the mesh.
+    pub fn is_hop(&self) -> bool {
+        self.tls().is_some_and(TlsFacts::is_hop)
+    }
+
     /// Who answers on a connection that carries one exchange at a time, where that was proved.
     pub(crate) const fn peer(&self) -> Option<&Arc<Peer>> {
         match &self.sender {
@@ -122,7 +127,7 @@ impl Lease {
         }
         match begin(connection, place, downstream, again).await {
             Ok(response) => {
-                if connection.tls.is_some()
+                if connection.is_hop()
                     && again != Resend::Never
                     && let Some(reason) = unreached(&response, Incoming::is_end_stream)
                     && let Some(whole) = connection.line.written_whole().and_then(written)
@@ -182,12 +187,10 @@ fn begin(
         None => Request::default(),
     };
     // What was packed for a mesh peer is not for everybody.
-    let packed = connection.tls.is_some() && pack(request.headers_mut());
+    let packed = connection.is_hop() && pack(request.headers_mut());
     let keeps = match again {
         Resend::Never => false,
-        Resend::Unreached => {
-            connection.tls.is_some() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX)
-        }
+        Resend::Unreached => connection.is_hop() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX),
         Resend::Unanswered => true,
     };
     connection.line.ask(downstream, keeps && !packed);

@@ -146,7 +146,7 @@ impl Pool {
         match carries {
             Carries::H2 => {
                 // A peer of the mesh opens its windows wide.
-                let bytes = if to.endpoint.identity.is_some() { 0 } else { unread_bytes(outgoing) };
+                let bytes = if to.endpoint.identity.is_some() && to.named.is_none() { 0 } else { unread_bytes(outgoing) };
                 match slot.take_stream(bytes) {
                     Offer::Free(used) => Ok(Lease::stream(slot, (used, true), in_flight, Rc::clone(&self.patience))),
                     // Boxed because few have to wait, and all would keep room for it.
@@ -305,7 +305,7 @@ impl Pool {
     pub fn sweep(&self) {
         let (now, generation) = (self.patience.tick(), self.connector.generation());
         self.slots.borrow_mut().retain(|key, slot| {
-            slot.sweep(now, if key.protection == Protection::Mesh { generation } else { 0 });
+            slot.sweep(now, if key.protection.is_proved() { generation } else { 0 });
             let stays = !slot.empty() || Rc::strong_count(slot) > 1;
             // What tells a named server apart goes with its slot.
             let keeps = !stays && !key.protection.is_named();

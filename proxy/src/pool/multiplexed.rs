@@ -40,7 +40,7 @@ pub(super) struct Multiplexed {
     last_used: Cell<u32>,
     /// When something was read last.
     heard: Cell<u32>,
-    /// How the connection is encrypted, if its peer is of the mesh, which opens its windows wide.
+    /// How the connection is encrypted, if its peer is of the mesh; where that is who answers, it opens its windows wide.
     tls: Option<TlsFacts>,
     /// Our own, for what the peer answers.
     windows: Rc<Windows>,
@@ -123,7 +123,7 @@ impl Multiplexed {
     /// Whether a body of so many bytes finds its way even if nothing of those under way is ever read. An application's window for all bodies
     /// together may be no larger than [`UPLOAD_WINDOW_BYTES`], and one unread body would stop all others (RFC 9113, section 5.2.1).
     fn fits(&self, bytes: u64) -> bool {
-        self.tls.is_some() || bytes == 0 || self.unread_bytes.get() == 0 || self.unread_bytes.get() + bytes <= UPLOAD_WINDOW_BYTES
+        self.is_hop() || bytes == 0 || self.unread_bytes.get() == 0 || self.unread_bytes.get() + bytes <= UPLOAD_WINDOW_BYTES
     }
 
     /// Bytes that may stand unread on it.
@@ -148,6 +148,11 @@ impl Multiplexed {
 
     pub(super) const fn tls(&self) -> Option<&TlsFacts> {
         self.tls.as_ref()
+    }
+
+    /// Whether a proxy of the mesh answers.
+    pub(super) fn is_hop(&self) -> bool {
+        self.tls.as_ref().is_some_and(TlsFacts::is_hop)
     }
 
     pub(super) const fn windows(&self) -> &Rc<Windows> {

@@ -44,7 +44,7 @@ pub(super) async fn exchange(
     let mut sending = Sending::new(answer, body, stream);
     match poll_fn(|cx| sending.poll(cx, used, downstream)).await {
         Ok(response) => {
-            if used.connection().tls().is_some()
+            if used.connection().is_hop()
                 && again != Resend::Never
                 && sending.is_at_hand()
                 && let Some(reason) = unreached(&response, RecvStream::is_end_stream)
@@ -55,7 +55,7 @@ pub(super) async fn exchange(
             }
             sending.go_on(used);
             let (head, stream) = response.into_parts();
-            if too_large(&head.headers, None, used.connection().tls().is_some()) {
+            if too_large(&head.headers, None, used.connection().is_hop()) {
                 return Err(Failure::upstream(Reason::TooLarge, "the answer's head is larger than a head may be"));
             }
             let received = Received::http2(stream, &head.headers, Ok(Some(share)), None);

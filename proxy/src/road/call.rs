@@ -433,8 +433,8 @@ impl Call {
             let patient = Patient { left, ..self.patient };
             let next = match (&to.local, &to.endpoint.identity) {
                 (Some(_), _) => Neighbour::Application,
-                (None, Some(_)) => Neighbour::Peer,
-                (None, None) => Neighbour::Outside,
+                (None, Some(_)) if to.named.is_none() => Neighbour::Peer,
+                (None, _) => Neighbour::Outside,
             };
             tell_patience(request.headers_mut(), patient, self.grpc, next, || shared.unix_ms());
         }

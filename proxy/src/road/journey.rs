@@ -290,7 +290,7 @@ impl Journey {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && (!switching || names_http(response.headers())) {
             return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, to one which nobody had asked for"));
         }
-        let mesh_peer = self.call.lease().is_some_and(|lease| lease.tls().is_some());
+        let mesh_peer = self.call.lease().is_some_and(Lease::is_hop);
         let there = match judge_answer(response.headers_mut(), if mesh_peer { Hop::Inner } else { Hop::First }) {
             Ok(there) => there,
             Err(failure) => return self.fail(&failure),

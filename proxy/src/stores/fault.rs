@@ -25,6 +25,12 @@ pub(super) enum StoreFault {
     /// It says what nobody understands.
     #[error("what it says is no answer of a Redis server: {0}")]
     Unreadable(String),
+    /// Nobody says which server is written to.
+    #[error("{0}")]
+    Unknown(String),
+    /// Another server is written to by now.
+    #[error("sentinels name another server, {0}")]
+    Moved(String),
     /// It went away.
     #[error("it has closed the connection")]
     Gone,
@@ -34,6 +40,11 @@ impl StoreFault {
     /// In a server's own words, of which not too many are told.
     pub(super) fn refused(words: &str) -> Self {
         Self::Refused(told(words))
+    }
+
+    /// See [`StoreFault::Unknown`].
+    pub(super) fn unknown(words: &str) -> Self {
+        Self::Unknown(told(words))
     }
 
     /// See [`StoreFault::Unreadable`].

@@ -50,13 +50,23 @@ impl Link {
     /// # Errors
     /// They do not come in time, or are none.
     pub(super) async fn exchange(&mut self, commands: impl Iterator<Item = Cmd>, within: Duration) -> Result<Vec<Value>, StoreFault> {
+        self.exchange_long(commands, within, ANSWER_BYTES_MAX).await
+    }
+
+    /// The same, where an answer may be so long.
+    pub(super) async fn exchange_long(
+        &mut self,
+        commands: impl Iterator<Item = Cmd>,
+        within: Duration,
+        answer_bytes_max: u64,
+    ) -> Result<Vec<Value>, StoreFault> {
         let mut together = Pipeline::new();
         commands.for_each(|command| _ = together.add_command(command));
         let count = together.len();
         if count == 0 {
             return Ok(Vec::new());
         }
-        self.meter.left.store(ANSWER_BYTES_MAX.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX)), Ordering::Relaxed);
+        self.meter.left.store(answer_bytes_max.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX)), Ordering::Relaxed);
         self.meter.begun.store(false, Ordering::Relaxed);
         let answers = timeout(within, self.connection.send_packed_commands(&together, 0, count)).await;
         self.meter.left.store(0, Ordering::Relaxed);

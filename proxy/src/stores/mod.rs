@@ -1,13 +1,17 @@
 //! Stores elsewhere that count limits for several proxies: one connection to each that an object of the live snapshot names. Questions of all
 //! workers come here and are handed on; what a store grants is spent as a share of the control plane's count is (`engine::limit`). While a
-//! store is away nobody waits for it, and each limit goes by its `onError`. A rate-limit service is asked of each request (`service`).
+//! store is away nobody waits for it, and each limit goes by its `onError`. A rate-limit service is asked by the workers themselves, of each
+//! request (`road::asking`).
 
+mod cluster;
 mod fault;
 mod link;
-mod redis;
-mod service;
 #[cfg(test)]
-mod service_tests;
+mod real_tests;
+mod redis;
+mod sentinel;
+mod server;
+mod slots;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -23,7 +27,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::redis::RedisStore;
-use self::service::ServiceStore;
 use crate::callout::Callout;
 use crate::io::Draw;
 use crate::observe::Telemetry;
@@ -97,24 +100,15 @@ impl StoreKeeper {
             if ways.iter().any(|way| std::ptr::eq(way.store.as_ptr(), Arc::as_ptr(&store))) {
                 continue;
             }
+            // A service is asked by the workers.
+            let RemotePlace::Redis(place) = &store.place else { continue };
             // It may have been one too many before.
             store.trouble.over();
             let (questions, arriving) = mpsc::channel(POSED_MAX);
-            let (live, trouble) = (Arc::clone(&store.live), Arc::clone(&store.trouble));
+            let (place, live, trouble) = (Arc::clone(place), Arc::clone(&store.live), Arc::clone(&store.trouble));
             let (callout, telemetry, draw) = (self.callout.clone(), Arc::clone(&self.telemetry), Draw::seeded(draw.next()));
-            match &store.place {
-                RemotePlace::Redis(place) => {
-                    let (place, snapshots) = (Arc::clone(place), self.snapshots.clone());
-                    let task = RedisStore { place, live, trouble, callout, snapshots, telemetry, password: None };
-                    tasks.spawn(task.run(arriving, draw));
-                }
-                // What nobody may be led to stays away.
-                RemotePlace::Service(place) if place.address.is_empty() => drop(arriving),
-                RemotePlace::Service(place) => {
-                    let place = Arc::clone(place);
-                    tasks.spawn(ServiceStore { place, live, trouble, callout, telemetry }.run(arriving, draw));
-                }
-            }
+            let task = RedisStore { place, live, trouble, callout, snapshots: self.snapshots.clone(), telemetry, password: None };
+            tasks.spawn(task.run(arriving, draw));
             ways.push(StoreWay { store: Arc::downgrade(&store), questions });
         }
     }

@@ -7,10 +7,11 @@ use engine::Moment;
 use engine::filter::guard::ObjectLimits;
 use engine::limit::{Grant, KeyKnown, KeyStanding, Numbers};
 use redis::{Cmd, Value};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fault::StoreFault;
-use crate::snapshots::Posed;
+use crate::leases::Unused;
+use crate::snapshots::{Posed, unanswered};
 
 /// What decides a question, at the server.
 pub(super) const SCRIPT: &str = include_str!("take.lua");
@@ -50,11 +51,17 @@ impl Asked {
         Self { object, limit, key, want: 0, back, spent: 0, known: None, told: None }
     }
 
+    /// What the key is called at a server. `None`: there is no such limit any more.
+    pub(super) fn key(&self, key_prefix: &str) -> Option<String> {
+        let limit = self.object.limits.get(self.limit)?;
+        Some(format!("{key_prefix}{}/{}:{:032x}", self.object.memory.name, limit.name, self.key))
+    }
+
     /// Runs the script of that digest; `wall_secs` is the server's own time. `None`: there is no such limit any more.
     pub(super) fn command(&self, (script, key_prefix): (&str, &str), wall_secs: u64) -> Option<Cmd> {
         let limit = self.object.limits.get(self.limit)?;
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script).arg(1).arg(format!("{key_prefix}{}/{}:{:032x}", self.object.memory.name, limit.name, self.key));
+        command.arg(script).arg(1).arg(self.key(key_prefix)?);
         match &limit.numbers {
             Numbers::Rate(rate) => {
                 let (amount, per) = rate.pace();
@@ -88,6 +95,46 @@ impl Asked {
     /// There will be no answer.
     pub(super) fn unanswered(self) {
         self.object.unanswered(self.key, self.spent);
+    }
+}
+
+/// What an answer comes to.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// It is noted.
+    Done,
+    /// The server's window is another one, by its clock, seconds since 1970: the question is put once more.
+    Again(Asked, u64),
+    /// It is none, or the server refuses; who asked knows that there is none.
+    Wrong(StoreFault),
+}
+
+/// Notes what a server says to a question.
+pub(super) fn settle(asked: Asked, value: &Value, now: Moment, unused: &mut Unused) -> Settled {
+    match answer(value) {
+        Ok((Answer::Counted { granted, standing }, _)) => {
+            if let Some((object, limit, key)) = asked.granted((granted, standing), now) {
+                unused.watch((&object, limit, key), now);
+            }
+            Settled::Done
+        }
+        Ok((Answer::Turned, secs)) => Settled::Again(asked, secs),
+        Err(fault) => {
+            asked.unanswered();
+            Settled::Wrong(fault)
+        }
+    }
+}
+
+/// Waits for something, while nobody who asks is kept waiting. `None`: nobody can ask any more.
+pub(super) async fn meanwhile<T>(questions: &mut mpsc::Receiver<Posed>, what: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(what);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut what => return Some(done),
+            posed = questions.recv() => unanswered(&posed?),
+        }
     }
 }
 

@@ -171,7 +171,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
     let (book, heard) = (LimitBook::new(4, 100), Mutex::default());
     let server = Arc::new(Server { manner: Mutex::new(manner), book, numbers: numbers(&raw), wall_secs, password: wanted, heard });
     let sent = Sent {
-        address: "127.0.0.1:6379".into(),
+        addresses: vec!["127.0.0.1:6379".into()],
         password: wanted.map(|_| "shop/redis/password".to_owned()).unwrap_or_default(),
         username: wanted.map(|_| "edge".to_owned()).unwrap_or_default(),
         key_prefix: "edge:".into(),
@@ -214,7 +214,7 @@ fn started(manner: Manner, raw: Numbers, (wanted, known): (Option<&'static str>,
 
 impl Kept {
     fn ask(&self, want: u64) -> tokio::sync::oneshot::Receiver<()> {
-        let ask = LimitAsk { object: Arc::clone(&self.object), limit: 0, key: 7, want, service: None };
+        let ask = LimitAsk { object: Arc::clone(&self.object), limit: 0, key: 7, want };
         self.snapshots.limit_questions().ask(ask).unwrap()
     }
 

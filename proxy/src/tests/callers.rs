@@ -94,6 +94,7 @@ impl Gate {
         let mut snapshot = client_snapshot(&world.setup, 2);
         snapshot.edges.insert(80, Arc::new(edge));
         (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());
+        snapshot.limits = compiled.limits.clone();
         world.client_means.snapshots.publish(Arc::new(snapshot));
     }
 }

@@ -171,13 +171,7 @@ fn a_full_queue_is_a_store_that_is_away() {
         snapshots.load().limits.leases().is_here();
         let own = Arc::new(engine::filter::guard::read(&limits, &engine::limit::LimitMemories::default()).unwrap());
         for key in 0..crate::snapshots::POSED_MAX as u128 {
-            snapshots.limit_questions().aside(engine::filter::guard::LimitAsk {
-                object: Arc::clone(&own),
-                limit: 0,
-                key,
-                want: 1,
-                service: None,
-            });
+            snapshots.limit_questions().aside(engine::filter::guard::LimitAsk { object: Arc::clone(&own), limit: 0, key, want: 1 });
         }
         let began = tokio::time::Instant::now();
         refused(&mut world, "503").await;

@@ -123,6 +123,15 @@ pub struct TlsFacts {
     pub group: &'static str,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+    /// What it carries is TLS once more, which the peer's application ends: no proxy of the mesh answers what is asked.
+    pub holds_tls: bool,
+}
+
+impl TlsFacts {
+    /// Whether requests on it are answered by a proxy of the mesh.
+    pub const fn is_hop(&self) -> bool {
+        !self.holds_tls
+    }
 }
 
 /// An open connection to a peer that proved the identity asked for.
@@ -431,7 +440,7 @@ fn facts(state: &CommonState) -> TlsFacts {
         Some(NamedGroup::secp384r1) => "secp384r1",
         _ => "unknown",
     };
-    TlsFacts { version, cipher, group, resumed: state.handshake_kind() == Some(HandshakeKind::Resumed) }
+    TlsFacts { version, cipher, group, resumed: state.handshake_kind() == Some(HandshakeKind::Resumed), holds_tls: false }
 }
 
 #[cfg(test)]

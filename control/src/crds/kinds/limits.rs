@@ -312,15 +312,20 @@ struct RateEntry {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
     ("!has(self.username) || has(self.authRef)", "a user is nobody without a password: write authRef"),
+    ("has(self.mode) && self.mode != 'Single' || size(self.addresses) == 1", "a single server has one address"),
+    ("!has(self.master) || has(self.mode) && self.mode == 'Sentinel'", "master is a name by which sentinels know a server"),
 ])))]
 struct RedisStore {
-    /// HOST:PORT of the server; names are the mesh's where it has them.
-    #[schemars(length(min = 1, max = 1))]
+    /// HOST:PORT of the server, of sentinels that watch it, or of some servers of a cluster; names are the mesh's where it has them.
+    #[schemars(length(min = 1, max = 16))]
     addresses: Vec<HostPort>,
-    /// What it is.
+    /// What they are.
     #[schemars(extend("default" = "Single"))]
     mode: Option<RedisMode>,
-    /// It proves itself by its name, below the roots of the proxy's machine.
+    /// The name by which sentinels know the server; may be left out where they know one.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^\S+$"))]
+    master: Option<String>,
+    /// Each server proves itself by the name or address by which it is called, below the roots of the proxy's machine.
     tls: Option<bool>,
     /// As whom proxies speak; without it the server's default user.
     #[schemars(length(min = 1, max = 256))]
@@ -347,10 +352,12 @@ struct HostPort(#[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]
 #[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) > duration('0s') && duration(self) <= duration('1s')", "use a time above zero and up to 1s")])))]
 struct StoreWait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
 
-/// What a server is.
+/// What addresses are.
 #[derive(JsonSchema)]
 enum RedisMode {
     Single,
+    Sentinel,
+    Cluster,
 }
 
 /// The control plane counts, and proxies take some of each key's share ahead.

@@ -183,6 +183,9 @@ fn service(index: &Index, owner: &Object, to: &Reference, backends: &mut BTreeSe
 /// What it refers to is not there, or cannot be used.
 pub(super) fn resolve(index: &Index, owner: &Object, to: &Reference) -> Result<Backend, WhyNot> {
     let backend = attach::backend(index, owner, to, false)?;
+    if backend.outside(index).is_some() {
+        return Err(WhyNot::new("InvalidKind", "a service that is asked is a Service, not an XBackend".to_owned()));
+    }
     if backend_tls::broken(index, &backend) {
         let (namespace, name) = &backend.service;
         return Err(WhyNot::new("InvalidRef", format!("the BackendTLSPolicy of Service {namespace}/{name} cannot be carried out")));

@@ -108,12 +108,7 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
             basic::fault(world, users).or_else(|| consumers::crowded(world, users))
         }
         Spec::RateLimit(spec) => match &spec.store.rls {
-            Some(rls) => {
-                if let Err(why) = limits::permitted(world.index(), object) {
-                    return Some(Err(why));
-                }
-                world.get(&rls.service).is_none().then(|| format!("there is no {}", rls.service))
-            }
+            Some(_) => return limits::resolve(world.index(), object).map(|resolved| resolved.map(|_| ())),
             None => secret::shown(world, spec.store.password()?).err(),
         },
         Spec::ExternalAuth(spec) => {

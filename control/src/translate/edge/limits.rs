@@ -1,28 +1,37 @@
 //! RateLimit as proxies are told: all objects of all places, the narrowest first.
 
+use std::collections::BTreeSet;
+
+use engine::limit::RedisMode;
 use proto::mesh::limit_store::Kind as StoreKind;
-use proto::mesh::{EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore};
+use proto::mesh::{self, EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore};
+use proto::names::BAD_BACKEND;
 
 use super::basic::file_name;
-use crate::translate::attach::WhyNot;
-use crate::world::edge::{CountedAt, EdgeRateLimit};
-use crate::world::key::OWN;
+use super::external;
+use crate::translate::attach::{Backend, WhyNot};
+use crate::world::edge::{CountedAt, EdgeRateLimit, RateService};
 use crate::world::traffic::Place;
-use crate::world::{Index, Kind, Object, ObjectKey, Spec};
+use crate::world::{Index, Object, ObjectKey, Spec};
 
-/// A backend of another namespace needs leave.
-pub(super) fn permitted(index: &Index, object: &Object) -> Result<(), WhyNot> {
-    let Spec::RateLimit(spec) = &object.spec else { return Ok(()) };
-    let Some(service) = spec.store.rls.as_ref().map(|rls| &rls.service) else { return Ok(()) };
-    let (own, there) = (&object.key.namespace, &service.namespace);
-    if own == there || index.granted((OWN, Kind::RateLimit.text(), own), there, ("", "Service", &service.name)) {
-        return Ok(());
-    }
-    let message = format!("no ReferenceGrant in {there} lets RateLimits of {own} refer to Service {}", service.name);
-    Err(WhyNot::new("RefNotPermitted", message))
+/// The rate-limit service that an object names.
+fn service(object: &Object) -> Option<&RateService> {
+    if let Spec::RateLimit(spec) = &object.spec { spec.store.rls.as_ref() } else { None }
 }
 
-pub(super) fn sent(index: &Index, places: &[Place]) -> Vec<EdgeLimits> {
+/// The same, whether or not it is there.
+pub(in crate::translate) fn service_of(object: &Object) -> Option<(String, String)> {
+    let to = &service(object)?.to;
+    Some((to.namespace.clone().unwrap_or_else(|| object.key.namespace.clone()), to.name.clone()))
+}
+
+/// Where it is; `None`: it names none.
+pub(super) fn resolve(index: &Index, object: &Object) -> Option<Result<Backend, WhyNot>> {
+    Some(external::resolve(index, object, &service(object)?.to))
+}
+
+/// What holds at places, the narrowest first; adds the services that are asked.
+pub(super) fn sent(index: &Index, places: &[Place], backends: &mut BTreeSet<Backend>) -> Vec<EdgeLimits> {
     let route = places.iter().find_map(|place| match place {
         Place::Object(key) if key.kind.routes_http() => Some(key),
         _ => None,
@@ -33,7 +42,9 @@ pub(super) fn sent(index: &Index, places: &[Place]) -> Vec<EdgeLimits> {
         let Spec::RateLimit(spec) = &object.spec else { continue };
         // One object may be about several of these places, and counts once.
         if !told.iter().any(|other| other.policy == object.key.path()) {
-            told.push(one((object, permitted(index, object).is_ok()), spec, route));
+            let service = resolve(index, object).and_then(Result::ok);
+            told.push(one((object, service.as_ref()), spec, route));
+            backends.extend(service);
         }
     }
     told
@@ -56,7 +67,7 @@ pub(in crate::translate) fn met<'a>(index: &'a Index, object: &Object) -> Vec<&'
     found
 }
 
-fn one((object, permitted): (&Object, bool), spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
+fn one((object, service): (&Object, Option<&Backend>), spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
     let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, bandwidth, store, without_store, draft, legacy } =
         spec;
     let policy = object.key.path();
@@ -71,18 +82,19 @@ fn one((object, permitted): (&Object, bool), spec: &EdgeRateLimit, route: Option
         limits: limits.clone(),
         concurrency: concurrency.clone(),
         bandwidth: bandwidth.clone(),
-        store: Some(LimitStore { kind: Some(counted_at(store, permitted)) }),
+        store: Some(LimitStore { kind: Some(counted_at(store, object, service)) }),
         without_store: (*without_store).into(),
         draft_headers: *draft,
         legacy_headers: *legacy,
     }
 }
 
-fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, permitted: bool) -> StoreKind {
+fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, object: &Object, service: Option<&Backend>) -> StoreKind {
     if let Some(rls) = rls {
         return StoreKind::Service(RateLimitService {
+            address: rls.address(&object.key.namespace),
             // Where it may not be asked it is always away.
-            address: if permitted { rls.address() } else { String::new() },
+            cluster: service.map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster),
             domain: rls.domain.clone(),
             descriptors: rls.descriptors.clone(),
             timeout: prost_types::Duration::try_from(rls.timeout).ok(),
@@ -90,7 +102,14 @@ fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, permitted: bo
     }
     let Some(redis) = redis else { return StoreKind::Leases(LeaseStore { ahead_percent: *ahead_percent }) };
     StoreKind::Redis(RedisStore {
-        address: redis.address.clone(),
+        addresses: redis.addresses.clone(),
+        mode: match redis.mode {
+            RedisMode::Single => mesh::RedisMode::Single,
+            RedisMode::Sentinel(_) => mesh::RedisMode::Sentinel,
+            RedisMode::Cluster => mesh::RedisMode::Cluster,
+        }
+        .into(),
+        master: if let RedisMode::Sentinel(master) = &redis.mode { master.to_string() } else { String::new() },
         tls: redis.tls,
         username: redis.username.clone(),
         password: redis.password.as_ref().map(file_name).unwrap_or_default(),
@@ -183,21 +202,23 @@ mod tests {
 
     #[test]
     fn a_service_of_another_namespace_needs_a_grant() {
-        // Aim: without one the service is nowhere, and status says so; with one proxies are told where it is; one that is not there is told too.
+        // Aim: without one the service is nowhere, and status says so; with one proxies are told where it is, and have its cluster; one that is not
+        // there is told, and one that is not there is no answer to who may not ask.
         let spec = "targetRefs: [{kind: Gateway, name: edge}], onError: Deny, store: {rls: {backendRef: {name: limits, namespace: data, port: 8081}, domain: edge, descriptors: [{entries: [{key: a, value: b}]}]}}";
         let object = format!("kind: RateLimit\nmetadata: {{name: l, namespace: shop}}\nspec: {{{spec}}}");
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: limits, namespace: data}\nspec: {ports: [{port: 8081}]}";
         let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: data}\nspec: {from: [{group: meshwright.dev, kind: RateLimit, namespace: shop}], to: [{group: '', kind: Service}]}";
-        for (texts, address, reason) in [
-            (vec![object.as_str(), service], "", "RefNotPermitted"),
-            (vec![object.as_str(), service, grant], "limits.data:8081", "\"ResolvedRefs\""),
-            (vec![object.as_str(), grant], "limits.data:8081", "InvalidRef"),
+        for (texts, cluster, reason) in [
+            (vec![object.as_str(), service], "bad_backend", "RefNotPermitted"),
+            (vec![object.as_str()], "bad_backend", "RefNotPermitted"),
+            (vec![object.as_str(), service, grant], "data/limits:8081", "\"ResolvedRefs\""),
+            (vec![object.as_str(), grant], "bad_backend", "BackendNotFound"),
         ] {
             let world = world(&[&texts.join("\n---\n")]);
             let store = policy_text(&world).remove(0).store.unwrap().kind;
             let Some(super::StoreKind::Service(told)) = store else { panic!("{store:?}") };
             let status = serde_json::to_string(&statuses(&world)[&ObjectKey::new(Kind::RateLimit, "shop", "l")]).unwrap();
-            assert_eq!(told.address, address);
+            assert_eq!((told.address.as_str(), told.cluster.as_str()), ("limits.data:8081", cluster));
             assert!(status.contains(reason), "{reason}: {status}");
         }
     }

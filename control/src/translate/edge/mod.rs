@@ -62,7 +62,7 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         basic: Climb::<BasicAuth>::of(index, places).held().map(|held| basic::sent(index, &held)),
         tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(index, &held)),
         authorization: authorization::sent(index, places),
-        limits: limits::sent(index, places),
+        limits: limits::sent(index, places, backends),
         body_bytes_max: Climb::<ClientPolicy>::of(index, places).held().and_then(|held| held.says.body_bytes).unwrap_or_default(),
         external,
         certificates: None,

@@ -1,19 +1,14 @@
 //! RequestAuthentication at an edge, as proxies are told.
 
-use std::net::IpAddr;
-
 use engine::authenticate::KeysUri;
-use proto::annotations::ROOT_NAMESPACE;
 use proto::mesh::{self, EdgeTokens, TokenRule};
 
 use super::api_key::chosen;
 use super::basic::file_name;
 use super::ladder::{Held, Rung};
-use crate::translate::dns;
-use crate::translate::security::egress;
+use crate::translate::{dns, external_backend};
 use crate::world::edge::{ConsumerChoice, CredentialPlace, Namespaces};
 use crate::world::security::authentication::{Introspection, JwtRule, RequestAuthentication};
-use crate::world::security::egress::{EgressPolicy, EgressRule};
 use crate::world::{Index, Kind, Object, Spec};
 
 /// Most places where opaque tokens are looked for.
@@ -100,26 +95,5 @@ pub(in crate::translate) fn barred(index: &Index, object: &Object, url: &KeysUri
     if of_mesh || url.is_loopback() {
         return None;
     }
-    let meant = |policy: &&EgressPolicy| policy.selector.is_none() && !policy.audit;
-    let there = index.egress.iter().filter(|other| other.key.namespace == *namespace || other.key.namespace == ROOT_NAMESPACE);
-    let mut policies = there.filter_map(|other| egress::content(other)).filter(meant).peekable();
-    if policies.peek().is_none() {
-        let denied = index.mesh.outside_denied;
-        return denied.then(|| format!("Mesh outsideMesh is Deny, and no EgressPolicy of {namespace} allows {}", url.host()));
-    }
-    let allows = policies.any(|policy| policy.allow.iter().any(|rule| rule_allows(rule, url)));
-    (!allows).then(|| format!("no EgressPolicy of {namespace} allows {}:{}", url.host(), url.port()))
-}
-
-fn rule_allows(rule: &EgressRule, url: &KeysUri) -> bool {
-    let host = |known: &String| match known.strip_prefix('*') {
-        Some("") => true,
-        Some(suffix) => url.host().ends_with(suffix) && url.host().len() > suffix.len(),
-        None => known == url.host(),
-    };
-    let address = || url.host().parse::<IpAddr>().ok();
-    let hosts = rule.hosts.is_empty() || rule.hosts.iter().any(host);
-    let cidrs = rule.cidrs.is_empty() || address().is_some_and(|address| rule.cidrs.iter().any(|range| range.contains(&address)));
-    // TLS that the proxy would begin by itself is for calls of applications.
-    hosts && cidrs && (rule.ports.is_empty() || rule.ports.contains(&url.port())) && rule.originate.is_none()
+    external_backend::barred(index, namespace, (url.host(), url.port()))
 }

@@ -8,8 +8,8 @@ use proto::words::Protocol;
 
 use super::{CONNECT, defaults, of_service, some};
 use crate::translate::attach::Backend;
+use crate::world::Index;
 use crate::world::traffic::{TrafficSettings, UpstreamProtocol};
-use crate::world::{Index, Name};
 
 /// Everything that policies say of one cluster, defaults included.
 pub(in crate::translate) struct ClusterTraits {
@@ -31,7 +31,7 @@ pub(in crate::translate) fn of_cluster(index: &Index, service: Option<&Backend>,
     let mut settings = of_service(index, backend);
     settings.fill(&defaults());
     ClusterTraits {
-        policy: policy(&settings, Some(&backend.service), sessions),
+        policy: policy(&settings, Some(host(index, backend)), sessions),
         connect: settings.connect.unwrap_or(CONNECT),
         protocol: match settings.upstream_protocol {
             Some(UpstreamProtocol::Http1) => Some(Protocol::Http1),
@@ -42,13 +42,19 @@ pub(in crate::translate) fn of_cluster(index: &Index, service: Option<&Backend>,
     }
 }
 
+/// What its endpoints are called by.
+fn host(index: &Index, backend: &Backend) -> String {
+    let (namespace, name) = &backend.service;
+    backend.outside(index).map_or_else(|| format!("{name}.{namespace}"), |(_, spec)| spec.hostname.clone())
+}
+
 /// `said` has every default filled in.
-fn policy(said: &TrafficSettings, service: Option<&Name>, sessions: bool) -> ClusterPolicy {
+fn policy(said: &TrafficSettings, host: Option<String>, sessions: bool) -> ClusterPolicy {
     let mut check = said.active.clone();
     if let Some(Check::Http(http)) = check.as_mut().and_then(|check| check.kind.as_mut())
-        && let Some((namespace, name)) = service
+        && let Some(host) = host
     {
-        http.host = format!("{name}.{namespace}");
+        http.host = host;
     }
     ClusterPolicy {
         balance: Some(Balance {

@@ -47,6 +47,10 @@ impl Index {
         for set in come.iter().filter(|object| object.key.kind == Kind::ListenerSet) {
             self.listener_sets.insert(name_of(&set.key), Arc::clone(set));
         }
+        gone.iter().filter(|object| object.key.kind == Kind::XBackend).for_each(|gone| self.externals.remove(&name_of(&gone.key)));
+        for backend in come.iter().filter(|object| matches!(object.spec, Spec::ExternalBackend(_))) {
+            self.externals.insert(name_of(&backend.key), Arc::clone(backend));
+        }
         let places = |object: &Object| match &object.spec {
             Spec::TrafficPolicy(policy) => policy.places(&object.key).into_iter().collect(),
             _ => BTreeSet::new(),

@@ -63,7 +63,7 @@ impl Index {
         }
         let leads = |object: &Object| {
             matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_) | Spec::ListenerSet(_) | Spec::BackendTlsPolicy(_))
-                || object.key.kind == Kind::ReferenceGrant
+                || matches!(object.key.kind, Kind::ReferenceGrant | Kind::XBackend | Kind::EgressPolicy)
         };
         if objects().any(|object| leads(object)) {
             index.grpc_ports = Arc::default();

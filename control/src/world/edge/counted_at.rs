@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use engine::filter::guard::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX};
-use engine::limit::{KEY_PREFIX_BYTES_MAX, RedisPlace, STORE_TIMEOUT_MAX};
+use engine::limit::{KEY_PREFIX_BYTES_MAX, RedisMode, RedisPlace, STORE_ADDRESSES_MAX, STORE_TIMEOUT_MAX};
 use proto::mesh::{DescriptorEntry, EdgeKey, LimitDescriptor, descriptor_entry, edge_key};
 
 use super::Cursor;
 use super::consumer::entry;
 use crate::world::content::ContentRef;
 use crate::world::door::Fields;
-use crate::world::key::{Kind, ObjectKey};
+use crate::world::route::Reference;
 
 /// What names of keys begin with where nobody says so.
 const KEY_PREFIX: &str = "meshwright:";
@@ -18,8 +18,6 @@ const KEY_PREFIX: &str = "meshwright:";
 const TIMEOUT: Duration = Duration::from_millis(50);
 /// What proxies take ahead where nobody says so, per cent.
 const AHEAD_PERCENT: u32 = 1;
-/// Most addresses; a single server has one.
-const ADDRESSES_MAX: usize = 16;
 
 /// Headers whose values are nobody's to know.
 const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -38,10 +36,8 @@ pub struct CountedAt {
 /// A rate-limit service, which has the numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RateService {
-    /// The Service.
-    pub service: ObjectKey,
-    /// Its port.
-    pub port: u16,
+    /// The Service, and its port.
+    pub to: Reference,
     /// Whose limits it is asked for.
     pub domain: String,
     /// How long a request waits.
@@ -54,7 +50,9 @@ pub struct RateService {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisServer {
     /// HOST:PORT.
-    pub address: String,
+    pub addresses: Vec<String>,
+    /// What they are.
+    pub mode: RedisMode,
     /// It proves itself.
     pub tls: bool,
     /// As whom proxies speak; empty: its default user.
@@ -133,31 +131,26 @@ impl RateService {
         }
         let descriptors: Option<Vec<LimitDescriptor>> =
             listed.iter().map(|at| descriptor(at, part)).collect::<Vec<_>>().into_iter().collect();
-        let (service, port) = backend?;
-        Some(Self { service, port, domain: domain?, timeout: timeout?, descriptors: descriptors? })
+        Some(Self { to: backend?, domain: domain?, timeout: timeout?, descriptors: descriptors? })
     }
 
-    /// As proxies find it.
-    pub fn address(&self) -> String {
-        format!("{}.{}:{}", self.service.name, self.service.namespace, self.port)
+    /// What it is called by. `own`: the object's namespace.
+    pub fn address(&self, own: &str) -> String {
+        format!("{}.{}:{}", self.to.name, self.to.namespace.as_deref().unwrap_or(own), self.to.port.unwrap_or_default())
     }
 }
 
 /// `{name, namespace, port}` of a Service.
-fn backend(at: &Cursor<'_>) -> Option<(ObjectKey, u16)> {
+fn backend(at: &Cursor<'_>) -> Option<Reference> {
     let mut fields = at.fields();
-    let name = fields.need("name").and_then(|at| at.text());
-    let namespace = fields.get("namespace").map_or(Some(at.key().namespace.clone()), |at| at.text());
-    let port = fields.need("port").and_then(|at| at.port());
-    for (field, only) in [("group", ""), ("kind", "Service")] {
-        if let Some(at) = fields.get(field)
-            && at.text().is_some_and(|text| text != only)
-        {
-            at.error("a rate-limit service is a Service", "remove it");
-        }
-    }
+    let read = Reference::read(&mut fields);
     fields.done();
-    Some((ObjectKey::new(Kind::Service, &namespace?, name?), port?))
+    let read = read?;
+    if !read.group.is_empty() || read.kind != "Service" {
+        at.error("a rate-limit service is a Service", "remove `group` and `kind`");
+        return None;
+    }
+    read.port.is_some().then_some(read)
 }
 
 fn descriptor(at: &Cursor<'_>, part: ReadPart<'_>) -> Option<LimitDescriptor> {
@@ -208,22 +201,20 @@ fn short(at: &Cursor<'_>) -> Option<String> {
 
 impl RedisServer {
     fn read(mut fields: Fields<'_>) -> Option<Self> {
-        if let Some(at) = fields.get("mode") {
-            match at.word(&[("Single", "Single"), ("Sentinel", "Sentinel"), ("Cluster", "Cluster")]) {
-                Some("Single") | None => {}
-                Some(mode) => at.error(
-                    format!("{mode} is not supported by this version"),
-                    "name one server, or what leads to the one that is written to, such as a Service or a proxy of the Redis protocol",
-                ),
-            }
+        let mode = fields.get("mode").and_then(|at| at.word(&[("Single", "Single"), ("Sentinel", "Sentinel"), ("Cluster", "Cluster")]));
+        let master = fields.get("master").and_then(|at| Some((at.text()?, at)));
+        let named = || master.as_ref().map_or("", |(name, _)| name);
+        let mode = match mode {
+            Some("Sentinel") => RedisMode::Sentinel(named().into()),
+            Some("Cluster") => RedisMode::Cluster,
+            _ => RedisMode::Single,
+        };
+        if let Some((name, at)) = &master
+            && (name.is_empty() || !matches!(mode, RedisMode::Sentinel(_)))
+        {
+            at.error("it is a name by which sentinels know a server", "remove it, or write `mode: Sentinel` and the name");
         }
-        let address = fields.need("addresses").and_then(|at| {
-            let mut all: Vec<(String, Cursor<'_>)> = at.list(ADDRESSES_MAX).into_iter().filter_map(|at| Some((at.text()?, at))).collect();
-            if all.len() != 1 && !at.refused() {
-                at.error(format!("a single server has one address, not {}", all.len()), "name one HOST:PORT");
-            }
-            all.pop()
-        });
+        let listed = fields.need("addresses");
         let tls = fields.get("tls").and_then(|at| at.flag()).unwrap_or_default();
         let username = fields.get("username").and_then(|at| {
             let text = at.text()?;
@@ -237,9 +228,14 @@ impl RedisServer {
         let timeout = fields.get("timeout").and_then(|at| Some((at.duration()?, at)));
         let whole = fields.at().clone();
         fields.done();
-        let (address, address_at) = address?;
+        let listed = listed?;
+        let addresses: Vec<String> = listed.list(STORE_ADDRESSES_MAX).iter().filter_map(Cursor::text).collect();
+        if listed.refused() {
+            return None;
+        }
         let read = Self {
-            address,
+            addresses,
+            mode,
             tls,
             username: username.as_ref().map(|(text, _)| text.clone()).unwrap_or_default(),
             password,
@@ -249,7 +245,8 @@ impl RedisServer {
         // The proxy's own judgement.
         if let Err((field, why)) = read.place("password") {
             let (at, remedy) = match field {
-                "address" => (Some(address_at), "use for example redis.shop:6379".to_owned()),
+                "address" => (Some(listed), "use for example redis.shop:6379, and one address of a single server".to_owned()),
+                "master" => (master.map(|(_, at)| at), "use the name that `SENTINEL MASTERS` shows".to_owned()),
                 "username" => {
                     (username.map(|(_, at)| at), "name an ACL user of at most 256 bytes, and its password with authRef".to_owned())
                 }
@@ -264,6 +261,12 @@ impl RedisServer {
 
     fn place(&self, password: &str) -> Result<RedisPlace, (&'static str, &'static str)> {
         let password = if self.password.is_some() { password } else { "" };
-        RedisPlace::new((&self.address, self.tls), (&self.username, password), &self.key_prefix, self.timeout)
+        let read = RedisPlace::new((self.address(), self.tls), (&self.username, password), &self.key_prefix, self.timeout)?;
+        read.of(self.mode.clone(), &self.addresses)
+    }
+
+    /// The first address, by which the store is known.
+    pub fn address(&self) -> &str {
+        self.addresses.first().map_or("", String::as_str)
     }
 }

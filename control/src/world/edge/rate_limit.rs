@@ -305,6 +305,8 @@ fn bandwidth(at: &Cursor<'_>, before_auth: bool) -> Option<BandwidthLimit> {
 
 #[cfg(test)]
 mod tests {
+    use engine::limit::RedisMode;
+
     use super::*;
     use crate::source::parse;
     use crate::world::{Candidate, Spec};
@@ -368,6 +370,15 @@ mod tests {
         assert_eq!((all.store.ahead_percent, server.tls, server.username.as_str(), server.key_prefix.as_str()), (0, true, "edge", "edge:"));
         assert_eq!(all.store.password().unwrap().to_string(), "entry `pw` of Secret shop/redis");
         assert_eq!(server.timeout.as_millis(), 20);
+        for (words, mode) in [
+            ("mode: Sentinel", RedisMode::Sentinel("".into())),
+            ("mode: Sentinel, master: shop", RedisMode::Sentinel("shop".into())),
+            ("mode: Cluster", RedisMode::Cluster),
+        ] {
+            let several = good(&format!("store: {{redis: {{addresses: [\"a:1\", \"b:2\"], {words}}}}}, {limits}"));
+            let server = several.store.redis.unwrap();
+            assert_eq!((server.mode, server.addresses), (mode, vec!["a:1".to_owned(), "b:2".to_owned()]));
+        }
     }
 
     const GOOD_RLS: &str = "backendRef: {name: limits, namespace: data, port: 8081}, domain: edge, \
@@ -380,7 +391,10 @@ mod tests {
             "store: {{rls: {{{GOOD_RLS}}}}}, onError: Allow, limits: [{{name: a, requests: 1, per: 1s, replicas: PerProxy}}]"
         ));
         let service = read.store.rls.clone().unwrap();
-        assert_eq!((service.address().as_str(), service.domain.as_str(), service.timeout.as_millis()), ("limits.data:8081", "edge", 50));
+        assert_eq!(
+            (service.address("shop").as_str(), service.domain.as_str(), service.timeout.as_millis()),
+            ("limits.data:8081", "edge", 50)
+        );
         assert_eq!((service.descriptors.len(), service.descriptors[0].entries.len()), (1, 2));
         good(&format!("store: {{rls: {{{GOOD_RLS}, timeout: 1s}}}}, onError: Deny"));
     }
@@ -414,7 +428,7 @@ mod tests {
             (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "`addresses` is missing"),
             (rls("backendRef: {name: r, port: 1}, domain: d"), "`descriptors` is missing"),
             (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: []"), "limits nothing"),
-            (rls("backendRef: {name: r}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "`port` is missing"),
+            (rls("backendRef: {name: r}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "needs a port"),
             (rls("backendRef: {name: r, port: 1, kind: Pod}, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), "is a Service"),
             (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: []}]"), "an entry at least"),
             (rls("backendRef: {name: r, port: 1}, domain: d, descriptors: [{entries: [{key: a}]}]"), "either `value` or `from`"),
@@ -426,11 +440,16 @@ mod tests {
             (format!("{}, onError: Local", rls(GOOD_RLS).replace(", onError: Deny", "")), "Local is a share"),
             (format!("{}, {}", rls(GOOD_RLS), limit("burst: 1")), "has the numbers"),
             (format!("store: {{leases: {{}}, redis: {{addresses: [\"a:1\"]}}}}, {}", limit("burst: 1")), "not two"),
-            (format!("store: {{redis: {{addresses: [\"a:1\", \"b:1\"]}}}}, {}", limit("burst: 1")), "one address, not 2"),
+            (format!("store: {{redis: {{addresses: [\"a:1\", \"b:1\"]}}}}, {}", limit("burst: 1")), "a single server has one"),
             (format!("store: {{redis: {{addresses: [a]}}}}, {}", limit("burst: 1")), "names no port"),
             (format!("store: {{redis: {{addresses: [\"a b:1\"]}}}}, {}", limit("burst: 1")), "names no host"),
-            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Sentinel}}}}, {}", limit("burst: 1")), "Sentinel is not supported"),
-            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Cluster}}}}, {}", limit("burst: 1")), "Cluster is not supported"),
+            (
+                format!("store: {{redis: {{addresses: [\"a:1\"], mode: Cluster, master: m}}}}, {}", limit("burst: 1")),
+                "by which sentinels know",
+            ),
+            (format!("store: {{redis: {{addresses: [\"a:1\"], mode: Sentinel, master: \"a b\"}}}}, {}", limit("burst: 1")), "or spaces"),
+            (format!("store: {{redis: {{addresses: [\"a:1\", b], mode: Cluster}}}}, {}", limit("burst: 1")), "names no port"),
+            (format!("store: {{redis: {{addresses: [], mode: Cluster}}}}, {}", limit("burst: 1")), "names no port"),
             (format!("store: {{redis: {{addresses: [\"a:1\"], timeout: 2s}}}}, {}", limit("burst: 1")), "up to 1s"),
             (format!("store: {{redis: {{addresses: [\"a:1\"], username: edge}}}}, {}", limit("burst: 1")), "without a password"),
             (format!("store: {{redis: {{addresses: [\"a:1\"], keyPrefix: \"a b\"}}}}, {}", limit("burst: 1")), "visible ASCII"),

@@ -479,7 +479,9 @@ fn towards(mut explanation: Explanation, forward: &Forward, drawn: &Drawn) -> Ex
         Target::Reply(reply) => explanation.reply(reply),
         Target::Cluster(cluster) => {
             explanation.cluster = Some(cluster.name.to_string());
-            if cluster.kind == ClusterKind::Endpoints && cluster.endpoints.load().ready.is_empty() {
+            // Where the proxy finds out the endpoints, whoever explains may not have asked.
+            let listed = cluster.kind == ClusterKind::Endpoints && cluster.policy.resolves.is_none();
+            if listed && cluster.endpoints.load().ready.is_empty() {
                 return explanation.reply(&LocalReply::of(Reason::NoEndpoints));
             }
             explanation

@@ -184,6 +184,16 @@ impl HeldShare {
         })
     }
 
+    /// Whether a store that has not heard from here what is known of the key is to be told without being asked for anything: one that begins
+    /// anew would give to others what this replica knows to be used up.
+    pub fn tells(&mut self, store: u32, now: Moment) -> bool {
+        let tells = self.told != store && self.heard > Moment::default() && self.may_ask(now);
+        if tells {
+            self.asked = Some(now);
+        }
+        tells
+    }
+
     /// How the key stands, as far as this replica knows.
     pub fn standing(&self, now: Moment) -> KeyStanding {
         KeyStanding { remaining: self.left.saturating_add(self.have), reset: self.reset_at.since(now), retry: Duration::ZERO }

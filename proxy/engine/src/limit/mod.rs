@@ -12,6 +12,7 @@ mod live;
 mod memory;
 mod numbers;
 mod remote;
+mod rests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,10 @@ pub use live::StoreLive;
 pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use remote::{
-    KEY_PREFIX_BYTES_MAX, NAMESPACE_STORES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace,
-    StoreReading, StoreTrouble,
+    KEY_PREFIX_BYTES_MAX, NAMESPACE_STORES_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, STORE_ADDRESSES_MAX, STORE_TIMEOUT_MAX,
+    STORES_MAX, ServicePlace, StoreReading, StoreTrouble,
 };
+pub use rests::ServiceRests;
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};

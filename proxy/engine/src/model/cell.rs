@@ -131,6 +131,18 @@ impl EndpointCell {
         self.arrange(&members);
     }
 
+    /// Takes a policy alone: the endpoints are those that were resolved.
+    pub(crate) fn govern(&self, name: &str, policy: &Arc<ClusterPolicy>, home: &Home) {
+        let mut members = self.members();
+        if *members.policy == **policy && members.home == *home {
+            return;
+        }
+        members.policy = Arc::clone(policy);
+        members.home = home.clone();
+        members.name_sessions(name);
+        self.arrange(&members);
+    }
+
     /// Takes the endpoints alone: they are live at once.
     pub(crate) fn list(&self, name: &str, (content, listed): (u64, &[EndpointFacts])) {
         let mut members = self.members();

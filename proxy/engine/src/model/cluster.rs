@@ -1,11 +1,12 @@
 //! Clusters: named sets of endpoints, and how they are spoken to.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::set::TIERS_MAX;
-use super::{ClusterPolicy, Ejected, Endpoint, EndpointCell, Named, Protocol};
+use super::{ClusterPolicy, Ejected, Endpoint, EndpointCell, EndpointFacts, Health, Locality, Named, Protocol};
 use crate::Moment;
 use crate::budget::Budget;
 use crate::gate::Gate;
@@ -27,7 +28,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Where connections go.
     pub kind: ClusterKind,
-    /// What endpoints without an identity must prove by TLS; `None`: they are met in plaintext. One value for as long as nothing of it changes.
+    /// What applications must prove by TLS of their own, inside mesh TLS where the endpoint has an identity; `None`: there is no such TLS. One
+    /// value for as long as nothing of it changes.
     pub tls: Option<Arc<Named>>,
     /// How its endpoints are balanced, bounded and judged.
     pub policy: Arc<ClusterPolicy>,
@@ -64,7 +66,12 @@ pub struct ClusterLive {
     pub(crate) turns: [AtomicU64; TIERS_MAX],
     /// Which requests may see whether endpoints are back whose connects fail.
     pub(crate) probes: Probes,
+    /// Of a cluster that is resolved: the number of its workload.
+    workload_id: OnceLock<u32>,
 }
+
+/// Most addresses of one name that are endpoints; those beyond are left out.
+pub const RESOLVED_MAX: usize = 64;
 
 impl Cluster {
     /// Books how an attempt at one of its endpoints ended. Where that throws endpoints out, says why: the shell counts it. A good answer
@@ -74,6 +81,36 @@ impl Cluster {
             self.live.sketch.record(took);
         }
         self.endpoints.told(&self.policy, endpoint, outcome, now)
+    }
+
+    /// Takes the addresses that its name has now (`ClusterPolicy::resolves`): they are its endpoints at once. What is known of those that stay
+    /// goes on.
+    pub fn resolved(&self, found: &[IpAddr]) {
+        let Some(name) = &self.policy.resolves else { return };
+        let mut addresses: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip.to_canonical(), name.port)).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(RESOLVED_MAX);
+        let set = self.endpoints.load();
+        let mut known: Vec<SocketAddr> = set.ready.iter().chain(&set.other).map(|endpoint| endpoint.address).collect();
+        known.sort_unstable();
+        if known == addresses {
+            return;
+        }
+        let workload_id = *self.live.workload_id.get_or_init(next_workload_id);
+        let facts = |address: SocketAddr| EndpointFacts {
+            address,
+            weight: 1,
+            health: Health::Healthy,
+            identity: None,
+            namespace: Arc::clone(&self.namespace),
+            workload: Arc::clone(&self.service),
+            instance: address.ip().to_string().into(),
+            workload_id,
+            locality: Locality::default(),
+        };
+        let listed: Vec<EndpointFacts> = addresses.into_iter().map(facts).collect();
+        self.endpoints.list(&self.name, (stamp(), &listed));
     }
 
     /// Endpoints whose active check is due. Each is due again after an interval, whether its result is told or not; the first time it is
@@ -91,4 +128,16 @@ impl Cluster {
     pub fn checked(&self, endpoint: &Arc<Endpoint>, good: bool, now: Moment) -> bool {
         self.policy.check.as_ref().is_some_and(|check| self.endpoints.checked(check, endpoint, good, now))
     }
+}
+
+/// A stamp for content, unique in this process and never 0.
+pub(crate) fn stamp() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Never given twice in this process, so a metric handle interned under it cannot be another workload's.
+pub(crate) fn next_workload_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

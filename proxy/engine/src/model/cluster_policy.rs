@@ -22,6 +22,17 @@ pub struct ClusterPolicy {
     pub budget: RetryBudget,
     /// Endpoints can be named by session tokens.
     pub sessions: bool,
+    /// The name whose addresses are the endpoints, which the proxy finds out; `None`: the control plane lists them.
+    pub resolves: Option<Box<OutsideName>>,
+}
+
+/// A host outside the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutsideName {
+    /// Its name, in lower case, without a dot at its end.
+    pub host: Box<str>,
+    /// The port of all its addresses.
+    pub port: u16,
 }
 
 /// Who takes the next request.

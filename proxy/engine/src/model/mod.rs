@@ -34,8 +34,9 @@ pub use client::{
     CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
-pub use cluster::{Cluster, ClusterKind, ClusterLive};
-pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, Prefer};
+pub use cluster::{Cluster, ClusterKind, ClusterLive, RESOLVED_MAX};
+pub(crate) use cluster::{next_workload_id, stamp};
+pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, OutsideName, Prefer};
 pub use domains::Domains;
 pub use edge::{ApplicationProtocol, Chain, Chains, ClientCertificates, Datagrams, Edge, Port, Serves, TlsTerms, TlsVersion};
 pub use egress::{Ahead, Barred, Egress, EgressMode, EgressRule, Going, ORIGINATE_PORT, Spoken};

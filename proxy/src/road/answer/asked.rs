@@ -7,7 +7,7 @@ use engine::callout::{CalloutAway, CalloutTold};
 use engine::decide::Plan;
 use engine::failure::{LocalReply, Reason};
 use engine::filter::Resume;
-use engine::filter::guard::{BodyWanted, CheckAsk, IntrospectionAsk, Question};
+use engine::filter::guard::{BodyWanted, CheckAsk, IntrospectionAsk, Question, RateAsk};
 use engine::model::{Forward, Target};
 use http::header::EXPECT;
 use http::{HeaderMap, StatusCode, Version, request};
@@ -47,6 +47,10 @@ impl<D: Door> Connection<D> {
             let began = Instant::now();
             let found = match question {
                 Question::Check(ask) => own.check(request, (&forward, &mut leg), ask).await,
+                Question::Rate(ask) => {
+                    own.rate(&forward, &ask).await;
+                    Onward::On(request)
+                }
                 other => own.known(request, &mut leg, other).await,
             };
             leg.waited += began.elapsed();
@@ -82,8 +86,8 @@ impl<D: Door> Connection<D> {
                 }
             }
             Question::Token(ask) => leg.found.tell_callout(self.token(&ask).await),
-            // Asked with the body at hand.
-            Question::Check(_) => {}
+            // Asked with the rule at hand, which leads there.
+            Question::Check(_) | Question::Rate(_) => {}
         }
         Onward::On(request)
     }
@@ -91,6 +95,21 @@ impl<D: Door> Connection<D> {
     async fn token(&self, ask: &IntrospectionAsk) -> CalloutTold {
         let Some(_place) = ask.live().enter() else { return CalloutTold::Away(CalloutAway::Full) };
         asking::introspect(&self.shared, ask).await.map_or_else(CalloutTold::Away, CalloutTold::Answer)
+    }
+
+    /// What a rate-limit service says of a request: its guard looks there.
+    async fn rate(&self, forward: &Forward, ask: &RateAsk) {
+        // As many ask as may: it is no fault of the service's.
+        let Some(_place) = ask.enter() else { return };
+        let told = match (forward.asked.get(ask.place()), ask.request()) {
+            (Some(Target::Cluster(cluster)), Ok(request)) => asking::ask(&self.shared, cluster, (request, true), ask.timeout()).await,
+            // What it refers to cannot be used, or is not there yet.
+            _ => Err(CalloutAway::Unreached),
+        };
+        let shared = &self.shared;
+        if ask.told(told, (shared.moment(shared.clock.now()), shared.wall_secs().into())) {
+            tracing::warn!(store = ask.store(), "a rate-limit service does not answer; each limit there goes by its onError");
+        }
     }
 
     /// Whether a service lets a request go on.

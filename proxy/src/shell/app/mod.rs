@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::dns::{Resolver, Upstream};
+use crate::dns::{OutsideKeeper, Resolver, Upstream};
 use crate::ground::limits::affordable_connections;
 use crate::io::{Clock, Draw, Listening, LocalDoor, Network, adopt_channel};
 use crate::observe::TelemetryOptions;
@@ -156,7 +156,12 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     signals(lifecycle.clone())?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let resolver = Resolver::new(snapshots.clone(), Upstream::new(network, bootstrap.dns_upstream));
+    let upstream = Upstream::new(network, bootstrap.dns_upstream);
+    if node.id.mode == Mode::Edge {
+        let keeper = OutsideKeeper { snapshots: snapshots.clone(), upstream: upstream.clone(), telemetry: Arc::clone(&telemetry) };
+        tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
+    }
+    let resolver = Resolver::new(snapshots.clone(), upstream);
     let admin = Admin { probes: bootstrap.app_probes.into(), ..core.admin(&logs) };
     serve_own_ports(&mut tasks, admin, &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
     if let Some(door) = sockets.spiffe {

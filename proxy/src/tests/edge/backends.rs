@@ -10,7 +10,12 @@ use crate::tls::provider;
 
 /// The world whose edge meets its backend by these terms.
 fn world(named: Named) -> World {
-    let world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.9:8443"], ..Setup::default() });
+    world_of(named, Setup { meshed: false, endpoints: vec!["10.77.0.9:8443"], ..Setup::default() })
+}
+
+/// The same, of another backend.
+fn world_of(named: Named, setup: Setup) -> World {
+    let world = World::new(setup);
     let mut snapshot = client_snapshot(&world.setup, 2);
     let cluster = Arc::into_inner(cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup)).unwrap();
     let cluster = Arc::new(Cluster { tls: Some(Arc::new(named)), ..cluster });
@@ -92,6 +97,31 @@ fn a_backend_must_prove_what_its_policy_says() {
                 assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
             }
         }
+    });
+}
+
+#[test]
+fn an_applications_tls_goes_inside_that_of_its_proxy() {
+    // Aim: a backend with a sidecar proves its name through it, and its sidecar knows who calls; a wrong name, or strangers' roots, are 503 and
+    // told nothing; where the sidecar expects HTTP, TLS does not get through, and nothing goes in plaintext instead.
+    run(|| async {
+        let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
+        let named = || Named::new("b.example", given(&trusted)).unwrap();
+        let meshed = |protocol| Setup { protocol, ..Setup::default() };
+        for (authority, names, wanted) in
+            [(&trusted, &["b.example"][..], "204"), (&trusted, &["c.example"], "identity_mismatch"), (&other, &["b.example"], "tls_failed")]
+        {
+            let mut world = world_of(named(), meshed(Protocol::Tcp));
+            let (answer, name) = ask(&mut world, &backend(authority, names, None)).await;
+            assert!(answer.contains(wanted), "{names:?}: {answer}");
+            assert_eq!(name.as_deref(), (wanted == "204").then_some("b.example"));
+        }
+        let mut world = world_of(named(), meshed(Protocol::Http));
+        let mut client = world.knock();
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("tls_failed"), "{answer}");
+        assert!(world.applications.try_recv().is_err(), "the application was reached");
     });
 }
 

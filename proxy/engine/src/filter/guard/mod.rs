@@ -8,6 +8,7 @@ mod denied;
 mod external;
 mod failures;
 mod found;
+mod grpc;
 mod identify;
 mod introspect;
 mod limits;
@@ -40,7 +41,7 @@ pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPE
 pub(crate) use limits::object;
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
-    LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
+    LimitGuard, LimitOutlook, ObjectLimits, RateAsk, ServiceAnswer, ServiceLimits, read,
 };
 pub use unsaid::UNCHECKED_HEADER;
 
@@ -96,6 +97,8 @@ pub struct Watch<'e> {
 pub enum Question {
     /// Whether there is some left of a limit that proxies share.
     Limit(LimitAsk),
+    /// What a rate-limit service says of a request.
+    Rate(RateAsk),
     /// Whether a password is the user's.
     Password(Arc<Password>),
     /// Whether a request may go on.

@@ -150,6 +150,25 @@ fn a_store_that_begins_anew_goes_on_from_what_proxies_know() {
 }
 
 #[test]
+fn what_one_proxy_knows_to_be_used_up_a_store_that_forgot_gives_nobody() {
+    // Aim: a proxy that refuses by itself tells a store that begins anew, once, and asks it for nothing; after that others get nothing, either.
+    let numbers = rate(10, 3_600_000, 10);
+    let ask = |want, known| ShareAsk { limit: LIMIT.into(), key: 7, want, back: 0, spent: 0, known };
+    let (old, new) = (LimitBook::new(8, 100), LimitBook::new(8, 100));
+    let mut held = HeldShare::default();
+    assert!(!held.tells(1, now(0).moment), "nothing is known yet");
+    let known = held.known(1, now(0).moment);
+    held.under(&numbers).granted(&old.take(&ask(11, known), &numbers, now(1)).unwrap(), now(1).moment);
+    (0..10).for_each(|_| _ = held.take(1, 0, now(2).moment));
+    assert!(matches!(held.take(1, 0, now(3).moment), Taking::Empty(_)) && !held.tells(1, now(3).moment));
+    assert!(matches!(held.take(1, 0, now(4).moment), Taking::Empty(_)) && held.tells(2, now(4).moment) && !held.tells(2, now(5).moment));
+    let known = held.known(2, now(5).moment);
+    held.granted(&new.take(&ask(0, known), &numbers, now(6)).unwrap(), now(6).moment);
+    assert!(!held.tells(2, now(7).moment));
+    assert_eq!(new.take(&ask(5, None), &numbers, now(8)).unwrap().granted, 0);
+}
+
+#[test]
 fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
     // Aim: the store goes away when 400 of 1000 are used: three proxies let the rest through between them, and owe it to the store.
     let numbers = quota(1000, Every::Month, "UTC");

@@ -13,6 +13,7 @@ use proto::xds::cluster::cluster::{
 };
 use proto::xds::cluster::{CircuitBreakers, Cluster as Raw, LoadBalancingPolicy, load_balancing_policy};
 use proto::xds::core::{Http1ProtocolOptions, Metadata, RoutingPriority, TransportSocket, TypedExtensionConfig};
+use proto::xds::endpoint::ClusterLoadAssignment;
 use proto::xds::types::Percent;
 use proto::xds::upstream_http::HttpProtocolOptions;
 use proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
@@ -21,8 +22,8 @@ use proto::xds::{core, least_request};
 
 use super::secret::Secrets;
 use super::transport::{self, Security, config_source};
-use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, cluster_policy, duration, metadata, same_name, tls, unpack};
-use crate::model::{Cluster, ClusterKind, ClusterLive, ClusterPolicy, EndpointCell, Named, Protocol};
+use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, cluster_policy, duration, endpoint, metadata, same_name, tls, unpack};
+use crate::model::{Cluster, ClusterKind, ClusterLive, ClusterPolicy, EndpointCell, Named, OutsideName, Protocol};
 use crate::rejected::{Wrong, refuse};
 
 /// Fewest entries before dead ones are looked for.
@@ -80,12 +81,16 @@ pub(super) fn compile(name: &str, raw: &Raw, secrets: &mut Secrets) -> Result<Cl
         transport_socket,
         metadata,
         load_balancing_policy,
+        respect_dns_ttl,
     } = raw;
     same_name(name, inner, "name")?;
     refuse(!alt_stat_name.is_empty(), "alt_stat_name")?;
-    refuse(load_assignment.is_some(), "load_assignment")?;
     refuse(upstream_bind_config.is_some(), "upstream_bind_config")?;
     let kind = kind(name, cluster_discovery_type.as_ref())?;
+    let is_resolved =
+        matches!(cluster_discovery_type, Some(ClusterDiscoveryType::Type(value)) if *value == DiscoveryType::StrictDns as i32);
+    let resolves = outside(name, (is_resolved, *respect_dns_ttl), load_assignment.as_ref())?;
+    refuse(is_resolved && eds_cluster_config.is_some(), "eds_cluster_config")?;
     let assignment = assignment(name, eds_cluster_config.as_ref(), kind)?;
     panic_threshold(common_lb_config.as_ref())?;
     balancing((*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref()), kind)?;
@@ -110,7 +115,7 @@ pub(super) fn compile(name: &str, raw: &Raw, secrets: &mut Secrets) -> Result<Cl
         connect_timeout,
         kind,
         tls,
-        policy: Arc::new(policy),
+        policy: Arc::new(ClusterPolicy { resolves, ..policy }),
         endpoints: Arc::default(),
         live: Arc::default(),
     };
@@ -119,15 +124,32 @@ pub(super) fn compile(name: &str, raw: &Raw, secrets: &mut Secrets) -> Result<Cl
 
 fn kind(name: &str, raw: Option<&ClusterDiscoveryType>) -> Result<ClusterKind, Wrong> {
     let Some(ClusterDiscoveryType::Type(value)) = raw else {
-        return Err(Wrong::new("type", "is missing: EDS or ORIGINAL_DST"));
+        return Err(Wrong::new("type", "is missing: EDS, STRICT_DNS or ORIGINAL_DST"));
     };
     match DiscoveryType::try_from(*value) {
-        Ok(DiscoveryType::Eds) => Ok(ClusterKind::Endpoints),
+        Ok(DiscoveryType::Eds | DiscoveryType::StrictDns) => Ok(ClusterKind::Endpoints),
         Ok(DiscoveryType::OriginalDst) if name == INBOUND_CLUSTER => Ok(ClusterKind::Local),
         Ok(DiscoveryType::OriginalDst) => Ok(ClusterKind::OriginalDestination),
         Ok(other) => Err(Wrong::unsupported(format!("type {}", other.as_str_name()))),
         Err(_) => Err(Wrong::new("type", format!("unknown value {value}"))),
     }
+}
+
+/// The name whose addresses are the endpoints: of STRICT_DNS, by the time that each record may be kept.
+fn outside(
+    name: &str,
+    (is_resolved, respect_dns_ttl): (bool, bool),
+    raw: Option<&ClusterLoadAssignment>,
+) -> Result<Option<Box<OutsideName>>, Wrong> {
+    if !is_resolved {
+        refuse(raw.is_some(), "load_assignment")?;
+        return refuse(respect_dns_ttl, "respect_dns_ttl").map(|()| None);
+    }
+    if !respect_dns_ttl {
+        return Err(Wrong::new("respect_dns_ttl", "must be true: addresses are kept as long as their records say"));
+    }
+    let raw = raw.ok_or_else(|| Wrong::new("load_assignment", "is missing: it names the host"))?;
+    endpoint::outside(name, raw).map(|name| Some(Box::new(name))).map_err(|wrong| wrong.within("load_assignment"))
 }
 
 fn assignment(name: &str, raw: Option<&EdsClusterConfig>, kind: ClusterKind) -> Result<String, Wrong> {
@@ -207,7 +229,7 @@ fn limits(raw: Option<&CircuitBreakers>) -> Result<(), Wrong> {
 }
 
 /// Which transport an endpoint takes follows from its identity: mesh TLS with one; without, plaintext or TLS to who proves a name: just what
-/// these say.
+/// these say. Where it is TLS to who proves a name, an application of the mesh proves it as well, inside mesh TLS.
 fn sockets(
     (matches, rest): (&[TransportSocketMatch], Option<&TransportSocket>),
     kind: ClusterKind,

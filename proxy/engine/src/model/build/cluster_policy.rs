@@ -39,6 +39,7 @@ pub(super) fn compile(raw: &RawPolicy, kind: ClusterKind) -> Result<ClusterPolic
         check: check.as_ref().map(judged_check).transpose().map_err(|wrong| wrong.within("check"))?,
         budget: budget.as_ref().map(judged_budget).transpose().map_err(|wrong| wrong.within("budget"))?.unwrap_or_default(),
         sessions: *sessions,
+        resolves: None,
     })
 }
 

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use proto::identity::Identity;
 use proto::names::fact;
@@ -14,7 +13,8 @@ use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint as RawEndpoint, LbEndpoint, LocalityLbEndpoints};
 
 use super::{metadata, same_name};
-use crate::model::{EndpointFacts, Health, Locality};
+use crate::model::{EndpointFacts, Health, Locality, OutsideName, next_workload_id};
+use crate::raw::is_name;
 use crate::rejected::{Wrong, refuse};
 
 /// Most endpoints of one cluster.
@@ -109,6 +109,36 @@ fn one(raw: &LbEndpoint, locality: &Locality) -> Result<EndpointDraft, Wrong> {
     })
 }
 
+/// The one host that an assignment names, in place of addresses.
+pub(super) fn outside(name: &str, raw: &ClusterLoadAssignment) -> Result<OutsideName, Wrong> {
+    let ClusterLoadAssignment { cluster_name, endpoints: groups, policy } = raw;
+    same_name(name, cluster_name, "cluster_name")?;
+    refuse(policy.is_some(), "policy")?;
+    let [LocalityLbEndpoints { locality, lb_endpoints, load_balancing_weight, priority }] = groups.as_slice() else {
+        return Err(Wrong::new("endpoints", format!("holds {} groups, not one", groups.len())));
+    };
+    refuse(locality.is_some(), "endpoints[0].locality")?;
+    refuse(load_balancing_weight.is_some(), "endpoints[0].load_balancing_weight")?;
+    refuse(*priority != 0, "endpoints[0].priority")?;
+    let [LbEndpoint { host_identifier, health_status, metadata, load_balancing_weight }] = lb_endpoints.as_slice() else {
+        return Err(Wrong::new("endpoints[0].lb_endpoints", format!("holds {} hosts, not one", lb_endpoints.len())));
+    };
+    let at = |wrong: Wrong| wrong.within("endpoints[0].lb_endpoints[0]");
+    refuse(*health_status != 0, "health_status").map_err(at)?;
+    refuse(metadata.is_some(), "metadata").map_err(at)?;
+    refuse(load_balancing_weight.is_some(), "load_balancing_weight").map_err(at)?;
+    let Some(HostIdentifier::Endpoint(RawEndpoint { address, hostname })) = host_identifier else {
+        return Err(at(Wrong::new("endpoint", "is missing")));
+    };
+    refuse(!hostname.is_empty(), "endpoint.hostname").map_err(at)?;
+    let (host, port) = host_port(address.as_ref(), Transport::Tcp).map_err(|wrong| at(wrong.within("endpoint.address")))?;
+    if !is_name(host) || port == 0 {
+        let why = format!("`{}:{port}` is no name with a port", host.escape_debug());
+        return Err(at(Wrong::new("endpoint.address.socket_address.address", why)));
+    }
+    Ok(OutsideName { host: host.to_ascii_lowercase().into(), port })
+}
+
 /// An IP address and TCP port.
 pub(super) fn socket(raw: Option<&Address>) -> Result<SocketAddr, Wrong> {
     socket_of(raw, Transport::Tcp)
@@ -124,6 +154,15 @@ pub(super) fn datagram_port(raw: Option<&Address>) -> Result<u16, Wrong> {
 }
 
 fn socket_of(raw: Option<&Address>, transport: Transport) -> Result<SocketAddr, Wrong> {
+    let (address, port) = host_port(raw, transport)?;
+    let ip: IpAddr = address.parse().map_err(|_| {
+        let text = address.escape_debug();
+        Wrong::new("socket_address.address", format!("`{text}` is not an IP address"))
+    })?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn host_port(raw: Option<&Address>, transport: Transport) -> Result<(&str, u16), Wrong> {
     let Some(Address { address: Some(address::Address::SocketAddress(socket)) }) = raw else {
         return Err(Wrong::new("socket_address", "is missing"));
     };
@@ -131,15 +170,11 @@ fn socket_of(raw: Option<&Address>, transport: Transport) -> Result<SocketAddr, 
     if Transport::try_from(*protocol) != Ok(transport) {
         return Err(Wrong::new("socket_address.protocol", format!("must be {}", transport.as_str_name())));
     }
-    let ip: IpAddr = address.parse().map_err(|_| {
-        let text = address.escape_debug();
-        Wrong::new("socket_address.address", format!("`{text}` is not an IP address"))
-    })?;
     let Some(socket_address::PortSpecifier::PortValue(port)) = port_specifier else {
         return Err(Wrong::new("socket_address.port_value", "is missing"));
     };
     let port = u16::try_from(*port).map_err(|_| Wrong::new("socket_address.port_value", format!("{port} is not a port")))?;
-    Ok(SocketAddr::new(ip, port))
+    Ok((address, port))
 }
 
 /// What is the same for an endpoint in every cluster: names, of which there is one copy, and numbers by workload.
@@ -180,10 +215,4 @@ impl Workloads {
         self.numbers.retain(|_, number| used.contains(number));
         self.prune_at = 2 * self.numbers.len();
     }
-}
-
-/// Never given twice in this process, so a metric handle interned under it cannot be another workload's.
-fn next_workload_id() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

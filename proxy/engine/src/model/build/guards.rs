@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use prost::Message as _;
-use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
+use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens, RateLimitService, limit_store};
 
 use super::authentication::{self, Cells};
 use super::interned::Interned;
@@ -42,18 +42,29 @@ pub(super) fn guards(
     let external = services.external(external)?;
     let authorize = authorization.as_ref().map(|raw| authorize::compile(raw).map(|all| Guard::Authorize(Arc::new(all))));
     let authorize = authorize.transpose().map_err(|wrong| wrong.within("authorization"))?;
-    let early = limited(limits, LimitStage::BeforeAuth, memories)?;
-    let late = limited(limits, LimitStage::AfterAuth, memories)?;
+    let asked = raw.external.len();
+    let early = limited((limits, asked), LimitStage::BeforeAuth, memories)?;
+    let late = limited((limits, asked), LimitStage::AfterAuth, memories)?;
     Ok(early.into_iter().chain(identify).chain(external).chain(authorize).chain(late).map(Stage::Guard).collect())
 }
 
-/// The limits of one stage, the narrowest object first.
-fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &LimitMemories) -> Result<Option<Guard>, Wrong> {
+/// The rate-limit services that objects name, with the objects' places.
+pub(super) fn services(limits: &[EdgeLimits]) -> impl Iterator<Item = (usize, &RateLimitService)> {
+    limits.iter().enumerate().filter_map(|(place, raw)| match &raw.store.as_ref()?.kind {
+        Some(limit_store::Kind::Service(service)) => Some((place, service)),
+        _ => None,
+    })
+}
+
+/// The limits of one stage, the narrowest object first. Their services are asked after so many others.
+fn limited((all, asked): (&[EdgeLimits], usize), stage: LimitStage, memories: &LimitMemories) -> Result<Option<Guard>, Wrong> {
     let of_stage = |(_, raw): &(usize, &EdgeLimits)| raw.before_auth == (stage == LimitStage::BeforeAuth);
     let read = |(index, raw): (usize, &EdgeLimits)| {
-        guard::object(raw, memories).map(Arc::new).map_err(|wrong| wrong.within(format!("limits[{index}]")))
+        // As `build::policy` lists them.
+        let before = asked + services(all).take_while(|(place, _)| *place < index).count();
+        guard::object(raw, memories, before).map(Arc::new).map_err(|wrong| wrong.within(format!("limits[{index}]")))
     };
-    let objects = raw.iter().enumerate().filter(of_stage).map(read).collect::<Result<_, _>>()?;
+    let objects = all.iter().enumerate().filter(of_stage).map(read).collect::<Result<_, _>>()?;
     Ok(LimitGuard::new(objects).map(|limits| Guard::Limit(Arc::new(limits), stage)))
 }
 

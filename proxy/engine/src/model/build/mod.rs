@@ -35,13 +35,12 @@ mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
+use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust, stamp};
 use crate::authenticate::Authentication;
 use crate::authorize::{self, Authorization};
 use crate::raw::duration;
@@ -401,7 +400,7 @@ impl Parts {
         wanted.clusters.insert(name.to_owned());
         if new {
             // Nothing live has this cell. One that is live learns of a change of policy at the swap.
-            cluster.endpoints.feed(name, wanted.listed(), &cluster.policy, &home);
+            feed(&cluster, wanted.listed(), &home);
         }
         self.clusters.insert(name.to_owned(), Staged { version, content: (Arc::new(cluster), assignment) });
         if let Some(former) = former {
@@ -415,7 +414,8 @@ impl Parts {
         let former = assignment.staged.replace(Staged { version, content });
         assignment.content = stamp();
         self.listed += usize::from(former.is_none());
-        for cluster in assignment.clusters.iter().filter_map(|name| self.clusters.get(name)) {
+        let listed = |staged: &&Staged<(Arc<Cluster>, String)>| staged.content.0.policy.resolves.is_none();
+        for cluster in assignment.clusters.iter().filter_map(|name| self.clusters.get(name)).filter(listed) {
             cluster.content.0.endpoints.list(&cluster.content.0.name, assignment.listed());
         }
         let lists = self.assignments.values().filter_map(|assignment| assignment.staged.as_ref());
@@ -443,7 +443,7 @@ impl Parts {
         let home = self.home();
         for Staged { content: (cluster, assignment), .. } in self.clusters.values() {
             let listed = self.assignments.get(assignment).map_or((0, &[][..]), Assignment::listed);
-            cluster.endpoints.feed(&cluster.name, listed, &cluster.policy, &home);
+            feed(cluster, listed, &home);
         }
     }
 
@@ -456,6 +456,14 @@ impl Parts {
     fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         let built_in = || (name == INBOUND_CLUSTER).then_some(&self.local);
         self.clusters.get(name).map(|staged| &staged.content.0).or_else(built_in)
+    }
+}
+
+/// Takes what the control plane says of a cluster, and the endpoints that it lists, unless the proxy finds them out.
+fn feed(cluster: &Cluster, listed: (u64, &[EndpointFacts]), home: &Home) {
+    match cluster.policy.resolves {
+        Some(_) => cluster.endpoints.govern(&cluster.name, &cluster.policy, home),
+        None => cluster.endpoints.feed(&cluster.name, listed, &cluster.policy, home),
     }
 }
 
@@ -478,12 +486,6 @@ fn same_name(name: &str, inner: &str, field: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(Wrong::new(field, format!("is `{}`, but the resource is named `{}`", inner.escape_debug(), name.escape_debug())))
-}
-
-/// A stamp for content, unique in this process.
-fn stamp() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A timeout whose zero means "none" and whose absence means `default`.

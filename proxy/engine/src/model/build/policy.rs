@@ -222,9 +222,14 @@ pub(super) fn mirrors(filters: Option<&Filters>) -> Result<Vec<Mirror<Link>>, Wr
 /// Where the services of a rule's policies are, in the order in which they are asked.
 pub(super) fn asked(raw: Option<&EdgePolicy>) -> Result<Vec<Link>, Wrong> {
     // What is refused as a whole asks nobody.
-    let listed = raw.filter(|raw| raw.unavailable.is_empty()).map_or(&[][..], |raw| &raw.external);
-    let one = |(place, raw): (usize, &proto::mesh::ExternalAuth)| {
-        Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]")))
-    };
-    listed.iter().enumerate().map(one).collect()
+    let Some(raw) = raw.filter(|raw| raw.unavailable.is_empty()) else { return Ok(Vec::new()) };
+    let external = raw
+        .external
+        .iter()
+        .enumerate()
+        .map(|(place, raw)| Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]"))));
+    let limits = guards::services(&raw.limits).map(|(place, raw)| {
+        Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.limits[{place}].store.service")))
+    });
+    external.chain(limits).collect()
 }

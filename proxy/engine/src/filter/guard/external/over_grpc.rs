@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
-use prost::Message as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use proto::xds::auth::attribute_context::{HttpRequest, Peer, Request as RawRequest};
 use proto::xds::auth::check_response::HttpResponse;
 use proto::xds::auth::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse};
@@ -20,12 +19,10 @@ use crate::callout::{CalloutAnswer, CalloutAway};
 use crate::consumers::Identified;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
-use crate::filter::guard::Watch;
+use crate::filter::guard::{Watch, grpc};
 
 /// The method that is called.
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// Flag and length before a message (gRPC over HTTP/2).
-const FRAME_BYTES: usize = 5;
 
 /// What is said of a request, without its body.
 pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> AttributeContext {
@@ -139,41 +136,15 @@ pub(super) fn request(
             Err(_) => http.raw_body = body,
         }
     }
-    let message = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
-    let mut frame = BytesMut::with_capacity(FRAME_BYTES + message.len());
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&message);
-    Request::builder()
-        .method(Method::POST)
-        .version(Version::HTTP_2)
-        .uri(format!("http://{authority}{CHECK}"))
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        .header("grpc-timeout", format!("{}m", timeout.as_millis().max(1)))
-        .body(frame.freeze())
+    grpc::call((authority, CHECK), &CheckRequest { attributes: Some(attributes) }, timeout)
 }
 
 /// What an answer means.
 ///
 /// # Errors
 /// It is none: the call failed, or what came cannot be read.
-pub(super) fn read(CalloutAnswer { status, headers, body, trailers }: &CalloutAnswer) -> Result<CheckVerdict, CalloutAway> {
-    let code = |headers: &HeaderMap| headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<u32>().ok());
-    if *status != StatusCode::OK {
-        return Err(CalloutAway::Unreached);
-    }
-    match code(trailers).or_else(|| code(headers)) {
-        Some(0) => {}
-        Some(_) => return Err(CalloutAway::Unreached),
-        None => return Err(CalloutAway::Garbled),
-    }
-    let (prefix, message) = body.split_at_checked(FRAME_BYTES).ok_or(CalloutAway::Garbled)?;
-    let told = prefix.iter().skip(1).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    if prefix[0] != 0 || told != message.len() as u64 {
-        return Err(CalloutAway::Garbled);
-    }
-    let CheckResponse { status, http_response, dynamic_metadata: _ } = CheckResponse::decode(message).map_err(|_| CalloutAway::Garbled)?;
+pub(super) fn read(answer: &CalloutAnswer) -> Result<CheckVerdict, CalloutAway> {
+    let CheckResponse { status, http_response, dynamic_metadata: _ } = grpc::message(answer)?;
     match (status.map_or(0, |status| status.code), http_response) {
         (_, Some(HttpResponse::ErrorResponse(_))) => Err(CalloutAway::Unreached),
         (0, Some(HttpResponse::OkResponse(ok))) => {

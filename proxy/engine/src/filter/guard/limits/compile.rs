@@ -9,7 +9,8 @@ use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
 use crate::limit::{
-    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisPlace, RemotePlace, RemoteStore, ServicePlace, quota, rate,
+    AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, ServicePlace,
+    quota, rate,
 };
 use crate::raw::duration;
 use crate::rejected::Wrong;
@@ -17,7 +18,8 @@ use crate::rejected::Wrong;
 /// Longest name of a limit.
 const NAME_BYTES_MAX: usize = 63;
 
-pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, Wrong> {
+/// `asked`: how many services the rule's policies ask before this one's.
+pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories, asked: usize) -> Result<ObjectLimits, Wrong> {
     let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } =
         raw;
     if memory.is_empty() {
@@ -46,7 +48,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
             (Some(redis(policy, raw, memories).map_err(|wrong| wrong.within("store.redis"))?), raw.ahead_percent)
         }
         Some(Some(limit_store::Kind::Service(raw))) => {
-            let (store, limits) = served((policy, &memory), raw, memories).map_err(|wrong| wrong.within("store.service"))?;
+            let (store, limits) = served((policy, &memory, asked), raw, memories).map_err(|wrong| wrong.within("store.service"))?;
             service = Some(limits);
             (Some(store), 0)
         }
@@ -87,9 +89,17 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
 
 /// The store at a place, shared by all objects that name it.
 fn redis(policy: &str, raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
-    let mesh::RedisStore { address, tls, username, password, key_prefix, timeout, ahead_percent: _ } = raw;
+    let mesh::RedisStore { addresses, tls, username, password, key_prefix, timeout, ahead_percent: _, mode, master } = raw;
     let timeout = duration(timeout.as_ref(), "timeout")?.unwrap_or_default();
-    let place = RedisPlace::new((address, *tls), (username, password), key_prefix, timeout);
+    let mode = match mesh::RedisMode::try_from(*mode) {
+        Ok(mesh::RedisMode::Sentinel) => RedisMode::Sentinel(master.as_str().into()),
+        Ok(_) if !master.is_empty() => return Err(Wrong::new("master", "is a name that sentinels know, without sentinels")),
+        Ok(mesh::RedisMode::Single) => RedisMode::Single,
+        Ok(mesh::RedisMode::Cluster) => RedisMode::Cluster,
+        Err(_) => return Err(Wrong::new("mode", format!("{mode} is not known"))),
+    };
+    let first = addresses.first().map_or("", String::as_str);
+    let place = RedisPlace::new((first, *tls), (username, password), key_prefix, timeout).and_then(|place| place.of(mode, addresses));
     let place = place.map_err(|(field, why)| Wrong::new(field, why))?;
     Ok(memories.store(RemotePlace::Redis(Arc::new(place)), namespace(policy)))
 }
@@ -101,16 +111,16 @@ fn namespace(policy: &str) -> &str {
 
 /// A service, and what it is asked.
 fn served(
-    (policy, memory): (&str, &Memory),
+    (policy, memory, asked): (&str, &Memory, usize),
     raw: &mesh::RateLimitService,
     memories: &LimitMemories,
 ) -> Result<(Arc<RemoteStore>, ServiceLimits), Wrong> {
     let timeout = duration(raw.timeout.as_ref(), "timeout")?.unwrap_or_default();
-    let place = ServicePlace::new(&raw.address, timeout).map_err(|(field, why)| Wrong::new(field, why))?;
+    let place = ServicePlace::new(&raw.address, &raw.cluster, timeout).map_err(|(field, why)| Wrong::new(field, why))?;
     let path: Arc<str> = format!("{policy}/rls").into();
     let counts = memory.counts(&path);
     let store = memories.store(RemotePlace::Service(Arc::new(place)), namespace(policy));
-    Ok((store, ServiceLimits::compile(raw, path, counts)?))
+    Ok((store, ServiceLimits::compile(raw, (path, asked), counts)?))
 }
 
 /// Reads an object by itself.
@@ -118,7 +128,7 @@ fn served(
 /// # Errors
 /// Says what is wrong with it.
 pub fn read(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, String> {
-    object(raw, memories).map_err(Wrong::text)
+    object(raw, memories, 0).map_err(Wrong::text)
 }
 
 fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {

@@ -4,6 +4,7 @@ mod compile;
 mod counted;
 mod kept;
 pub(super) mod key;
+mod rated;
 mod service;
 
 use std::fmt::Write as _;
@@ -26,7 +27,8 @@ use service::Served;
 pub(crate) use compile::object;
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
-pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, ServiceAnswer, ServiceAsk, ServiceLimits};
+pub use rated::{Descriptor, RateAsk, ServiceAnswer};
+pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, ServiceLimits};
 
 /// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
 const ASKS_MAX: u8 = 4;
@@ -143,8 +145,6 @@ pub struct LimitAsk {
     pub key: u128,
     /// How much.
     pub want: u64,
-    /// Of a service: what it is asked instead.
-    pub service: Option<ServiceAsk>,
 }
 
 /// How a request would stand at a limit.
@@ -248,9 +248,7 @@ impl LimitGuard {
                 if limit.dry_run {
                     match stopped {
                         // On trial it keeps nobody waiting.
-                        Stop::Ask(key, want) => {
-                            count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None })
-                        }
+                        Stop::Ask(key, want) => count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want }),
                         _ => limit.counts.add(LimitVerdict::WouldRefuse),
                     }
                     continue;
@@ -259,7 +257,7 @@ impl LimitGuard {
                 return self.stop((object, place), stopped, count);
             }
         }
-        if let Err(passed) = self.served(seen, count) {
+        if let Err(passed) = self.served(seen, count, now.moment) {
             put_back(&taken, now);
             return passed;
         }
@@ -325,7 +323,7 @@ impl LimitGuard {
         let answer = match stopped {
             Stop::Ask(key, want) => {
                 count.asked += 1;
-                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want, service: None };
+                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want };
                 return Passed::Asks(Box::new(Question::Limit(ask)));
             }
             Stop::Refused(standing) => {
@@ -411,10 +409,20 @@ impl ObjectLimits {
             return self.take_alone(limit, (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
-        match self.memory.rows.with(key, |row| row.of(limit.mark).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
+        let session = self.store.session();
+        let (taking, tells) = self.memory.rows.with(key, |row| {
+            let held = row.of(limit.mark).shared().under(&limit.numbers);
+            let taking = held.take(cost, ahead, now.moment);
+            let tells = matches!(taking, Taking::Empty(_)) && held.tells(session, now.moment);
+            (taking, tells)
+        });
+        if tells {
+            count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: 0 });
+        }
+        match taking {
             Taking::Taken { standing, more } => {
                 if more > 0 {
-                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more, service: None });
+                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });
                 }
                 Ok(Some((key, cost, standing)))
             }

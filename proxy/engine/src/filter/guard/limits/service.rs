@@ -1,14 +1,14 @@
 //! Limits that a rate-limit service decides (`envoy.service.ratelimit.v3`), which has the numbers: what it is asked of a request, and what
 //! becomes of the request then.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
 use proto::mesh::{self, descriptor_entry};
 
 use super::key::{Part, Seen};
-use super::{Count, LimitAsk, LimitGuard, ObjectLimits, WithoutStore, retry_after};
+use super::rated::{Descriptor, RateAsk, ServiceAsk};
+use super::{Count, LimitGuard, ObjectLimits, WithoutStore, retry_after};
+use crate::Moment;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::HeaderOp;
 use crate::filter::guard::{Passed, Question};
@@ -27,6 +27,8 @@ pub const DESCRIPTOR_BYTES_MAX: usize = 2_048;
 pub struct ServiceLimits {
     /// Whose limits they are.
     pub domain: Box<str>,
+    /// Place of the service among those that the rule's policies ask.
+    pub place: usize,
     descriptors: Vec<Vec<Entry>>,
     /// `NAMESPACE/NAME/rls`.
     path: Arc<str>,
@@ -45,47 +47,6 @@ enum Told {
     Part(Part),
 }
 
-/// Names and values that are asked about together.
-pub type Descriptor = Vec<(Box<str>, String)>;
-
-/// One question to a service, and its answer when that has come.
-#[derive(Clone, Debug)]
-pub struct ServiceAsk {
-    /// What it is asked about.
-    pub descriptors: Arc<[Descriptor]>,
-    answer: Arc<OnceLock<ServiceAnswer>>,
-}
-
-/// What a service says of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceAnswer {
-    /// It is one too many.
-    pub over: bool,
-    /// When the limit that says so has some again.
-    pub retry: Duration,
-    /// What the client is told.
-    pub response: Vec<(HeaderName, HeaderValue)>,
-    /// What the backend is told.
-    pub request: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl ServiceAsk {
-    /// About these together.
-    pub fn new(descriptors: impl Into<Arc<[Descriptor]>>) -> Self {
-        Self { descriptors: descriptors.into(), answer: Arc::default() }
-    }
-
-    /// What it has answered.
-    pub fn answer(&self) -> Option<ServiceAnswer> {
-        self.answer.get().cloned()
-    }
-
-    /// The service has answered; a second answer is none.
-    pub fn answered(&self, answer: ServiceAnswer) {
-        let _ = self.answer.set(answer);
-    }
-}
-
 /// What one object's service was asked about a request.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -95,8 +56,8 @@ pub(super) struct Served {
 }
 
 impl ServiceLimits {
-    pub(super) fn compile(raw: &mesh::RateLimitService, path: Arc<str>, counts: Arc<LimitCounts>) -> Result<Self, Wrong> {
-        let mesh::RateLimitService { address: _, domain, descriptors, timeout: _ } = raw;
+    pub(super) fn compile(raw: &mesh::RateLimitService, (path, place): (Arc<str>, usize), counts: Arc<LimitCounts>) -> Result<Self, Wrong> {
+        let mesh::RateLimitService { address: _, cluster: _, domain, descriptors, timeout: _ } = raw;
         if domain.is_empty() || domain.len() > DESCRIPTOR_BYTES_MAX {
             return Err(Wrong::new("domain", format!("has {} bytes, not 1 to {DESCRIPTOR_BYTES_MAX}", domain.len())));
         }
@@ -105,7 +66,7 @@ impl ServiceLimits {
         }
         let all = descriptors.iter().enumerate();
         let descriptors = all.map(|(index, raw)| descriptor(raw).map_err(|wrong| wrong.within(format!("descriptors[{index}]"))));
-        Ok(Self { domain: domain.as_str().into(), descriptors: descriptors.collect::<Result<_, _>>()?, path, counts })
+        Ok(Self { domain: domain.as_str().into(), place, descriptors: descriptors.collect::<Result<_, _>>()?, path, counts })
     }
 
     /// What is asked of a request: descriptors that lack a part are left out.
@@ -161,22 +122,21 @@ fn entry(mesh::DescriptorEntry { key, value }: &mesh::DescriptorEntry) -> Result
 
 impl LimitGuard {
     /// What the services of its objects say of a request. `Err`: it goes no further, or one has to be asked first.
-    pub(super) fn served(&self, seen: &Seen<'_, '_>, count: &mut Count) -> Result<(), Passed> {
+    pub(super) fn served(&self, seen: &Seen<'_, '_>, count: &mut Count, now: Moment) -> Result<(), Passed> {
         for object in &self.objects {
-            let Some(service) = &object.service else { continue };
+            let (Some(service), Some(remote)) = (&object.service, &object.remote) else { continue };
             let Some(place) = count.served.iter().position(|served| Arc::ptr_eq(&served.path, &service.path)) else {
                 let descriptors = service.of(seen);
                 if descriptors.is_empty() {
                     continue;
                 }
-                if object.store.away_since().is_some() {
+                if !remote.rests.may_ask(now, remote.place.timeout()) {
                     object.unserved(service, count)?;
                     continue;
                 }
                 let ask = ServiceAsk::new(descriptors);
                 count.served.push(Served { path: Arc::clone(&service.path), ask: ask.clone(), applied: false });
-                let ask = LimitAsk { object: Arc::clone(object), limit: usize::MAX, key: 0, want: 0, service: Some(ask) };
-                return Err(Passed::Asks(Box::new(Question::Limit(ask))));
+                return Err(Passed::Asks(Box::new(Question::Rate(RateAsk { object: Arc::clone(object), ask }))));
             };
             let Some(served) = count.served.get_mut(place).filter(|served| !served.applied) else { continue };
             served.applied = true;

@@ -113,7 +113,9 @@ fn clusters_are_of_known_types_and_policies() {
     };
     let cases: Vec<(Cluster, &str)> = vec![
         (edit(|c| c.cluster_discovery_type = None), "type: is missing"),
-        (edit(|c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into()))), "type STRICT_DNS"),
+        (edit(|c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into()))), "type LOGICAL_DNS"),
+        (edit(|c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into()))), "respect_dns_ttl"),
+        (edit(|c| c.respect_dns_ttl = true), "respect_dns_ttl"),
         (edit(|c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(77))), "unknown value 77"),
         (edit(|c| c.lb_policy = LbPolicy::Maglev.into()), "MAGLEV is not supported"),
         (edit(|c| c.connect_timeout = Some(prost_types::Duration::default())), "connect_timeout: must be longer"),

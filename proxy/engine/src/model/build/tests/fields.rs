@@ -33,6 +33,7 @@ use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
 use super::guarding::{authorization, edge, seconds};
 use super::limits::served;
+use super::resolved::resolved;
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
@@ -368,6 +369,7 @@ fn edges() -> Vec<Resource> {
         resource("ca/frontend/shop/edge/0", &fixture::authorities("ca/frontend/shop/edge/0")),
         resource("tickets/shop/edge", &fixture::ticket_keys("tickets/shop/edge", 1)),
         resource("shop/c:443", &backend()),
+        resource("shop/external/d:443", &resolved("shop/external/d:443", "api.example")),
         resource("shop/a:80", &fixture::cluster("shop/a:80")),
         resource("shop/b:80", &fixture::cluster("shop/b:80")),
     ]

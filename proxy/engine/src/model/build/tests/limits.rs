@@ -34,7 +34,9 @@ pub(super) fn limits(before_auth: bool) -> mesh::EdgeLimits {
     let made = mesh::EdgeLimit { cost: 0, cost_cel: "size(request.path)".into(), ..limit("week", Numbers::Quota(week)) };
     let memory = if before_auth { "shop/early" } else { "shop/late" };
     let redis = mesh::RedisStore {
-        address: "redis.shop:6379".into(),
+        addresses: vec!["redis.shop:6379".into()],
+        mode: mesh::RedisMode::Sentinel.into(),
+        master: "shop".into(),
         tls: true,
         username: "edge".into(),
         password: "shop/redis/password".into(),
@@ -66,6 +68,7 @@ pub(super) fn served() -> mesh::EdgeLimits {
     let entries = entries.map(|(key, value)| mesh::DescriptorEntry { key: key.into(), value: Some(value) });
     let service = mesh::RateLimitService {
         address: "limits.shop:8081".into(),
+        cluster: "bad_backend".into(),
         domain: "edge".into(),
         descriptors: vec![mesh::LimitDescriptor { entries: entries.to_vec() }],
         timeout: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),

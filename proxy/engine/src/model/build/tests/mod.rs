@@ -9,4 +9,5 @@ mod fields;
 mod guarding;
 mod limits;
 mod policy;
+mod resolved;
 mod walk;
