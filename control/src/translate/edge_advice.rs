@@ -2,12 +2,13 @@
 
 use super::advice::Finding;
 use super::attach::WhyNot;
-use super::backend_tls;
+use super::{backend_tls, conflict};
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
-use crate::world::{Kind, Name, Object, ObjectKey, Severity, World};
+use crate::world::telemetry::Telemetry;
+use crate::world::{Index, Kind, Name, Object, ObjectKey, Severity, World};
 
 /// Where a listener stands: its object, the path of its field, its line.
 pub(super) fn place(edge: &Edge<'_>, place: usize) -> (ObjectKey, String, u32) {
@@ -52,6 +53,25 @@ pub(super) fn findings(world: &World, edge: &Edge<'_>) -> Vec<(ObjectKey, Findin
         _ => {}
     }
     findings
+}
+
+/// The same of a Telemetry that names Gateways.
+pub(super) fn telemetry(index: &Index, object: &Object, spec: &Telemetry) -> Vec<Finding> {
+    let warn = |(field, line): (&str, u32), message: String, remedy: &str| Finding {
+        severity: Severity::Warning,
+        field: (field.to_owned(), line),
+        message,
+        remedy: remedy.to_owned(),
+    };
+    let lost = conflict::of(index, object).map(|found| {
+        let message = format!("{} is older and wins where both say something", found.winner);
+        warn(("spec", 0), message, "merge the two")
+    });
+    let there = |name: &str| index.gateways.contains_key(&(object.key.namespace.clone(), name.to_owned()));
+    let absent = spec.gateways.iter().filter(|target| !there(&target.name)).map(|target| {
+        warn(("spec.targetRefs", target.line), format!("there is no Gateway {} of ours in its namespace", target.name), "correct the name")
+    });
+    lost.into_iter().chain(absent).collect()
 }
 
 fn unresolved(field: &str, refusal: &WhyNot) -> Finding {

@@ -11,7 +11,8 @@ use super::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, Consumer, EdgeAttachment,
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
-use super::own::{Mesh, PeerAuthentication, Telemetry};
+use super::own::{Mesh, PeerAuthentication};
+use super::telemetry::Telemetry;
 use super::pod::Pod;
 use super::problem::{Problem, Severity, nearest};
 use super::revocation::Revocation;

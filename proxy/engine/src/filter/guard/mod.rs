@@ -128,6 +128,11 @@ impl Guard {
         }
     }
 
+    /// Parameters of queries in which it looks for credentials.
+    pub(crate) fn secret_parameters(&self) -> Vec<&str> {
+        if let Self::Identify(identify) = self { identify.secret_parameters() } else { Vec::new() }
+    }
+
     /// The name that `explain` prints.
     pub fn name(&self) -> &'static str {
         match self {
