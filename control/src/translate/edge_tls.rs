@@ -1,10 +1,10 @@
 //! TLS of a Gateway's listeners: which certificates each shows, whose clients it lets in, and what is wrong with that. Grants come before
 //! existence, so that a stranger cannot ask what exists (`gateway-api.md` 4.3.16, 4.3.20).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::names;
+use proto::names::{self, TICKET_HOURS};
 use proto::xds::core::{DataSource, data_source::Specifier};
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -13,6 +13,7 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
+use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};

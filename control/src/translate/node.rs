@@ -12,7 +12,7 @@ use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
 use super::edge_listeners::{self, Family};
-use super::{attach, dns, settings};
+use super::{attach, dns, edge, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +19,10 @@ pub struct Lifecycle {
     started: Arc<AtomicBool>,
     /// Cancelled when the instance is known to end soon: callers are told, and served as before.
     pub parting: CancellationToken,
-    /// Cancelled when the drain begins: not ready any more, peers are told, connections end in order.
+    /// Cancelled when the end begins: not ready any more, and whoever balances is told.
     pub draining: CancellationToken,
+    /// Cancelled when doors close and connections end in order.
+    pub closing: CancellationToken,
     /// Cancelled when the process shall end once it is drained.
     pub leaving: CancellationToken,
     /// Cancelled when the process shall end now.
@@ -37,6 +40,7 @@ impl Lifecycle {
             started: Arc::default(),
             parting: CancellationToken::new(),
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             leaving: CancellationToken::new(),
             quit: CancellationToken::new(),
         }
@@ -54,6 +58,17 @@ impl Lifecycle {
         }
         self.draining.cancel();
         self.leaving.cancel();
+    }
+
+    /// Waits until doors may close: a balancer in front of an edge hears of it by readiness, and sends clients here until then. Says how long
+    /// connections may take to end after that: `bound`, where no ClientPolicy says. What is in force when each wait begins counts.
+    pub async fn let_in_for_a_while(&self, snapshots: &Snapshots, bound: Duration) -> Duration {
+        let grace = snapshots.load().ending().readiness_grace;
+        if !grace.is_zero() {
+            tracing::info!(grace_secs = grace.as_secs_f64(), "not ready any more; clients are let in for a while");
+            tokio::time::sleep(grace).await;
+        }
+        snapshots.load().ending().go_away_grace.unwrap_or(bound)
     }
 
     /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain, not revoked.

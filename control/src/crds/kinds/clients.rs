@@ -227,15 +227,10 @@ struct Http2 {
     /// Requests that may be taken back in a minute.
     #[schemars(range(min = 1, max = 1_000_000))]
     resets_per_minute: Option<u32>,
-    /// How often a silent client is asked whether it lives; never, yet.
+    /// How often a client is asked whether it lives.
     #[schemars(extend("default" = "0s"))]
-    ping_interval: Option<NoTime>,
+    ping_interval: Option<ClientPing>,
 }
-
-/// No time.
-#[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) == duration('0s')", "not supported by this version; write 0s")])))]
-struct NoTime(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
 
 /// HTTP/3.
 #[derive(JsonSchema)]

@@ -32,7 +32,7 @@ pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
 pub use client::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 pub use cluster::{Cluster, ClusterKind, ClusterLive};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Cluster, Datagrams, Edge, Egress, Inbound, LogFormat, Outbound, RouteTable, Trust};
+use super::{Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -55,6 +55,13 @@ pub struct Snapshot {
     pub doors: BTreeMap<u16, Arc<Authorization>>,
     /// What the application's callers must show; `None`: nothing is looked at.
     pub authentication: Option<Arc<Authentication>>,
+}
+
+impl Snapshot {
+    /// How the end of an edge comes about for its clients.
+    pub fn ending(&self) -> Ending {
+        self.edges.values().map(|edge| edge.clients.ending).fold(Ending::default(), Ending::longest)
+    }
 }
 
 /// From [`proto::mesh::ProxyConfig`].

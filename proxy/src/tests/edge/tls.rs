@@ -52,6 +52,7 @@ pub(super) fn terms(certificate: &Arc<SecretCell>) -> TlsTerms {
         certificates: vec![Arc::clone(certificate)],
         clients: None,
         tickets: None,
+        plain_master_secret: false,
         made: Made::default(),
     }
 }
