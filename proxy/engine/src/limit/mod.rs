@@ -13,6 +13,7 @@ mod memory;
 mod numbers;
 mod remote;
 mod table;
+mod under_way;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -23,12 +24,14 @@ pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{HeldShare, Taking};
 pub use live::StoreLive;
-pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
+pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use remote::{
     KEY_PREFIX_BYTES_MAX, RedisPlace, RemotePlace, RemoteStore, STORE_TIMEOUT_MAX, STORES_MAX, ServicePlace, StoreReading, StoreTrouble,
 };
 pub use table::Table;
+pub use under_way::UnderWayPlace;
+pub(crate) use under_way::{WaitingPlace, Wanted};
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};
 

@@ -40,7 +40,7 @@ pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPE
 pub(crate) use limits::object;
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
-    LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
+    LimitGuard, LimitOutlook, ObjectLimits, PlaceAsk, QUEUE_MAX, ServiceAnswer, ServiceAsk, ServiceLimits, read,
 };
 pub use unsaid::UNCHECKED_HEADER;
 
@@ -102,6 +102,8 @@ pub enum Question {
     Check(CheckAsk),
     /// What an opaque token is.
     Token(IntrospectionAsk),
+    /// Whose turn it is.
+    Place(PlaceAsk),
 }
 
 /// What becomes of a request at a guard.
