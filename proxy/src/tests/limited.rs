@@ -243,6 +243,7 @@ fn requests_under_way_have_their_places() {
 fn who_finds_no_place_waits_for_its_turn() {
     // Aim: of five at once one is under way, two wait, two are refused; who leaves the queue gives its turn to the next; the next goes on the moment that the
     // place is free; who waits for ten seconds is refused. The metric has as many as wait.
+    const LAST: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
     run(|| async {
         let busy = EdgeLimits {
             concurrency: vec![ConcurrencyLimit { requests: 1, queue: 2, ..ConcurrencyLimit::default() }],
@@ -257,11 +258,11 @@ fn who_finds_no_place_waits_for_its_turn() {
         for _ in 0..2 {
             let mut client = world.dial(SERVICE);
             write(&mut client, GET).await;
-            settled().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
             waiting.push(client);
         }
         let counts = |world: &World| {
-            let readings = world.telemetry().readings.limits.lock();
+            let readings = world.client_means.telemetry.readings.limits.lock();
             let queued: u64 = readings.waiting().iter().map(|(_, waiting)| *waiting).sum();
             queued
         };
@@ -271,11 +272,11 @@ fn who_finds_no_place_waits_for_its_turn() {
             assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
         }
         drop(waiting.remove(0));
-        settled().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(counts(&world), 1);
-        write(&mut application, OK).await;
+        write(&mut application, LAST).await;
         answered(&mut first, "200").await;
-        drop(application);
+        assert_eq!(exactly(&mut first, 2).await, "ok");
         let (_, mut application) = world.applications.recv().await.unwrap();
         head(&mut application).await;
         let mut late = world.dial(SERVICE);
@@ -283,7 +284,7 @@ fn who_finds_no_place_waits_for_its_turn() {
         let began = tokio::time::Instant::now();
         answered(&mut late, "429").await;
         assert_eq!(began.elapsed().as_secs(), 10);
-        write(&mut application, OK).await;
+        write(&mut application, LAST).await;
         answered(&mut waiting[0], "200").await;
         assert_eq!(counts(&world), 0);
     });
