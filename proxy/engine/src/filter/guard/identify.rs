@@ -229,7 +229,7 @@ impl Identify {
     /// Who has shown the connection's certificate. What a request shows by itself says more, and goes before it.
     fn by_certificate(&self, watch: &Watch<'_>) -> Result<Option<Identified>, Denied> {
         let (Some(guard), Some(certificate)) = (&self.certificates, watch.certificate) else { return Ok(None) };
-        let owner = watch.book.by_certificate(certificate).filter(|(consumer, _)| guard.consumers.takes(consumer));
+        let owner = watch.book.by_certificate(certificate, |consumer| guard.consumers.takes(consumer));
         let Some((consumer, place)) = owner else { return Ok(None) };
         let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
         let until_secs = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
