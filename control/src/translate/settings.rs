@@ -1,6 +1,5 @@
 //! ProxyConfig: what a proxy must know about itself, and what it is to tell about its traffic.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::defaults::METRIC_SERIES_MAX;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::model::LogTemplate;
+use proto::mesh::access_log::Format;
 
 use super::door::{Cursor, Fields};
 use super::key::Kind;
@@ -18,10 +19,6 @@ pub enum LogForm {
     Combined,
     /// By a template that the proxies' engine has read.
     Text(String),
-}
-
-impl LogForm {
-    const WORDS: [(&'static str, Self); 3] = [("Json", Self::Json), ("Combined", Self::Combined), ("Text", Self::Text(String::new()))];
 }
 
 /// What a proxy tells about its traffic. `None` leaves a field to the next wider object.
@@ -78,17 +75,18 @@ impl Telemetry {
 
     fn read_access_log(&mut self, mut fields: Fields<'_>) {
         self.access_log = fields.get("enabled").and_then(|at| at.flag());
-        let format = fields.get("format").and_then(|at| Some((at.word(&LogForm::WORDS)?, at)));
+        let words = [("Json", Format::Json), ("Combined", Format::Combined), ("Text", Format::Text)];
+        let format = fields.get("format").and_then(|at| Some((at.word(&words)?, at)));
         let template = fields.get("template").and_then(|at| Some((at.text()?, at))).filter(|(text, _)| !text.is_empty());
         self.log_format = match (format, template) {
-            (Some((LogForm::Text(_), _)), Some((text, at))) => match LogTemplate::parse(&text) {
+            (Some((Format::Text, _)), Some((text, at))) => match LogTemplate::parse(&text) {
                 Ok(_) => Some(LogForm::Text(text)),
                 Err(why) => {
                     at.error(why, "write for example `{client_address} \"{method} {path}\" {status} {duration_ms}`");
                     None
                 }
             },
-            (Some((LogForm::Text(_), at)), None) => {
+            (Some((Format::Text, at)), None) => {
                 at.error("the format Text has no template", "add accessLog.template, or use Json or Combined");
                 None
             }
@@ -96,7 +94,7 @@ impl Telemetry {
                 at.error("only the format Text has a template", "add `format: Text`, or remove it");
                 None
             }
-            (format, None) => format.map(|(format, _)| format),
+            (format, None) => format.map(|(format, _)| if format == Format::Combined { LogForm::Combined } else { LogForm::Json }),
         };
         fields.unsupported(&["fields", "filter", "sampleSuccessPercent", "sinks"]);
         fields.done();

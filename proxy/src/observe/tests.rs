@@ -1,5 +1,6 @@
 //! Whole exchanges, from begin to what metrics, log and span say of them.
 
+mod forms;
 mod queue;
 mod scrape;
 

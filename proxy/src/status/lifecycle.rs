@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::snapshots::Snapshots;
 use crate::tls::{CredentialCell, TrustCell};
 
+/// Between the word to the control plane and the drain: peers hear of it meanwhile.
+const TELL: Duration = Duration::from_millis(50);
+
 /// Shared by signals, admin and probes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
@@ -60,15 +63,21 @@ impl Lifecycle {
         self.leaving.cancel();
     }
 
-    /// Waits until doors may close: a balancer in front of an edge hears of it by readiness, and sends clients here until then. Says how long
-    /// connections may take to end after that: `bound`, where no ClientPolicy says. What is in force when each wait begins counts.
-    pub async fn let_in_for_a_while(&self, snapshots: &Snapshots, bound: Duration) -> Duration {
-        let grace = snapshots.load().ending().readiness_grace;
+    /// Waits for the end and lets it come about: readiness is gone then, and whoever balances in front of an edge hears of that, so clients are let in for as
+    /// long as a ClientPolicy wants it. Then doors close, and `drain` ends connections within the time that it is given: `bound`, where no
+    /// ClientPolicy says. What is in force when each part begins counts. Dropping the future leaves it at what has begun.
+    pub async fn end_in_order(&self, bound: Duration, drain: impl AsyncFnOnce(Duration)) {
+        self.draining.cancelled().await;
+        let grace = self.snapshots.load().ending().readiness_grace;
         if !grace.is_zero() {
             tracing::info!(grace_secs = grace.as_secs_f64(), "not ready any more; clients are let in for a while");
             tokio::time::sleep(grace).await;
         }
-        snapshots.load().ending().go_away_grace.unwrap_or(bound)
+        let bound = self.snapshots.load().ending().go_away_grace.unwrap_or(bound);
+        tracing::info!(bound_secs = bound.as_secs_f64(), "draining");
+        self.closing.cancel();
+        tokio::time::sleep(TELL).await;
+        drain(bound).await;
     }
 
     /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain, not revoked.

@@ -30,7 +30,6 @@ use crate::shell::ports::{Reach, open, open_at, open_udp};
 use crate::shell::rights;
 use crate::shell::settings::{Bootstrap, Exempt, Map, Ports, ProxyArgs, SpiffeSocket};
 use crate::shell::worker::Worker;
-use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs;
 use crate::tls;
@@ -39,8 +38,6 @@ pub use core::{Core, Membership};
 
 /// Longest wait for tasks once everything is drained: spans still leave.
 const TASKS_END: Duration = Duration::from_millis(2500);
-/// Between the word to the control plane and the drain: peers hear of it meanwhile.
-const TELL: Duration = Duration::from_millis(50);
 
 /// Runs a proxy until it is told to end. Must be called while the process has a single thread.
 ///
@@ -182,12 +179,12 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     if node.id.mode == Mode::Edge {
         let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
         let (passed, passed_datagrams) = Default::default();
-        let edges = Edges { snapshots: snapshots.clone(), workers: Arc::clone(&workers), arrivals, passed, passed_datagrams };
+        let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed, passed_datagrams };
         tasks.spawn(edges.run(lifecycle.closing.clone()));
     }
     lifecycle.bound();
 
-    end_in_order(&lifecycle, &snapshots, &workers, bootstrap.drain).await;
+    end_in_order(&lifecycle, &workers, bootstrap.drain).await;
     stop.cancel();
     let ended = async { while tasks.join_next().await.is_some() {} };
     if timeout(TASKS_END, ended).await.is_err() {
@@ -251,14 +248,9 @@ async fn leave_with_application(quiet: Duration, lifecycle: Lifecycle, stop: Can
 }
 
 /// Waits for the drain, drains, and returns when the process may end: drained and told to leave, or told to quit.
-async fn end_in_order(lifecycle: &Lifecycle, snapshots: &Snapshots, workers: &[Worker], bound: Duration) {
+async fn end_in_order(lifecycle: &Lifecycle, workers: &[Worker], bound: Duration) {
     let in_order = async {
-        lifecycle.draining.cancelled().await;
-        let bound = lifecycle.let_in_for_a_while(snapshots, bound).await;
-        info!(bound_secs = bound.as_secs(), "draining");
-        lifecycle.closing.cancel();
-        tokio::time::sleep(TELL).await;
-        for_each_at_once(workers, bound).await;
+        lifecycle.end_in_order(bound, async |bound| for_each_at_once(workers, bound).await).await;
         lifecycle.leaving.cancelled().await;
     };
     let parting = async {

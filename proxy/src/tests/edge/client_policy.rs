@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 
 /// Serves the edge's port under these rules.
-fn under(world: &World, clients: ClientPolicy) {
+pub(super) fn under(world: &World, clients: ClientPolicy) {
     let mut snapshot = client_snapshot(&world.setup, 2);
     let Edge { name, port, content, .. } = Arc::try_unwrap(snapshot.edges.remove(&80).unwrap()).unwrap();
     snapshot.edges.insert(80, Arc::new(Edge { name, port, clients: Arc::new(clients), content }));
