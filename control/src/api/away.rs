@@ -56,7 +56,9 @@ impl Away {
         let what = if reason == "StoreAway" { name } else { "what it asks".to_owned() };
         for ancestor in &mut status.ancestors {
             let gateway = gateway(&ancestor.ancestor_ref);
-            let of = |from: &&AwayFrom| gateway.as_ref().is_none_or(|gateway| gateway_of(&from.proxy).unwrap_or(from.proxy.as_str()) == gateway.as_str());
+            let of = |from: &&AwayFrom| {
+                gateway.as_ref().is_none_or(|gateway| gateway_of(&from.proxy).unwrap_or(from.proxy.as_str()) == gateway.as_str())
+            };
             let from: Vec<&AwayFrom> = away.iter().filter(of).collect();
             let (Some(first), Some(since_secs)) = (from.first(), from.iter().map(|from| from.since_secs).min()) else { continue };
             let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };

@@ -2,9 +2,9 @@
 
 use super::advice::Finding;
 use super::attach::WhyNot;
-use super::{backend_tls, conflict};
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
+use super::{backend_tls, conflict};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
 use crate::world::telemetry::Telemetry;

@@ -15,9 +15,9 @@ use super::{conflict, edge, edge_listeners, policy, security, status_edge, trust
 use crate::world::edge::Consumer;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
-use crate::world::telemetry::Telemetry;
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
+use crate::world::telemetry::Telemetry;
 use crate::world::traffic::{PolicyTarget, TrafficPolicy};
 use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, Versions, World};
 

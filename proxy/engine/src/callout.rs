@@ -180,7 +180,9 @@ impl CalloutLive {
         }
         match outcome {
             CalloutOutcome::Allowed | CalloutOutcome::Denied | CalloutOutcome::WouldDeny => self.away.store(0, Ordering::Relaxed),
-            CalloutOutcome::Unreached | CalloutOutcome::Silent | CalloutOutcome::Garbled => self.away.store(outcome as u8 + 1, Ordering::Relaxed),
+            CalloutOutcome::Unreached | CalloutOutcome::Silent | CalloutOutcome::Garbled => {
+                self.away.store(outcome as u8 + 1, Ordering::Relaxed)
+            }
             CalloutOutcome::Remembered | CalloutOutcome::Full | CalloutOutcome::Unchecked => {}
         }
     }

@@ -12,8 +12,8 @@ use prost::Message;
 
 use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE};
-use super::secrets::without_user;
 use super::record::Word;
+use super::secrets::without_user;
 use super::shape::{Party, Shape, SpanParts};
 use super::wire::{bytes, fixed32, fixed64, int_attribute, text_attribute, true_or_false_attribute, varint_field};
 

@@ -46,7 +46,11 @@ impl Telemetry {
         let since = limits.leases().away_since().filter(|_| limits.is_used())?;
         let ago = self.moment().since(Moment::of_nanos(since));
         let since_secs = self.clock.unix().saturating_sub(ago).as_secs();
-        Some(StoreAway { store: LEASES.to_owned(), error: "the control plane does not answer questions about limits".to_owned(), since_secs })
+        Some(StoreAway {
+            store: LEASES.to_owned(),
+            error: "the control plane does not answer questions about limits".to_owned(),
+            since_secs,
+        })
     }
 
     /// Services that did not answer when they were asked last, since that was first seen. At most 256.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::mesh::{
-    self, ClientChain, ClientConnections, ClientHeaders, ClientHttp1, ClientHttp2, ClientLimits, ClientLives, ClientPaths, ClientTimeouts, ClientTls,
-    ProxyProtocol,
+    self, ClientChain, ClientConnections, ClientHeaders, ClientHttp1, ClientHttp2, ClientLimits, ClientLives, ClientPaths, ClientTimeouts,
+    ClientTls, ProxyProtocol,
 };
 use proto::xds::listener::{ListenerFilter, listener_filter};
 use proto::xds::pack;

@@ -281,7 +281,9 @@ impl ClientPolicy {
         let profile = tls.get("profile").and_then(|at| at.word(&profiles));
         let version = tls.get("minVersion").and_then(|at| at.word(&[("1.2", true), ("1.3", false)]).map(|tls12| (tls12, at)));
         match (profile, &version) {
-            (Some(TlsProfile::Strict13), Some((true, at))) => at.error("the profile Strict13 has no TLS 1.2", "write \"1.3\", or remove it"),
+            (Some(TlsProfile::Strict13), Some((true, at))) => {
+                at.error("the profile Strict13 has no TLS 1.2", "write \"1.3\", or remove it")
+            }
             (Some(TlsProfile::Compatible), Some((false, at))) => {
                 at.error("the profile Compatible is about TLS 1.2", "write \"1.2\", or remove it");
             }

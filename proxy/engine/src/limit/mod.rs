@@ -13,9 +13,9 @@ mod memory;
 mod numbers;
 mod remote;
 mod table;
-mod under_way;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod wire;
 
 pub use book::{Grant, KeyKnown, LimitBook, ShareAsk};

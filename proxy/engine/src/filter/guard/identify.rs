@@ -133,7 +133,11 @@ impl Identify {
         let opaque = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref()).flat_map(|opaque| opaque.places());
         let keys = self.keys.iter().flat_map(|keys| &keys.places);
         let tokens = self.tokens.iter().flat_map(|tokens| tokens.rules.places());
-        tokens.chain(opaque).chain(keys).filter_map(|place| if let TokenPlace::Query(name) = place { Some(name.as_str()) } else { None }).collect()
+        tokens
+            .chain(opaque)
+            .chain(keys)
+            .filter_map(|place| if let TokenPlace::Query(name) = place { Some(name.as_str()) } else { None })
+            .collect()
     }
 
     pub(super) fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {

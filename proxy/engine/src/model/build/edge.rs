@@ -103,7 +103,9 @@ fn chain(
 ) -> Result<Chain<Serves<Link, TableSource>>, Wrong> {
     let FilterChain { filter_chain_match: _, filters, metadata, transport_socket, name } = raw;
     metadata::only(metadata.as_ref(), &[])?;
-    let ended = |socket: &TransportSocket| tls::terms(socket, clients.plain_master_secret, secrets).map_err(|wrong| wrong.within("transport_socket"));
+    let ended = |socket: &TransportSocket| {
+        tls::terms(socket, clients.plain_master_secret, secrets).map_err(|wrong| wrong.within("transport_socket"))
+    };
     let terms = transport_socket.as_ref().map(ended).transpose()?.flatten();
     let name = name.as_str().into();
     let (asked, filters) = asked(filters).map_err(|wrong| wrong.within("filters[0]"))?;

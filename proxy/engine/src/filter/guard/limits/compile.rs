@@ -37,7 +37,10 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         .iter()
         .enumerate()
         .map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
-    let busy = concurrency.iter().enumerate().map(|(index, raw)| busy((policy, &memory), raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
+    let busy = concurrency
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| busy((policy, &memory), raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
     let mut service = None;
     let (remote, ahead_percent) = match store.as_ref().map(|store| &store.kind) {

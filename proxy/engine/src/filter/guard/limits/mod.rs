@@ -18,8 +18,8 @@ use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
-    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace, Wanted,
-    policy_item, retry_after,
+    HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace,
+    Wanted, policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
 use service::Served;

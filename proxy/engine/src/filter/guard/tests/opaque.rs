@@ -264,7 +264,9 @@ fn an_opaque_token_beside_one_that_holds_is_nobodys_word() {
     assert_eq!(edge.ask(with(&[("authorization", &bearer)])).status, None);
     assert_eq!(edge.ask(with(&[("authorization", &bearer), ("authorization", &bearer)])).status, None);
     for other in ["Bearer opaque", "bearer opaque"] {
-        for headers in [[("authorization", bearer.as_str()), ("authorization", other)], [("authorization", other), ("authorization", bearer.as_str())]] {
+        for headers in
+            [[("authorization", bearer.as_str()), ("authorization", other)], [("authorization", other), ("authorization", bearer.as_str())]]
+        {
             let outcome = edge.ask(with(&headers));
             assert_eq!((outcome.status, outcome.denied, outcome.asked), (Some(401), Some(Denied::Several), 0), "{headers:?}");
         }
