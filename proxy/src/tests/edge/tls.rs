@@ -376,20 +376,15 @@ pub(super) fn showing(authority: &Authority, uri: &str) -> ClientConfig {
 
 /// What the application hears of a client's certificate; `None`: the client is not let in.
 pub(super) async fn forwarded(world: &mut World, config: ClientConfig) -> Option<String> {
-    Some(heard(world, config, &["x-forwarded-client-cert: "]).await?.remove(0).unwrap_or_default())
+    let request = heard(world, config, "").await?;
+    Some(request.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap_or_default().to_owned())
 }
 
-/// What the application hears behind the first of its caller's, and of the client's certificate.
-pub(super) async fn told_of(world: &mut World, config: ClientConfig) -> (String, Option<String>) {
-    let mut told = heard(world, config, &["x-forwarded-client-cert: ", "x-meshwright-client-cert: "]).await.expect("it is let in");
-    (told.remove(0).unwrap_or_default(), told.remove(0))
-}
-
-/// What the application hears in lines that begin so; `None`: the client is not let in.
-async fn heard(world: &mut World, config: ClientConfig, lines: &[&str]) -> Option<Vec<Option<String>>> {
+/// What the application hears; `None`: the client is not let in. `more`: headers that the client sends.
+pub(super) async fn heard(world: &mut World, config: ClientConfig, more: &str) -> Option<String> {
     let mut stream = connect(&world.client, &Arc::new(config), "a.example").await.ok()?;
-    // In TLS 1.3 a client hears only afterwards that it is not believed. What it says of itself counts for nothing.
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nx-meshwright-client-cert: Hash=1;URI=spiffe://x/y\r\n\r\n").await.ok()?;
+    // In TLS 1.3 a client hears only afterwards that it is not believed.
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: a.example\r\n{more}\r\n").as_bytes()).await.ok()?;
     let mut byte = [0];
     let mut application = tokio::select! {
         application = world.application() => application,
@@ -397,11 +392,9 @@ async fn heard(world: &mut World, config: ClientConfig, lines: &[&str]) -> Optio
     };
     let request = head(&mut application).await;
     write(&mut application, "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
-    let of = |begin: &&str| request.lines().find_map(|line| line.strip_prefix(*begin)).map(str::to_owned);
-    let told = lines.iter().map(of).collect();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
-    Some(told)
+    Some(request)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use engine::model::{ClientCertificates, Secret, TlsTerms};
 
-use super::tls::{cell, certificate, client, https, serve_chains, showing, table_of, terms, told_of};
+use super::tls::{cell, certificate, client, heard, https, serve_chains, showing, table_of, terms};
 use super::*;
 
 #[test]
@@ -24,7 +24,10 @@ fn a_clients_certificate_is_told_through_the_mesh_by_gateways_alone() {
             let terms = TlsTerms { clients: Some(ClientCertificates { authorities, required: false, untrusted: false }), ..terms(&own) };
             serve_chains(&world, vec![("a.example", https("a", terms, &table_of(&world)))]);
             let config = if shown { showing(&partners, "spiffe://partner/acme") } else { client(&["http/1.1"]) };
-            let (told, outside) = told_of(&mut world, config).await;
+            let lie = "x-meshwright-client-cert: Hash=1;URI=spiffe://x/y\r\n";
+            let request = heard(&mut world, config, lie).await.unwrap();
+            let of = |begin: &str| request.lines().find_map(|line| line.strip_prefix(begin));
+            let (told, outside) = (of("x-forwarded-client-cert: ").unwrap(), of("x-meshwright-client-cert: "));
             assert!(told.starts_with("By=") && told.ends_with(&format!(";URI={FRONTEND}")) && !told.contains(','), "{told}");
             let outside = outside.unwrap_or_default();
             assert_eq!(outside.starts_with("Hash=") && outside.ends_with("URI=spiffe://partner/acme"), wanted, "{outside}");
