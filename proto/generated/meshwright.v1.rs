@@ -1013,6 +1013,12 @@ pub struct ClientConnections {
     pub per_address: u32,
     #[prost(uint32, tag = "3")]
     pub new_per_second: u32,
+    /// When the proxy ends: how long clients are still let in after it said that it is not ready; then doors close and clients are told to go, and
+    /// after this much more they are cut. The longest of all ports counts. Absent: none, and as long as the proxy's own settings say.
+    #[prost(message, optional, tag = "4")]
+    pub readiness_grace: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "5")]
+    pub go_away_grace: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for ClientConnections {
     const NAME: &'static str = "ClientConnections";
@@ -1048,6 +1054,8 @@ pub struct ClientChain {
     pub paths: ::core::option::Option<ClientPaths>,
     #[prost(message, optional, tag = "10")]
     pub headers: ::core::option::Option<ClientHeaders>,
+    #[prost(message, optional, tag = "11")]
+    pub tls: ::core::option::Option<ClientTls>,
 }
 impl ::prost::Name for ClientChain {
     const NAME: &'static str = "ClientChain";
@@ -1057,6 +1065,22 @@ impl ::prost::Name for ClientChain {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ClientChain".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientTls {
+    /// TLS 1.2 is spoken without the extended master secret (RFC 7627), too.
+    #[prost(bool, tag = "1")]
+    pub plain_master_secret: bool,
+}
+impl ::prost::Name for ClientTls {
+    const NAME: &'static str = "ClientTls";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientTls".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientTls".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1217,6 +1241,9 @@ pub struct ClientHttp2 {
     pub connection_window: u32,
     #[prost(uint32, tag = "5")]
     pub resets_per_minute: u32,
+    /// How often a client is asked whether it lives (RFC 9113, section 6.7); absent: never.
+    #[prost(message, optional, tag = "6")]
+    pub ping_interval: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for ClientHttp2 {
     const NAME: &'static str = "ClientHttp2";
@@ -1503,6 +1530,9 @@ pub struct Traffic {
     /// Stores of limits that do not answer now.
     #[prost(message, repeated, tag = "13")]
     pub stores_away: ::prost::alloc::vec::Vec<StoreAway>,
+    /// Other services that policies ask, of which the last question brought no answer.
+    #[prost(message, repeated, tag = "14")]
+    pub services_away: ::prost::alloc::vec::Vec<ServiceAway>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -1512,6 +1542,29 @@ impl ::prost::Name for Traffic {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Traffic".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceAway {
+    /// As meshwright_degraded names them: what asks, and the object.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub since_secs: u64,
+}
+impl ::prost::Name for ServiceAway {
+    const NAME: &'static str = "ServiceAway";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ServiceAway".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ServiceAway".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2608,6 +2661,9 @@ pub struct GatewayOrder {
     /// What is spoken at each of `ports`, in the same order: `http`, `https` or `tcp`.
     #[prost(string, repeated, tag = "8")]
     pub schemes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long its proxy takes to end at most, by its ClientPolicies; absent: they say nothing. No part of the fingerprint.
+    #[prost(message, optional, tag = "9")]
+    pub ending: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for GatewayOrder {
     const NAME: &'static str = "GatewayOrder";
@@ -4002,6 +4058,9 @@ pub struct ConcurrencyLimit {
     pub requests: u32,
     #[prost(message, repeated, tag = "2")]
     pub key: ::prost::alloc::vec::Vec<EdgeKey>,
+    /// So many more of a key wait for their turn.
+    #[prost(uint32, tag = "3")]
+    pub queue: u32,
 }
 impl ::prost::Name for ConcurrencyLimit {
     const NAME: &'static str = "ConcurrencyLimit";
@@ -6374,10 +6433,59 @@ impl ::prost::Name for AppProbe {
         "type.googleapis.com/meshwright.v1.AppProbe".into()
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AccessLog {
     #[prost(bool, tag = "1")]
     pub enabled: bool,
+    #[prost(enumeration = "access_log::Format", tag = "2")]
+    pub format: i32,
+    /// One line, fields of the log as `{name}`; a brace that stands for itself is written twice.
+    #[prost(string, tag = "3")]
+    pub template: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `AccessLog`.
+pub mod access_log {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Format {
+        Json = 0,
+        /// As Apache's and nginx's "combined".
+        Combined = 1,
+        /// By `template`.
+        Text = 2,
+    }
+    impl Format {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Json => "JSON",
+                Self::Combined => "COMBINED",
+                Self::Text => "TEXT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "JSON" => Some(Self::Json),
+                "COMBINED" => Some(Self::Combined),
+                "TEXT" => Some(Self::Text),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for AccessLog {
     const NAME: &'static str = "AccessLog";

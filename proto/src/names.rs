@@ -117,9 +117,15 @@ pub fn client_cas(namespace: &str, gateway: &str, port: u16) -> String {
     format!("ca/frontend/{namespace}/{gateway}/{port}")
 }
 
-/// The Secret with what a Gateway's session tickets are made with.
-pub fn tickets(namespace: &str, gateway: &str) -> String {
-    format!("tickets/{namespace}/{gateway}")
+/// Hours after which keys of session tickets are turned where nobody says.
+pub const TICKET_HOURS: u32 = 12;
+
+/// The Secret with what a Gateway's session tickets are made with, of listeners that turn its keys after so many hours.
+pub fn tickets(namespace: &str, gateway: &str, hours: u32) -> String {
+    match hours {
+        TICKET_HOURS => format!("tickets/{namespace}/{gateway}"),
+        hours => format!("tickets/{namespace}/{gateway}/{hours}h"),
+    }
 }
 
 /// Cluster of a Service port for datagrams.

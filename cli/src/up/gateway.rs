@@ -63,6 +63,12 @@ struct Bound {
     sockets: Vec<Socket>,
 }
 
+/// What a proxy may take to drain when it alone ends: as long as its ClientPolicies say, and a little more for the rest of its end.
+fn grace(ending: Option<&prost_types::Duration>) -> Duration {
+    let said = ending.and_then(|ending| Duration::try_from(*ending).ok());
+    GRACE.0.max(said.map_or(Duration::ZERO, |said| said + GRACE.1))
+}
+
 struct GatewayLife {
     mesh: Rc<Mesh>,
     orders: watch::Receiver<GatewayOrder>,
@@ -131,7 +137,8 @@ impl GatewayLife {
         };
         let stop = async {
             let phase = left_running(&mut self.phase.clone()).await;
-            if phase == Phase::Stop { GRACE.1 } else { GRACE.0 }
+            // What ends with the whole mesh has no clients left to be kind to.
+            if phase == Phase::Stop { GRACE.1 } else { grace(self.orders.borrow().ending.as_ref()) }
         };
         self.mesh.keep(&format!("edge {}/{}", self.key.0, self.key.1), &self.log(), start, on, stop).await;
         self.gone.send_replace(true);

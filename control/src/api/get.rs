@@ -9,9 +9,9 @@ use proto::mesh::{DumpCommand, GetRequest, command};
 use serde_json::{Value, json};
 use tonic::Status;
 
+use super::away::Away;
 use super::keys::KeysAway;
 use super::live::Ledger;
-use super::stores::StoresAway;
 use super::{PATIENCE, audit, consumers};
 use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
@@ -37,7 +37,7 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects((&board.read(Ledger::read), (&KeysAway::read(board), &StoresAway::read(board))), edition, &wanted)),
+        "objects" => Ok(objects((&board.read(Ledger::read), (&KeysAway::read(board), &Away::read(board))), edition, &wanted)),
         "consumers" => Ok(consumers::rows(edition, |namespace, name| wanted.fits(namespace, &[name]))),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" | "policies" => Ok(dumps(board, &request.kind, &wanted).await),
@@ -82,13 +82,13 @@ impl Filters<'_> {
     }
 }
 
-fn objects((ledger, (keys, stores)): (&Ledger, (&KeysAway, &StoresAway)), edition: &Edition, wanted: &Filters<'_>) -> Value {
+fn objects((ledger, (keys, away)): (&Ledger, (&KeysAway, &Away)), edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
         if let Some(object) = edition.world.get(key) {
             keys.complete(object, status);
-            stores.complete(object, status);
+            away.complete(object, status);
         }
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+pub(crate) mod away;
 mod consumers;
 mod explain;
 mod get;
@@ -9,7 +10,6 @@ mod keys;
 pub(crate) mod live;
 mod ready;
 mod rotate;
-mod stores;
 mod wait;
 
 use std::pin::Pin;

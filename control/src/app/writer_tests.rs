@@ -144,7 +144,7 @@ async fn keys_of_tickets_are_kept_and_turned() {
     };
     let store = Arc::new(Store::open(folder.path()).unwrap());
     let (board, running) = begin(store.clone());
-    edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 1).await;
+    edition(&board, |edition| edition.world.tickets().keys(&gateway, 12).len() == 1).await;
     let first = board.edition().unwrap();
     running.abort();
     let (board, _running) = begin(store.clone());
@@ -155,11 +155,11 @@ async fn keys_of_tickets_are_kept_and_turned() {
     tokio::time::pause();
     tokio::time::advance(dates::PERIOD * 2).await;
     tokio::time::resume();
-    edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 2).await;
+    edition(&board, |edition| edition.world.tickets().keys(&gateway, 12).len() == 2).await;
     let turned = board.edition().unwrap();
     assert_eq!(
-        (turned.epoch, turned.world.tickets().keys(&gateway)[1].clone()),
-        (again.epoch, first.world.tickets().keys(&gateway)[0].clone())
+        (turned.epoch, turned.world.tickets().keys(&gateway, 12)[1].clone()),
+        (again.epoch, first.world.tickets().keys(&gateway, 12)[0].clone())
     );
     let kept: crate::world::tickets::Seeds = store.load(Row::Tickets).unwrap().unwrap();
     assert_eq!(kept, **turned.world.tickets());

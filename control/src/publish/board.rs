@@ -418,6 +418,18 @@ impl Board {
         self.correspondents.lock().get_mut(key).map(work)
     }
 
+    /// Takes in a proxy's summary. What is away from it is said in statuses, so whoever writes those looks again when that changes.
+    pub fn summed_up(&self, key: &str, traffic: Traffic) {
+        let changed = self.correspondent(key, |correspondent| {
+            let before = std::mem::replace(&mut correspondent.traffic, traffic);
+            let now = &correspondent.traffic;
+            before.stores_away != now.stores_away || before.services_away != now.services_away
+        });
+        if changed == Some(true) {
+            self.turn();
+        }
+    }
+
     /// Takes in who spoke plaintext to a proxy.
     pub fn plaintext_seen(&self, claim: &Claim, rows: &[PlaintextPeer]) {
         let edition = self.edition();

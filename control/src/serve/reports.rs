@@ -124,8 +124,9 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             traffic.egress.truncate(ROWS_MAX);
             traffic.keys_away.truncate(ROWS_MAX);
             traffic.stores_away.truncate(ROWS_MAX);
+            traffic.services_away.truncate(ROWS_MAX);
             board.plaintext_seen(node, &traffic.plaintext);
-            board.correspondent(key, |correspondent| correspondent.traffic = traffic);
+            board.summed_up(key, traffic);
         }
         report::Kind::Calls(mut calls) => {
             calls.calls.truncate(ROWS_MAX);

@@ -6,6 +6,7 @@ use proto::annotations::GATEWAY_NAME;
 
 use super::features::claimed;
 use super::merge::Spoken;
+use crate::api::away::Away;
 use crate::api::live::Ledger;
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
@@ -28,11 +29,14 @@ pub(super) struct Definitions {
 /// Of every object whose status is ours to write, what is so now. `bundle`: of the cluster's definitions, where known. `Live`, and a
 /// Gateway's `Programmed`, are true only once the proxies concerned have acknowledged.
 pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&Definitions>) -> BTreeMap<ObjectKey, Spoken> {
-    let ledger = board.read(Ledger::read);
+    let (ledger, away) = (board.read(Ledger::read), Away::read(board));
     let ours = statuses(&edition.world).into_iter().filter(|(key, _)| matches!(key.kind.group(), GATEWAY_API | OWN));
     let mut spoken = BTreeMap::new();
     for (key, mut status) in ours {
         ledger.complete(&key, &mut status);
+        if let Some(object) = edition.world.get(&key) {
+            away.complete(object, &mut status);
+        }
         if let Some(gateway) = served_by(&edition.world, &key) {
             let told = ledger.touched(&key).unwrap_or_default();
             // All that are there: a request may meet any of them.

@@ -148,6 +148,7 @@ impl Audit<'_> {
                 }
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
+            Spec::Telemetry(spec) if !spec.gateways.is_empty() => self.found(key, edge_advice::telemetry(self.index, object, spec)),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
             Spec::ExternalAuth(spec) => {
@@ -371,19 +372,13 @@ impl Audit<'_> {
             let message = format!("{other} has rateLimits for the same requests; both count");
             self.say(Severity::Info, &object.key, ("spec", 0), message, "keep one of the two: rateLimits is for calls between services");
         }
-        let of_clients = object.key.kind == Kind::ClientPolicy;
+        self.found(&object.key, edge_advice::ending(self.index, object));
         for ancestor in edge::judge(self.world, object) {
             let (field, line) = &ancestor.field;
             let unresolved = ancestor.resolved.and_then(Result::err);
             let found = ancestor.accepted.err().into_iter().chain(unresolved).chain(ancestor.partly);
             for WhyNot { reason, message } in found {
-                let remedy = match reason {
-                    "Locked" => "remove the field, or ask whoever owns the Gateway",
-                    "Conflicted" => "merge the two",
-                    "UnsupportedValue" if of_clients => "say it of the Gateway, or give the listener a port of its own",
-                    "UnsupportedValue" => "name the listeners or routes that it is meant for",
-                    _ => "correct the reference",
-                };
+                let remedy = edge_advice::remedy(reason, &object.key);
                 self.say(Severity::Warning, &object.key, (field, *line), message, remedy);
             }
         }

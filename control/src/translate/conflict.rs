@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::mtls::{applies, place};
 use super::{mtls, settings};
 use crate::world::own::Selector;
+use crate::world::traffic::PolicyTarget;
 use crate::world::{Index, Kind, Object, ObjectKey};
 
 /// How a policy loses.
@@ -25,6 +26,7 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
     let spec = settings::content(object)?;
     let fields = [
         ("accessLog.enabled", spec.access_log.is_some()),
+        ("accessLog.format", spec.log_format.is_some()),
         ("tracing.otlp", spec.otlp_endpoint.is_some()),
         ("tracing.samplePercent", spec.sample_percent.is_some()),
         ("tracing.attributes", spec.attributes.is_some()),
@@ -41,6 +43,10 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         _ => return None,
     };
     let (selector, fields) = said(object)?;
+    let named = settings::content(object).map_or(&[][..], |spec| &spec.gateways);
+    if !named.is_empty() {
+        return of_named(rivals, object, named, &fields);
+    }
     let own = place(object, selector);
     let workloads = index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels()));
     let mut about: Vec<Option<_>> = workloads.map(|instance| Some((&instance.namespace, instance.labels()))).collect();
@@ -53,6 +59,9 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         for field in &fields {
             let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
                 let Some((theirs, set)) = said(rival).filter(|(theirs, _)| place(rival, theirs) == own) else { return false };
+                if settings::content(rival).is_some_and(|spec| !spec.gateways.is_empty()) {
+                    return false;
+                }
                 let meets = match one {
                     Some((namespace, labels)) => applies(rival, theirs, namespace, labels),
                     None => rival.key.namespace == object.key.namespace,
@@ -69,4 +78,20 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         }
     }
     winner.filter(|_| lost > 0).map(|winner| Conflict { winner, whole: kept == 0 })
+}
+
+/// The same of a Telemetry that names Gateways.
+fn of_named(rivals: &[Arc<Object>], object: &Object, named: &[PolicyTarget], fields: &BTreeSet<String>) -> Option<Conflict> {
+    let (mut kept, mut winner) = (0_usize, None);
+    for (target, field) in named.iter().flat_map(|target| fields.iter().map(move |field| (target, field))) {
+        let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
+            let names = settings::content(rival).is_some_and(|spec| settings::names(spec, &target.name));
+            names && rival.key.namespace == object.key.namespace && said(rival).is_some_and(|(_, set)| set.contains(field))
+        });
+        match stronger {
+            Some(rival) => _ = winner.get_or_insert_with(|| rival.key.clone()),
+            None => kept += 1,
+        }
+    }
+    winner.map(|winner| Conflict { winner, whole: kept == 0 })
 }

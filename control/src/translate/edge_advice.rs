@@ -2,13 +2,16 @@
 
 use super::advice::Finding;
 use super::attach::WhyNot;
-use super::backend_tls;
+use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
+use super::{backend_tls, conflict};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
 use crate::world::external_backend::ExternalBackend;
-use crate::world::{Kind, Name, Object, ObjectKey, Severity, Spec, World};
+use crate::world::telemetry::Telemetry;
+use crate::world::traffic::PolicyTarget;
+use crate::world::{Index, Kind, Name, Object, ObjectKey, Severity, Spec, World};
 
 /// Where a listener stands: its object, the path of its field, its line.
 pub(super) fn place(edge: &Edge<'_>, place: usize) -> (ObjectKey, String, u32) {
@@ -53,6 +56,55 @@ pub(super) fn findings(world: &World, edge: &Edge<'_>) -> Vec<(ObjectKey, Findin
         _ => {}
     }
     findings
+}
+
+/// The same of a Telemetry that names Gateways.
+pub(super) fn telemetry(index: &Index, object: &Object, spec: &Telemetry) -> Vec<Finding> {
+    let warn = |(field, line): (&str, u32), message: String, remedy: &str| Finding {
+        severity: Severity::Warning,
+        field: (field.to_owned(), line),
+        message,
+        remedy: remedy.to_owned(),
+    };
+    let lost = conflict::of(index, object).map(|found| {
+        let message = format!("{} is older and wins where both say something", found.winner);
+        warn(("spec", 0), message, "merge the two")
+    });
+    let there = |name: &str| index.gateways.contains_key(&(object.key.namespace.clone(), name.to_owned()));
+    let absent = spec.gateways.iter().filter(|target| !there(&target.name)).map(|target| {
+        warn(("spec.targetRefs", target.line), format!("there is no Gateway {} of ours in its namespace", target.name), "correct the name")
+    });
+    lost.into_iter().chain(absent).collect()
+}
+
+/// What to do about an object of an edge kind that does not hold somewhere.
+pub(super) fn remedy(reason: &str, key: &ObjectKey) -> &'static str {
+    match reason {
+        "Locked" => "remove the field, or ask whoever owns the Gateway",
+        "Conflicted" => "merge the two",
+        "UnsupportedValue" if key.kind == Kind::ClientPolicy => "say it of the Gateway, or give the listener a port of its own",
+        "UnsupportedValue" => "name the listeners or routes that it is meant for",
+        _ => "correct the reference",
+    }
+}
+
+/// How long a Gateway's proxies take to end, where a ClientPolicy says that: their pods need as much.
+pub(super) fn ending(index: &Index, object: &Object) -> Vec<Finding> {
+    let Spec::ClientPolicy(policy) = &object.spec else { return Vec::new() };
+    if policy.readiness_grace.is_none() && policy.go_away_grace.is_none() {
+        return Vec::new();
+    }
+    let gateways = policy.attachment.targets.iter().filter(|target| target.kind == Kind::Gateway);
+    let one = |target: &PolicyTarget| {
+        let ending = client::ending(index, &(object.key.namespace.clone(), target.name.clone()))?;
+        Some(Finding {
+            severity: Severity::Info,
+            field: ("spec.connections".to_owned(), 0),
+            message: format!("a proxy of the Gateway {} takes up to {} s to end", target.name, ending.as_secs_f64()),
+            remedy: format!("give its pods terminationGracePeriodSeconds of {} or more", ending.as_secs() + 5),
+        })
+    };
+    gateways.filter_map(one).collect()
 }
 
 fn unresolved(field: &str, refusal: &WhyNot) -> Finding {

@@ -425,7 +425,7 @@ fn a_secret_wakes_those_alone_who_have_it() {
     assert_eq!(mesh.put("one", Some(&secret("one", "shop", "b.example"))), only(&["edge"]));
     assert_eq!(mesh.put("unused", Some(&secret("unused", "shop", "b.example"))), only(&[]));
     let before = mesh.world.clone();
-    let seeds = mesh.world.tickets().turned(NOW_MS, |bytes| {
+    let seeds = mesh.world.tickets().turned(NOW_MS, &BTreeSet::new(), |bytes| {
         bytes.fill(7);
         Ok::<_, ()>(())
     });

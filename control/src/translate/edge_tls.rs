@@ -1,10 +1,10 @@
 //! TLS of a Gateway's listeners: which certificates each shows, whose clients it lets in, and what is wrong with that. Grants come before
 //! existence, so that a stranger cannot ask what exists (`gateway-api.md` 4.3.16, 4.3.20).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::names;
+use proto::names::{self, TICKET_HOURS};
 use proto::xds::core::{DataSource, data_source::Specifier};
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -13,6 +13,7 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
+use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
@@ -231,7 +232,11 @@ pub(super) fn downstream(
                 .then(|| tls::TlsParameters { tls_minimum_protocol_version: TlsProtocol::TlSv13.into(), ..tls::TlsParameters::default() }),
         }),
         require_client_certificate: demand.map(|(_, demand)| !demand.insecure),
-        session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(sds(names::tickets(&name.0, &name.1)))),
+        session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(sds(names::tickets(
+            &name.0,
+            &name.1,
+            policy.ticket_hours.unwrap_or(TICKET_HOURS),
+        )))),
     }
 }
 
@@ -256,9 +261,9 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
             ocsp_staple: found.stapled().and_then(|staple| bytes(staple)),
         })
     };
-    let mut terminates = false;
+    let mut turned = BTreeSet::new();
     for (_, judged) in edge.served().filter(|(_, judged)| judged.terminates()) {
-        terminates = true;
+        turned.insert(client::at_listener(world.index(), edge.name, judged).ticket_hours.unwrap_or(TICKET_HOURS));
         for (object, found) in standing(world, (edge.name, edge.gateway), judged).certificates {
             add(names::certificate(&object.namespace, &object.name), shown(&found));
         }
@@ -266,7 +271,7 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
     if let Some(Ok((object, found, _))) = client_certificate(world, edge.name, edge.gateway) {
         add(names::certificate(&object.namespace, &object.name), shown(found));
     }
-    if !terminates {
+    if turned.is_empty() {
         return secrets;
     }
     for (port, demand) in edge.gateway.clients.all().filter(|(_, demand)| demand.unknown.is_none()) {
@@ -276,9 +281,11 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
             add(names::client_cas(&edge.name.0, &edge.name.1, port), secret::Type::ValidationContext(context));
         }
     }
-    let keys: Vec<DataSource> = world.tickets().keys(edge.name).iter().filter_map(|key| bytes(key)).collect();
-    if !keys.is_empty() {
-        add(names::tickets(&edge.name.0, &edge.name.1), secret::Type::SessionTicketKeys(TlsSessionTicketKeys { keys }));
+    for hours in turned {
+        let keys: Vec<DataSource> = world.tickets().keys(edge.name, hours).iter().filter_map(|key| bytes(key)).collect();
+        if !keys.is_empty() {
+            add(names::tickets(&edge.name.0, &edge.name.1, hours), secret::Type::SessionTicketKeys(TlsSessionTicketKeys { keys }));
+        }
     }
     secrets
 }

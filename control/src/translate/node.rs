@@ -12,7 +12,7 @@ use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
 use super::edge_listeners::{self, Family};
-use super::{attach, dns, settings};
+use super::{attach, dns, edge, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};
@@ -64,11 +64,14 @@ fn gateways(world: &World) -> Vec<GatewayOrder> {
             udp_ports: of(true),
             bind: bind.collect(),
             schemes: streams.map(|(_, family)| scheme(&family).to_owned()).collect(),
+            ending: None,
         };
         if ports.is_empty() || order.addresses.is_empty() {
             continue;
         }
         order.fingerprint = proto::epoch::version(&order.encode_to_vec());
+        // It is followed while the proxy runs.
+        order.ending = edge::client::ending(index, name).and_then(|ending| prost_types::Duration::try_from(ending).ok());
         orders.push(order);
     }
     orders

@@ -1,16 +1,16 @@
 //! ProxyConfig: what a proxy must know about itself, and what it is to tell about its traffic.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
+use proto::mesh::access_log::Format;
 use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
 use proto::names::Mode;
 
 use super::mtls::{AppliesTo, applies, place};
 use super::{Audience, edge_account};
-use crate::world::own::Telemetry;
+use crate::world::telemetry::{LogForm, Telemetry};
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Name, Object, Spec, World};
 
@@ -26,16 +26,41 @@ pub(super) fn content(object: &Object) -> Option<&Telemetry> {
     if let Spec::Telemetry(spec) = &object.spec { Some(spec) } else { None }
 }
 
+/// Whether it names a Gateway of its namespace.
+pub(super) fn names(spec: &Telemetry, gateway: &str) -> bool {
+    spec.gateways.iter().any(|target| target.name == gateway)
+}
+
+fn access_log(telemetry: &Telemetry) -> AccessLog {
+    let enabled = telemetry.access_log.unwrap_or(true);
+    let (format, template) = match telemetry.log_format.as_ref() {
+        Some(LogForm::Combined) => (Format::Combined, String::new()),
+        Some(LogForm::Text(template)) => (Format::Text, template.clone()),
+        Some(LogForm::Json) | None => (Format::Json, String::new()),
+    };
+    AccessLog { enabled, format: format.into(), template }
+}
+
 /// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
-fn telemetry(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Telemetry {
-    let about = |object| content(object).filter(|spec| applies(object, &spec.selector, namespace, labels));
-    let mut found: Vec<(AppliesTo, &Telemetry)> =
-        index.telemetries.iter().filter_map(|object| about(object).map(|spec| (place(object, &spec.selector), spec))).collect();
+fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
+    let (namespace, labels) = (&audience.node.namespace, &audience.labels);
+    let about = |object: &Object, spec: &Telemetry| match spec.gateways.is_empty() {
+        true => applies(object, &spec.selector, namespace, labels),
+        false => audience.node.mode == Mode::Edge && object.key.namespace == *namespace && names(spec, &audience.workload),
+    };
+    // One that names the Gateway goes before those that select it by labels, or that hold for its namespace.
+    let at = |object: &Object, spec: &Telemetry| (spec.gateways.is_empty(), place(object, &spec.selector));
+    let mut found: Vec<((bool, AppliesTo), &Telemetry)> = index
+        .telemetries
+        .iter()
+        .filter_map(|object| content(object).filter(|spec| about(object, spec)).map(|spec| (at(object, spec), spec)))
+        .collect();
     // Stable: at one place the oldest stays first.
     found.sort_by_key(|(place, _)| *place);
     let mut all = Telemetry::default();
     for (_, spec) in found {
         all.access_log = all.access_log.or(spec.access_log);
+        all.log_format = all.log_format.take().or_else(|| spec.log_format.clone());
         all.otlp_endpoint = all.otlp_endpoint.take().or_else(|| spec.otlp_endpoint.clone());
         all.sample_percent = all.sample_percent.or(spec.sample_percent);
         all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
@@ -98,7 +123,7 @@ fn gateways(index: &Index) -> Vec<String> {
 /// The resource for one audience.
 pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let index = world.index();
-    let telemetry = telemetry(index, &audience.node.namespace, &audience.labels);
+    let telemetry = telemetry(index, audience);
     let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
     let instance = index.instances.get(&(audience.node.namespace.clone(), audience.node.instance.clone()));
     let sidecar = instance.filter(|_| audience.node.mode == Mode::Sidecar);
@@ -108,7 +133,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         outside_mesh_denied: index.mesh.outside_denied,
         mesh_cidrs: world.settings().mesh_ranges().iter().map(ToString::to_string).collect(),
         dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
-        access_log: Some(AccessLog { enabled: telemetry.access_log.unwrap_or(true) }),
+        access_log: Some(access_log(&telemetry)),
         tracing: Some(Tracing {
             otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
             sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),

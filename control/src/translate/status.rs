@@ -17,7 +17,8 @@ use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
-use crate::world::traffic::TrafficPolicy;
+use crate::world::telemetry::Telemetry;
+use crate::world::traffic::{PolicyTarget, TrafficPolicy};
 use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, Versions, World};
 
 /// What the status of every object says; objects without anything to say are left out.
@@ -178,6 +179,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
             Some(of_edge(world, object, by))
         }
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
+        Spec::Telemetry(spec) if !spec.gateways.is_empty() => Some(of_gateways_log(world, object, spec, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
         Spec::Revocation(_) => {
@@ -315,6 +317,29 @@ fn of_authorization(world: &World, object: &Object, policy: &AuthorizationPolicy
     Status { ancestors, ..Status::default() }
 }
 
+/// Whether an older one says the same.
+fn undisputed(world: &World, object: &Object, by: &Conditions) -> Condition {
+    match conflict::of(world.index(), object) {
+        Some(found) if found.whole => by.say("Accepted", "False", "Conflicted", format!("{} is older and wins", found.winner)),
+        Some(found) => by.say("Accepted", "True", "Accepted", format!("{} is older and wins where both say something", found.winner)),
+        None => by.holds("Accepted"),
+    }
+}
+
+/// A Telemetry that names Gateways.
+fn of_gateways_log(world: &World, object: &Object, spec: &Telemetry, by: &Conditions) -> Status {
+    let ancestor = |target: &PolicyTarget| {
+        let there = world.index().gateways.contains_key(&(object.key.namespace.clone(), target.name.clone()));
+        let accepted = match there {
+            true => undisputed(world, object, by),
+            false => by.say("Accepted", "False", "TargetNotFound", format!("there is no Gateway {} of ours", target.name)),
+        };
+        let ancestor_ref = json!({"group": target.kind.group(), "kind": "Gateway", "namespace": object.key.namespace, "name": target.name});
+        AncestorStatus { ancestor_ref, controller_name: CONTROLLER, conditions: vec![accepted] }
+    };
+    Status { ancestors: spec.gateways.iter().map(ancestor).collect(), ..Status::default() }
+}
+
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {
     let ancestor = match super::mtls::place(object, selector) {
         super::mtls::AppliesTo::Mesh => {
@@ -322,13 +347,9 @@ fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Condition
         }
         _ => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
     };
-    let accepted = match (security::too_many(world, object), conflict::of(world.index(), object)) {
-        (Some(refusal), _) => by.fails("Accepted", &refusal),
-        (None, Some(found)) if found.whole => by.say("Accepted", "False", "Conflicted", format!("{} is older and wins", found.winner)),
-        (None, Some(found)) => {
-            by.say("Accepted", "True", "Accepted", format!("{} is older and wins where both say something", found.winner))
-        }
-        (None, None) => by.holds("Accepted"),
+    let accepted = match security::too_many(world, object) {
+        Some(refusal) => by.fails("Accepted", &refusal),
+        None => undisputed(world, object, by),
     };
     let ancestors = vec![AncestorStatus { ancestor_ref: ancestor, controller_name: CONTROLLER, conditions: vec![accepted] }];
     Status { ancestors, ..Status::default() }

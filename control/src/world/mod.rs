@@ -36,6 +36,7 @@ pub mod route;
 pub mod security;
 pub mod sorted;
 mod staple;
+pub mod telemetry;
 pub mod tickets;
 pub mod traffic;
 pub mod tree;

@@ -1,4 +1,4 @@
-//! Our own mesh-wide kinds: Mesh, PeerAuthentication, Telemetry. Every field is honoured or refused (`kinds.md`).
+//! Our own mesh-wide kinds: Mesh and PeerAuthentication. Every field is honoured or refused (`kinds.md`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -189,76 +189,4 @@ impl PeerAuthentication {
         fields.done();
         Some(read)
     }
-}
-
-/// What a proxy tells about its traffic. `None` leaves a field to the next wider object.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Telemetry {
-    /// For whom.
-    pub selector: Selector,
-    /// Whether each exchange is logged.
-    pub access_log: Option<bool>,
-    /// OTLP/gRPC endpoint of spans.
-    pub otlp_endpoint: Option<String>,
-    /// Share of new traces.
-    pub sample_percent: Option<f64>,
-    /// Attributes of every span.
-    pub attributes: Option<BTreeMap<String, String>>,
-    /// Bound on metric label sets.
-    pub series_max: Option<u32>,
-}
-
-impl Telemetry {
-    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let mut read = Self { selector: read_selector(&mut fields), ..Self::default() };
-        if let Some(at) = fields.get("accessLog") {
-            let mut log = at.fields();
-            read.access_log = log.get("enabled").and_then(|at| at.flag());
-            if let Some(at) = log.get("format") {
-                at.word(&[("Json", ())]);
-            }
-            log.unsupported(&["fields", "filter", "sampleSuccessPercent"]);
-            log.done();
-        }
-        if let Some(at) = fields.get("tracing") {
-            read.read_tracing(at.fields());
-        }
-        if let Some(at) = fields.get("metrics") {
-            let mut metrics = at.fields();
-            read.series_max = metrics.get("seriesMax").and_then(|at| at.int(1..=1_000_000)).and_then(|max| u32::try_from(max).ok());
-            metrics.unsupported(&["labels", "otlp"]);
-            metrics.done();
-        }
-        fields.done();
-        Some(read)
-    }
-
-    fn read_tracing(&mut self, mut fields: Fields<'_>) {
-        if let Some(at) = fields.get("otlp") {
-            let mut otlp = at.fields();
-            if let Some(at) = otlp.need("endpoint") {
-                self.otlp_endpoint = endpoint(&at);
-            }
-            if let Some(at) = otlp.get("protocol") {
-                at.word(&[("Grpc", ())]);
-            }
-            otlp.done();
-        }
-        self.sample_percent = fields.get("samplePercent").and_then(|at| at.percent());
-        self.attributes = fields.get("attributes").map(|at| at.text_map());
-        fields.unsupported(&["keepErrors", "keepSlowerThan"]);
-        fields.done();
-    }
-}
-
-/// `http://HOST:PORT`, nothing behind it.
-fn endpoint(at: &Cursor<'_>) -> Option<String> {
-    let text = at.text()?;
-    let uri: Option<http::Uri> = text.parse().ok();
-    let fits = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/"));
-    if !fits {
-        at.error(format!("`{text}` is no OTLP/gRPC endpoint"), "write it as http://HOST:4317");
-        return None;
-    }
-    Some(text.trim_end_matches('/').to_owned())
 }

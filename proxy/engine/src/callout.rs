@@ -2,7 +2,7 @@
 //! known of one outlives pushes, by its kind and name.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -59,6 +59,17 @@ pub enum CalloutOutcome {
 }
 
 impl CalloutOutcome {
+    /// What it says of a service, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Unreached => "it is not reached, or breaks off",
+            Self::Silent => "it does not answer in time",
+            Self::Garbled => "its answer cannot be read",
+            Self::Full => "as many questions as may be are under way",
+            Self::Allowed | Self::Denied | Self::WouldDeny | Self::Remembered | Self::Unchecked => "it answers",
+        }
+    }
+
     /// Every one, in order; `outcome as usize` is its place.
     pub const ALL: [Self; 9] = [
         Self::Allowed,
@@ -144,7 +155,8 @@ pub struct CalloutLive {
     name: Arc<str>,
     under_way: AtomicUsize,
     counts: [AtomicU64; CalloutOutcome::ALL.len()],
-    away: AtomicBool,
+    /// Place in [`CalloutOutcome::ALL`] of what the last question came to, and one more; 0: it brought an answer.
+    away: AtomicU8,
 }
 
 /// One question under way; it counts while it lives.
@@ -154,7 +166,7 @@ pub struct CalloutPlace(Arc<CalloutLive>);
 impl CalloutLive {
     /// Nobody was asked anything yet.
     pub fn new(kind: CalloutKind, name: &str) -> Arc<Self> {
-        let (under_way, counts, away) = (AtomicUsize::new(0), Default::default(), AtomicBool::new(false));
+        let (under_way, counts, away) = (AtomicUsize::new(0), Default::default(), AtomicU8::new(0));
         Arc::new(Self { kind, name: name.into(), under_way, counts, away })
     }
 
@@ -170,8 +182,10 @@ impl CalloutLive {
             count.fetch_add(1, Ordering::Relaxed);
         }
         match outcome {
-            CalloutOutcome::Allowed | CalloutOutcome::Denied | CalloutOutcome::WouldDeny => self.away.store(false, Ordering::Relaxed),
-            CalloutOutcome::Unreached | CalloutOutcome::Silent | CalloutOutcome::Garbled => self.away.store(true, Ordering::Relaxed),
+            CalloutOutcome::Allowed | CalloutOutcome::Denied | CalloutOutcome::WouldDeny => self.away.store(0, Ordering::Relaxed),
+            CalloutOutcome::Unreached | CalloutOutcome::Silent | CalloutOutcome::Garbled => {
+                self.away.store(outcome as u8 + 1, Ordering::Relaxed)
+            }
             CalloutOutcome::Remembered | CalloutOutcome::Full | CalloutOutcome::Unchecked => {}
         }
     }
@@ -183,7 +197,13 @@ impl CalloutLive {
 
     /// Whether the last question brought no answer.
     pub fn is_away(&self) -> bool {
-        self.away.load(Ordering::Relaxed)
+        self.why_away().is_some()
+    }
+
+    /// What the last question came to, if that was no answer.
+    pub fn why_away(&self) -> Option<CalloutOutcome> {
+        let place = usize::from(self.away.load(Ordering::Relaxed)).checked_sub(1)?;
+        CalloutOutcome::ALL.get(place).copied()
     }
 }
 
@@ -211,6 +231,8 @@ pub struct CalloutReading {
     pub under_way: usize,
     /// The last one brought no answer.
     pub away: bool,
+    /// What it came to instead.
+    pub why: Option<CalloutOutcome>,
     /// By place in [`CalloutOutcome::ALL`].
     pub counts: [u64; CalloutOutcome::ALL.len()],
 }
@@ -237,6 +259,7 @@ impl Callouts {
             name: Arc::clone(&live.name),
             under_way: live.under_way.load(Ordering::Relaxed),
             away: live.is_away(),
+            why: live.why_away(),
             counts: CalloutOutcome::ALL.map(|outcome| live.counted(outcome)),
         };
         known.values().filter_map(Weak::upgrade).map(reading).collect()

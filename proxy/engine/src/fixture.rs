@@ -361,7 +361,13 @@ pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::Client
     let secs = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     mesh::ClientPolicy {
         proxy_protocol: Some(mesh::ProxyProtocol { required: true, trusted_cidrs: vec!["10.0.0.0/8".into()], timeout: secs(2) }),
-        connections: Some(mesh::ClientConnections { max: 100, per_address: 10, new_per_second: 20 }),
+        connections: Some(mesh::ClientConnections {
+            max: 100,
+            per_address: 10,
+            new_per_second: 20,
+            readiness_grace: secs(7),
+            go_away_grace: secs(8),
+        }),
         chains: vec![mesh::ClientChain {
             chain: chain.into(),
             policy: "shop/edge".into(),
@@ -382,6 +388,7 @@ pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::Client
                 stream_window: 70_000,
                 connection_window: 700_000,
                 resets_per_minute: 30,
+                ping_interval: secs(9),
             }),
             paths: Some(mesh::ClientPaths { escaped_slashes: 1, underscore_headers: 2 }),
             headers: Some(mesh::ClientHeaders {
@@ -390,6 +397,7 @@ pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::Client
                 keep_trusted_id: true,
                 hsts: secs(60),
             }),
+            tls: Some(mesh::ClientTls { plain_master_secret: true }),
         }],
     }
 }

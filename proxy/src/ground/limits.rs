@@ -40,6 +40,8 @@ pub const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 pub const RESET_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// How long a request waits for whoever counts a limit that proxies share; then the limit goes by what it says for that (`onError`).
 pub const STORE_WAIT: Duration = Duration::from_millis(50);
+/// How long a request waits for a place of a RateLimit's `concurrency`; then it is refused.
+pub const QUEUE_WAIT: Duration = Duration::from_secs(10);
 /// Idle HTTP/1 connections kept per destination; the oldest goes first.
 pub const IDLE_PER_DESTINATION_MAX: usize = 256;
 /// Idle HTTP/1 connections kept in all; beyond it a connection is closed instead of kept.

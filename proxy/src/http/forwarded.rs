@@ -12,6 +12,9 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What a Gateway has seen of its client's certificate, as the sidecar of an application in the mesh tells it: there `x-forwarded-client-cert` is
+/// of the caller in the mesh, which is the Gateway.
+pub const CLIENT_CERT_HEADER: HeaderName = HeaderName::from_static("x-meshwright-client-cert");
 /// Their family.
 const X_FORWARDED: &str = "x-forwarded-";
 

@@ -6,7 +6,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODI
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
-use super::forwarded::is_forwarded;
+use super::forwarded::{CLIENT_CERT_HEADER, is_forwarded};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -28,10 +28,11 @@ const KEPT: [HeaderName; 11] = [
 
 /// Names in which the mesh says something. Some applications read `x_forwarded_for` as `x-forwarded-for` (CGI, RFC 3875, section 4.1.18): in that
 /// spelling they would be the caller's word for the mesh's.
-const SAID: [&str; 8] = [
+const SAID: [&str; 9] = [
     "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-proto",
+    "x-meshwright-client-cert",
     "x-meshwright-consumer",
     "x-meshwright-deadline-ms",
     "x-meshwright-fields",
@@ -114,6 +115,7 @@ pub struct OfHop {
     pub deadline: bool,
     pub layered: bool,
     pub consumer: bool,
+    pub client_cert: bool,
     pub grpc_timeout: bool,
     pub tracestate: bool,
     pub traceparent: bool,
@@ -166,6 +168,7 @@ impl OfHop {
                 19 if name == "x-meshwright-fields" => there.packed = true,
                 21 if name == CONSUMER_HEADER.as_str() => there.consumer = true,
                 24 if name == "x-meshwright-deadline-ms" => there.deadline = true,
+                24 if name == CLIENT_CERT_HEADER.as_str() => there.client_cert = true,
                 17..=19 | 21 | 24 => there.shadow |= shadows(name),
                 _ => {}
             }

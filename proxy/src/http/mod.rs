@@ -20,7 +20,7 @@ mod upgrade;
 pub use convert::{frame_for_http1, to_http1, to_http2};
 pub use date::WrittenDate;
 pub use deadline::{Neighbour, Patient, take_patience, tell_patience};
-pub use forwarded::{Outsider, mark_outside};
+pub use forwarded::{CLIENT_CERT_HEADER, Outsider, mark_outside};
 pub use grpc_web::WebForm;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response, clean_trailers, names_http};
 pub use hygiene::inspect;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, Outbox, Outboxes};
 use super::line::Lines;
+use super::written;
 
 /// Pause of the writer after it has written all there was: records gather meanwhile, and a worker need not wake it for each.
 const GATHER: Duration = Duration::from_millis(20);
@@ -64,7 +65,7 @@ impl AccessLog {
             && let Some(batch) = outbox.take()
         {
             let mut lines = Lines::default();
-            batch.records.iter().for_each(|record| lines.push(&batch, record));
+            batch.records.iter().for_each(|record| written::push(&mut lines, &batch, record));
             kept.lock().extend(String::from_utf8_lossy(lines.bytes()).lines().map(str::to_owned));
             outbox.give_back(batch);
         }
@@ -171,7 +172,7 @@ impl<W: Write> LogWriter<W> {
 
     fn encode(&mut self, batch: &Batch) {
         for record in &batch.records {
-            self.lines.push(batch, record);
+            written::push(&mut self.lines, batch, record);
             self.pending += 1;
             if self.lines.bytes().len() >= WRITE_BYTES {
                 self.flush();

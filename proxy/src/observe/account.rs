@@ -12,7 +12,7 @@ use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
 use engine::model::{ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule};
-use http::header::STRICT_TRANSPORT_SECURITY;
+use http::header::{HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
@@ -28,6 +28,8 @@ use crate::tls::TlsFacts;
 const GRPC_STATUS_MAX: u32 = 16;
 const GRPC_UNKNOWN: u8 = 2;
 const GRPC_UNIMPLEMENTED: u8 = 12;
+/// Says of an answer put together from several which of its parts are missing (edge-kinds.md, Aggregate).
+const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-meshwright-partial");
 
 /// Told by the road what happens; its drop records metrics, log line and span, exactly once. Dropped at any point it records what
 /// was known by then: without an answer that is `client_gone`.
@@ -365,6 +367,12 @@ impl Account {
             && let Some(started) = detail.attempt_started
         {
             detail.upstream = Some(self.worker.telemetry.clock.now().saturating_duration_since(started));
+        }
+        if let Some(detail) = &mut self.detail
+            && detail.logged
+            && let Some(parts) = headers.get(PARTIAL_HEADER).and_then(|value| value.to_str().ok())
+        {
+            detail.word(Word::Partial, parts);
         }
     }
 

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, GRPC_NONE, Wire};
 use super::record::Word;
+use super::secrets::{Secret, without_user};
 use super::shape::{LineParts, Party, Shape};
 use super::trace::{hex_of_u64, hex_of_u128};
 
@@ -33,6 +34,7 @@ impl Lines {
     pub(super) fn push(&mut self, batch: &Batch, record: &Record) {
         let shape = batch.shape(record);
         let parts = shape.line.get_or_init(|| LineParts::of(shape));
+        let secret = shape.secret_parameters();
         self.out.reserve(LINE_BYTES);
         self.out.extend_from_slice(b"{\"time\":\"");
         self.time(record.started_nanos);
@@ -40,7 +42,7 @@ impl Lines {
         let out = &mut self.out;
         number(out, record.epoch);
         trace(out, record);
-        head(out, batch, record);
+        head(out, batch, record, secret);
         outcome(out, record);
         out.extend_from_slice(parts.part(1));
         address(out, record.downstream);
@@ -50,6 +52,18 @@ impl Lines {
         }
         out.extend_from_slice(parts.part(3));
         end(out, batch, record);
+    }
+
+    /// Adds a line of another form: what `write` appends, in which no line may end.
+    pub(super) fn add(&mut self, write: impl FnOnce(&mut Self)) {
+        self.out.reserve(LINE_BYTES);
+        write(self);
+        self.out.push(b'\n');
+    }
+
+    /// What is being written.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
     }
 
     /// All lines, each with its line feed.
@@ -64,7 +78,7 @@ impl Lines {
     }
 
     /// As [`Rfc3339`]; what is the same for all of a second is written once a second.
-    fn time(&mut self, nanos: u64) {
+    pub(super) fn time(&mut self, nanos: u64) {
         let second = nanos / NANOS_PER_SEC;
         if self.second != Some(second) {
             self.moment.clear();
@@ -160,7 +174,7 @@ fn trace(out: &mut Vec<u8>, record: &Record) {
     }
 }
 
-fn head(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
+fn head(out: &mut Vec<u8>, batch: &Batch, record: &Record, secret: Secret<'_>) {
     let word = |word| batch.word(record, word);
     out.extend_from_slice(b",\"method\":");
     optional(out, word(Word::Method));
@@ -169,9 +183,9 @@ fn head(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
         (_, false) => b",\"scheme\":\"http\",\"host\":",
         (_, true) => b",\"scheme\":\"https\",\"host\":",
     });
-    optional(out, word(Word::Host));
+    optional(out, word(Word::Host).map(without_user));
     out.extend_from_slice(b",\"path\":");
-    optional(out, word(Word::Path));
+    optional(out, word(Word::Path).map(|path| secret.redact(path)).as_deref());
     out.extend_from_slice(match record.version {
         None => b",\"protocol\":\"TCP\"",
         Some(Version::HTTP_10) => b",\"protocol\":\"HTTP/1.0\"",
@@ -220,7 +234,7 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
         let _ = write!(out, ",\"client_address\":\"{client}\"");
     }
     // Only where there are policies: most exchanges have none to tell of.
-    let policies: [(&[u8], Word); 7] = [
+    let policies: [(&[u8], Word); 8] = [
         (b",\"consumer\":", Word::Consumer),
         (b",\"auth_method\":", Word::AuthMethod),
         (b",\"credential\":", Word::Credential),
@@ -228,6 +242,7 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
         (b",\"would_deny\":", Word::WouldDeny),
         (b",\"audited\":", Word::Audited),
         (b",\"limit\":", Word::Limit),
+        (b",\"partial\":", Word::Partial),
     ];
     for (key, word) in policies {
         if let Some(text) = batch.word(record, word) {
@@ -273,13 +288,18 @@ fn optional_number(out: &mut Vec<u8>, value: Option<u64>) {
     }
 }
 
-fn number(out: &mut Vec<u8>, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// As a JSON string.
 fn address(out: &mut Vec<u8>, address: SocketAddr) {
     out.push(b'"');
+    bare_address(out, address);
+    out.push(b'"');
+}
+
+pub(super) fn bare_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(v4) => {
             for (n, part) in v4.ip().octets().into_iter().enumerate() {
@@ -293,11 +313,10 @@ fn address(out: &mut Vec<u8>, address: SocketAddr) {
         }
         SocketAddr::V6(_) => _ = write!(out, "{address}"),
     }
-    out.push(b'"');
 }
 
 /// Milliseconds with one to three decimals.
-fn millis(out: &mut Vec<u8>, duration: Duration) {
+pub(super) fn millis(out: &mut Vec<u8>, duration: Duration) {
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     number(out, micros / 1000);
     out.push(b'.');

@@ -24,6 +24,7 @@ mod plaintext;
 mod process;
 mod record;
 mod render;
+mod secrets;
 mod series;
 mod shape;
 mod shapes;
@@ -33,6 +34,7 @@ pub mod trace;
 mod traffic;
 mod wire;
 mod worker;
+mod written;
 
 #[cfg(test)]
 mod tests;

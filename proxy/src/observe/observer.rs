@@ -140,7 +140,8 @@ impl Observer {
         let detail = (logged || sampled).then(|| {
             let mut detail = worker.notes(logged, context, direction, downstream);
             // Mesh TLS is ours; the application speaks plain HTTP inside it.
-            detail.read_head(parts, downstream.tls.is_some() && downstream.peer.is_none());
+            let referer = logged && settings.is_some_and(|settings| settings.log_format.tells_referer());
+            detail.read_head(parts, downstream.tls.is_some() && downstream.peer.is_none(), referer);
             if logged {
                 worker.request_id(parts, &mut detail);
             }

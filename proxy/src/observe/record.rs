@@ -13,8 +13,8 @@ use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
 use crate::tls::{Peer, TlsFacts};
 
-/// Longest text of a request that is kept for log and span.
-const TEXT_BYTES_MAX: usize = 4096;
+/// Longest text of a request that is kept for log and span: all of them end within 64 KiB.
+const TEXT_BYTES_MAX: usize = (u16::MAX as usize / WORDS) & !1;
 /// Retries that are listed; further ones are only counted.
 pub(super) const RETRIES_LISTED_MAX: usize = 16;
 /// Notes whose texts took more than this are not used again.
@@ -53,6 +53,8 @@ pub(super) enum Word {
     Host,
     Path,
     UserAgent,
+    /// Where the client says it came from, if a line tells it.
+    Referer,
     RequestId,
     /// What would have denied it, were it not on trial.
     WouldDeny,
@@ -70,10 +72,12 @@ pub(super) enum Word {
     Fault,
     /// Of the failure.
     Cause,
+    /// Which parts of the answer are missing.
+    Partial,
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = Word::Cause as usize + 1;
+pub(super) const WORDS: usize = Word::Partial as usize + 1;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +85,7 @@ pub(super) struct Words {
     /// Where each ends.
     ends: [u16; WORDS],
     /// Which are there: an empty one is not none.
-    there: u16,
+    there: u32,
 }
 
 impl Words {
@@ -89,14 +93,14 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Fifteen texts of 4 KiB: it fits.
+        // By the bound of each it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
-        self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
+        self.there = self.there & ((1 << word as u32) - 1) | 1 << word as u32;
     }
 
     /// A text, in a buffer that holds this exchange's only.
     pub(super) fn get<'a>(&self, buffer: &'a str, word: Word) -> Option<&'a str> {
-        if self.there & 1 << word as u16 == 0 {
+        if self.there & 1 << word as u32 == 0 {
             return None;
         }
         buffer.get(self.start(word)..usize::from(self.ends[word as usize]))
@@ -217,8 +221,8 @@ impl Detail {
         Some(self)
     }
 
-    /// Copies what log and span need of the request's head. `tls`: it came encrypted by the application's own doing.
-    pub(super) fn read_head(&mut self, parts: &Parts, tls: bool) {
+    /// Copies what log and span need of the request's head. `tls`: it came encrypted by the application's own doing. `referer`: lines tell it.
+    pub(super) fn read_head(&mut self, parts: &Parts, tls: bool, referer: bool) {
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => text(&parts.headers, &header::HOST).unwrap_or(""),
@@ -229,6 +233,9 @@ impl Detail {
         self.word(Word::Path, parts.uri.path_and_query().map_or("/", |path| path.as_str()));
         if let Some(agent) = text(&parts.headers, &header::USER_AGENT) {
             self.word(Word::UserAgent, agent);
+        }
+        if let Some(from) = text(&parts.headers, &header::REFERER).filter(|_| referer) {
+            self.word(Word::Referer, from);
         }
     }
 

@@ -46,6 +46,7 @@ struct Scrape {
     http2_floods: u64,
     edge: Arc<EdgeReadings>,
     limits: Vec<LimitReading>,
+    limits_waiting: Vec<(Arc<str>, u64)>,
     limit_keys_evicted: u64,
     leases_away: Option<bool>,
     stores: Vec<StoreReading>,
@@ -95,6 +96,7 @@ impl Telemetry {
             edge: Arc::clone(&self.readings.edge),
             leases_away: limits.is_used().then(|| limits.leases().away_since().is_some()),
             limit_keys_evicted: limits.evicted(),
+            limits_waiting: limits.waiting(),
             limits: limits.readings(),
             stores: limits.store_readings(),
             callouts: self.readings.callouts.lock().readings(),
@@ -222,6 +224,14 @@ impl Scrape {
         for LimitReading { limit, verdict, count } in &self.limits {
             let labels = [("limit", &**limit), ("verdict", verdict.text())];
             ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+        if !self.limits_waiting.is_empty() {
+            let help = "Requests that wait for a place of a limit on how many are under way";
+            let mut metric = encoder.encode_descriptor("meshwright_limit_waiting", help, None, MetricType::Gauge)?;
+            for (limit, waiting) in &self.limits_waiting {
+                let waiting = i64::try_from(*waiting).unwrap_or(i64::MAX);
+                ConstGauge::new(waiting).encode(metric.encode_family(&[("limit", &**limit)])?)?;
+            }
         }
         let help = "Keys of limits that were forgotten for others: an object had as many as it may";
         number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings};
+use engine::model::{Action, Cluster, Endpoint, InboundPort, Rule, Settings};
 
 use super::labels::Direction;
 use super::record::{Detail, Outline, destination};
+use super::secrets::Secret;
 use crate::tls::{Peer, TlsFacts};
 
 /// See the module.
@@ -26,6 +27,8 @@ pub(super) struct Shape {
     pub(super) line: OnceLock<LineParts>,
     /// What spans say of it.
     pub(super) span: OnceLock<SpanParts>,
+    /// Parameters of queries in which its policies look for credentials.
+    parameters: OnceLock<Vec<Box<str>>>,
 }
 
 /// What all lines of a shape have in common, in order.
@@ -90,7 +93,18 @@ impl Shape {
             caller: detail.caller.clone(),
             line: OnceLock::new(),
             span: OnceLock::new(),
+            parameters: OnceLock::new(),
         }
+    }
+
+    /// What nobody is to read in a query.
+    pub(super) fn secret_parameters(&self) -> Secret<'_> {
+        let named = self.parameters.get_or_init(|| match self.rule.as_deref().map(|rule| &rule.action) {
+            Some(Action::Forward(forward)) => forward.secret_parameters().into_iter().map(Into::into).collect(),
+            Some(Action::Reply(_)) | None => Vec::new(),
+        });
+        // Where no rule holds nobody has said which of them are credentials.
+        Secret { named, all: self.rule.is_none() && self.cluster.is_none() && self.direction == Direction::Outbound }
     }
 
     /// Whether an exchange has this shape. What it was made of is held, so an address cannot have come to mean something else.

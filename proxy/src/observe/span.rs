@@ -13,6 +13,7 @@ use prost::Message;
 use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE};
 use super::record::Word;
+use super::secrets::without_user;
 use super::shape::{Party, Shape, SpanParts};
 use super::wire::{bytes, fixed32, fixed64, int_attribute, text_attribute, true_or_false_attribute, varint_field};
 
@@ -125,14 +126,14 @@ fn head(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     let Some(version) = record.version else { return };
     let word = |word| batch.word(record, word);
     text_attribute(out, "http.request.method", word(Word::Method).unwrap_or_default());
-    let target = word(Word::Path).unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let target = batch.shape(record).secret_parameters().redact(word(Word::Path).unwrap_or_default());
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     text_attribute(out, "url.path", path);
     if !query.is_empty() {
         text_attribute(out, "url.query", query);
     }
     text_attribute(out, "url.scheme", if record.https { "https" } else { "http" });
-    text_attribute(out, "server.address", host_name(word(Word::Host).unwrap_or_default()));
+    text_attribute(out, "server.address", host_name(without_user(word(Word::Host).unwrap_or_default())));
     text_attribute(out, "network.protocol.name", "http");
     let version = match version {
         Version::HTTP_10 => "1.0",

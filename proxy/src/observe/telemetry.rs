@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use engine::Moment;
-use engine::callout::Callouts;
+use engine::callout::{CalloutKind, Callouts};
 use engine::limit::LimitMemories;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
@@ -136,6 +136,8 @@ pub struct Telemetry {
     /// The fixed point of [`Moment`].
     begun: Instant,
     pub(super) settings: ArcSwapOption<Settings>,
+    /// Services that policies ask and that are away, since when; seconds since 1970. As many as the live snapshot names.
+    pub(super) services_away: Mutex<BTreeMap<(CalloutKind, Arc<str>), u64>>,
     pub(super) spans_exported: AtomicU64,
     pub(super) spans_lost: AtomicU64,
 }
@@ -169,6 +171,7 @@ impl Telemetry {
             started,
             begun,
             settings: ArcSwapOption::empty(),
+            services_away: Mutex::default(),
             spans_exported: AtomicU64::new(0),
             spans_lost: AtomicU64::new(0),
         });

@@ -1,5 +1,6 @@
 //! Whole exchanges, from begin to what metrics, log and span say of them.
 
+mod forms;
 mod queue;
 mod scrape;
 
@@ -33,6 +34,7 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         mesh_cidrs: vec![],
         dns_zones: vec![],
         access_log,
+        log_format: engine::model::LogFormat::Json,
         otlp_endpoint: otlp.map(str::to_owned),
         sample_threshold: (sample_percent << 32) / 100,
         span_attributes: [("env".to_owned(), "test".to_owned())].into(),

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engine::Moment;
 use engine::limit::RemoteStore;
-use proto::mesh::{Calls, KeysAway, ServiceTraffic, StoreAway, Traffic};
+use proto::mesh::{Calls, KeysAway, ServiceAway, ServiceTraffic, StoreAway, Traffic};
 
 use super::calls::CallsTold;
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
 use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
+
+/// The control plane's store, as `meshwright_degraded` names it.
+const LEASES: &str = "leases";
 
 impl Telemetry {
     /// HTTP traffic per direction and service, plaintext peers, and calls past the mesh that were or would be cut, since the start. At most 256
@@ -24,13 +28,45 @@ impl Telemetry {
             let (error, since_secs) = store.trouble.away()?;
             Some(StoreAway { store: store.place.name(), error, since_secs })
         };
+        let mut stores_away: Vec<StoreAway> = stores.iter().filter_map(store).collect();
+        stores_away.extend(self.leases_away());
         Traffic {
             services: services(&sums),
             plaintext: self.plaintext.lock().rows(),
             egress: self.egress.lock().rows(),
             keys_away,
-            stores_away: stores.iter().filter_map(store).collect(),
+            stores_away,
+            services_away: self.services_away(),
         }
+    }
+
+    /// The control plane as a store of limits: it may be reached for this and not for that.
+    fn leases_away(&self) -> Option<StoreAway> {
+        let limits = Arc::clone(&self.readings.limits.lock());
+        let since = limits.leases().away_since().filter(|_| limits.is_used())?;
+        let ago = self.moment().since(Moment::of_nanos(since));
+        let since_secs = self.clock.unix().saturating_sub(ago).as_secs();
+        Some(StoreAway {
+            store: LEASES.to_owned(),
+            error: "the control plane does not answer questions about limits".to_owned(),
+            since_secs,
+        })
+    }
+
+    /// Services that did not answer when they were asked last, since that was first seen. At most 256.
+    fn services_away(&self) -> Vec<ServiceAway> {
+        let readings = Arc::clone(&self.readings.callouts.lock()).readings();
+        let now_secs = self.clock.unix().as_secs();
+        let mut seen = self.services_away.lock();
+        let away = readings.into_iter().filter_map(|reading| Some(((reading.kind, reading.name), reading.why?)));
+        let (mut rows, mut still) = (Vec::new(), BTreeMap::new());
+        for ((kind, name), why) in away.take(ROWS_MAX) {
+            let since_secs = seen.get(&(kind, Arc::clone(&name))).copied().unwrap_or(now_secs);
+            rows.push(ServiceAway { kind: kind.text().to_owned(), name: name.to_string(), error: why.words().to_owned(), since_secs });
+            still.insert((kind, name), since_secs);
+        }
+        *seen = still;
+        rows
     }
 
     /// Who called the application for what: rows that are new or have changed since they were told, at most 256 at once. `None`: there is

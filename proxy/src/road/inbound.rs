@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
 use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
-use crate::http::{Caller, OfHop};
+use crate::http::{CLIENT_CERT_HEADER, Caller, OfHop};
 use crate::io::{Rewound, Socket, Stream};
 use crate::observe::{Account, Direction, Downstream, Observer};
 use crate::pool::To;
@@ -238,11 +238,6 @@ fn forwarded_client_cert(shared: &Shared, peer: &Peer) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("By={own};Hash={};URI={}", peer.certificate_hash_hex, peer.identity)).ok()
 }
 
-/// One more hop's element behind those before it, as Envoy's APPEND_FORWARD has them.
-fn behind(before: &HeaderValue, own: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(&[before.as_bytes(), b",", own.as_bytes()].concat()).ok()
-}
-
 /// The door of calls to the application.
 struct Inward {
     destination: SocketAddr,
@@ -275,17 +270,19 @@ impl Door for Inward {
         &self,
         (view, downstream): (&InForce<Self::Listener>, &Downstream),
         parts: &mut request::Parts,
-        _: (Option<&ClientFound>, OfHop),
+        (_, of_hop): (Option<&ClientFound>, OfHop),
     ) {
         let headers = &mut parts.headers;
-        match &self.client_cert {
-            Some(own) => {
-                // Replaces whatever the caller said of itself; what a Gateway has seen of a client outside stays before it.
-                let outside = headers.get(X_FORWARDED_CLIENT_CERT).filter(|_| self.believes(&view.snapshot, downstream));
-                let told = outside.and_then(|outside| behind(outside, own)).unwrap_or_else(|| own.clone());
-                headers.insert(X_FORWARDED_CLIENT_CERT, told);
-            }
-            None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
+        // Whatever the caller said there is replaced, so that who reads it reads of whoever called (contract, section 4). What a Gateway has seen of
+        // a client outside goes on under another name.
+        let said = match &self.client_cert {
+            Some(own) => headers.insert(X_FORWARDED_CLIENT_CERT, own.clone()),
+            None => headers.remove(X_FORWARDED_CLIENT_CERT),
+        };
+        match said.filter(|_| self.believes(&view.snapshot, downstream)) {
+            Some(outside) => drop(headers.insert(CLIENT_CERT_HEADER, outside)),
+            None if of_hop.client_cert => drop(headers.remove(CLIENT_CERT_HEADER)),
+            None => {}
         }
     }
 

@@ -14,6 +14,7 @@ pub fn settings() -> Settings {
         mesh_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         dns_zones: Vec::new(),
         access_log: false,
+        log_format: engine::model::LogFormat::Json,
         otlp_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::new(),

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::snapshots::Snapshots;
 use crate::tls::{CredentialCell, TrustCell};
+
+/// Between the word to the control plane and the drain: peers hear of it meanwhile.
+const TELL: Duration = Duration::from_millis(50);
 
 /// Shared by signals, admin and probes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,8 +22,10 @@ pub struct Lifecycle {
     started: Arc<AtomicBool>,
     /// Cancelled when the instance is known to end soon: callers are told, and served as before.
     pub parting: CancellationToken,
-    /// Cancelled when the drain begins: not ready any more, peers are told, connections end in order.
+    /// Cancelled when the end begins: not ready any more, and whoever balances is told.
     pub draining: CancellationToken,
+    /// Cancelled when doors close and connections end in order.
+    pub closing: CancellationToken,
     /// Cancelled when the process shall end once it is drained.
     pub leaving: CancellationToken,
     /// Cancelled when the process shall end now.
@@ -37,6 +43,7 @@ impl Lifecycle {
             started: Arc::default(),
             parting: CancellationToken::new(),
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             leaving: CancellationToken::new(),
             quit: CancellationToken::new(),
         }
@@ -54,6 +61,23 @@ impl Lifecycle {
         }
         self.draining.cancel();
         self.leaving.cancel();
+    }
+
+    /// Waits for the end and lets it come about: readiness is gone then, and whoever balances in front of an edge hears of that, so clients are let in for as
+    /// long as a ClientPolicy wants it. Then doors close, and `drain` ends connections within the time that it is given: `bound`, where no
+    /// ClientPolicy says. What is in force when each part begins counts. Dropping the future leaves it at what has begun.
+    pub async fn end_in_order(&self, bound: Duration, drain: impl AsyncFnOnce(Duration)) {
+        self.draining.cancelled().await;
+        let grace = self.snapshots.load().ending().readiness_grace;
+        if !grace.is_zero() {
+            tracing::info!(grace_secs = grace.as_secs_f64(), "not ready any more; clients are let in for a while");
+            tokio::time::sleep(grace).await;
+        }
+        let bound = self.snapshots.load().ending().go_away_grace.unwrap_or(bound);
+        tracing::info!(bound_secs = bound.as_secs_f64(), "draining");
+        self.closing.cancel();
+        tokio::time::sleep(TELL).await;
+        drain(bound).await;
     }
 
     /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain, not revoked.

@@ -225,7 +225,7 @@ fn proxies_that_count_together_let_through_what_one_would() {
 fn requests_under_way_have_their_places() {
     // Aim: two at once for one client; the third is told to come again, and finds a place when one of them has ended.
     run(|| async {
-        let busy = EdgeLimits { concurrency: vec![ConcurrencyLimit { requests: 2, key: Vec::new() }], ..object(Vec::new()) };
+        let busy = EdgeLimits { concurrency: vec![ConcurrencyLimit { requests: 2, ..ConcurrencyLimit::default() }], ..object(Vec::new()) };
         let (mut world, _parts) = under(vec![busy]);
         let mut clients = [world.dial(SERVICE), world.dial(SERVICE)];
         for client in &mut clients {
@@ -247,6 +247,57 @@ fn requests_under_way_have_their_places() {
         // What is kept would be used again, and nothing dialled.
         drop((first, second));
         through(&mut world).await;
+    });
+}
+
+#[test]
+fn who_finds_no_place_waits_for_its_turn() {
+    // Aim: of five at once one is under way, two wait, two are refused; who leaves the queue gives its turn to the next; the next goes on the moment that the
+    // place is free; who waits for ten seconds is refused. The metric has as many as wait.
+    const LAST: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+    run(|| async {
+        let busy = EdgeLimits {
+            concurrency: vec![ConcurrencyLimit { requests: 1, queue: 2, ..ConcurrencyLimit::default() }],
+            ..object(Vec::new())
+        };
+        let (mut world, _parts) = under(vec![busy]);
+        let mut first = world.dial(SERVICE);
+        write(&mut first, GET).await;
+        let (_, mut application) = world.applications.recv().await.unwrap();
+        head(&mut application).await;
+        let mut waiting = Vec::new();
+        for _ in 0..2 {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, GET).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            waiting.push(client);
+        }
+        let counts = |world: &World| {
+            let readings = world.client_means.telemetry.readings.limits.lock();
+            let queued: u64 = readings.waiting().iter().map(|(_, waiting)| *waiting).sum();
+            queued
+        };
+        assert_eq!(counts(&world), 2);
+        for _ in 0..2 {
+            let answer = refused(&mut world, "429").await;
+            assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+        }
+        drop(waiting.remove(0));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(counts(&world), 1);
+        write(&mut application, LAST).await;
+        answered(&mut first, "200").await;
+        assert_eq!(exactly(&mut first, 2).await, "ok");
+        let (_, mut application) = world.applications.recv().await.unwrap();
+        head(&mut application).await;
+        let mut late = world.dial(SERVICE);
+        write(&mut late, GET).await;
+        let began = tokio::time::Instant::now();
+        answered(&mut late, "429").await;
+        assert_eq!(began.elapsed().as_secs(), 10);
+        write(&mut application, LAST).await;
+        answered(&mut waiting[0], "200").await;
+        assert_eq!(counts(&world), 0);
     });
 }
 

@@ -350,6 +350,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         mesh_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         dns_zones: Vec::new(),
         access_log: false,
+        log_format: engine::model::LogFormat::Json,
         otlp_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::default(),

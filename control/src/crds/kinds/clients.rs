@@ -142,7 +142,19 @@ struct Connections {
     /// Requests of one connection.
     #[schemars(range(min = 0, max = 1_000_000))]
     max_requests: Option<u32>,
+    /// How long clients are let in after a proxy said that it ends.
+    readiness_grace: Option<ClientPause>,
+    /// How long they may take to go after they were told.
+    #[schemars(extend("default" = "30s"))]
+    go_away_grace: Option<ClientPause>,
 }
+
+/// A second to an hour; 0s: never.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "duration(self) == duration('0s') || duration(self) >= duration('1s') && duration(self) <= duration('1h')", "use 1s to 1h, or 0s",
+)])))]
+struct ClientPing(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
 
 /// How long a client may take.
 #[derive(JsonSchema)]
@@ -215,15 +227,10 @@ struct Http2 {
     /// Requests that may be taken back in a minute.
     #[schemars(range(min = 1, max = 1_000_000))]
     resets_per_minute: Option<u32>,
-    /// How often a silent client is asked whether it lives; never, yet.
+    /// How often a client is asked whether it lives.
     #[schemars(extend("default" = "0s"))]
-    ping_interval: Option<NoTime>,
+    ping_interval: Option<ClientPing>,
 }
-
-/// No time.
-#[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) == duration('0s')", "not supported by this version; write 0s")])))]
-struct NoTime(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
 
 /// HTTP/3.
 #[derive(JsonSchema)]
@@ -311,9 +318,10 @@ enum ForwardClientCert {
 
 /// How TLS is ended.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[(
-    "!has(self.profile) || self.profile != 'Strict13' || !has(self.minVersion) || self.minVersion != '1.2'", "the profile Strict13 has no TLS 1.2",
-)])))]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    ("!has(self.profile) || self.profile != 'Strict13' || !has(self.minVersion) || self.minVersion != '1.2'", "the profile Strict13 has no TLS 1.2"),
+    ("!has(self.profile) || self.profile != 'Compatible' || !has(self.minVersion) || self.minVersion != '1.3'", "the profile Compatible is about TLS 1.2"),
+])))]
 struct ClientTls {
     /// Which versions and cipher suites.
     profile: Option<TlsProfile>,
@@ -330,6 +338,7 @@ struct ClientTls {
 #[derive(JsonSchema)]
 enum TlsProfile {
     Modern,
+    Compatible,
     Strict13,
 }
 
@@ -345,7 +354,8 @@ enum TlsMinimum {
 /// How sessions are resumed.
 #[derive(JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "!has(self.rotate) || duration(self.rotate) == duration('12h')", "another time than 12h is not supported by this version",
+    "!has(self.rotate) || duration(self.rotate) == duration(string(duration(self.rotate).getHours()) + 'h') && duration(self.rotate) >= duration('1h') && duration(self.rotate) <= duration('168h')",
+    "use whole hours, 1h to 168h",
 )])))]
 struct SessionTickets {
     /// How often keys are turned.

@@ -234,8 +234,8 @@ struct BusyLimit {
     /// All parts together are the key; none: one for all.
     #[schemars(length(max = 8))]
     key: Option<Vec<EdgeLimitPart>>,
-    /// How many may wait; none yet.
-    #[schemars(range(min = 0, max = 0), extend("default" = 0))]
+    /// How many more of a key wait for their turn, ten seconds at most.
+    #[schemars(range(min = 0, max = 1000), extend("default" = 0))]
     queue: Option<u32>,
 }
 

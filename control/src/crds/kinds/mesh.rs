@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{Duration, EntryPlace, Percent, WorkloadChoice, rules};
+use super::parts::{Duration, EntryPlace, GatewayTarget, Percent, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -101,8 +101,17 @@ struct Federated {
 
 /// What proxies tell about their traffic.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[(
+        "!has(self.selector) || !has(self.selector.matchLabels) || size(self.selector.matchLabels) == 0 || !has(self.targetRefs) || size(self.targetRefs) == 0",
+        "it has both targetRefs and a selector; keep one of them",
+    )])),
+)]
 pub(in crate::crds) struct TelemetrySpec {
+    /// Gateways it is about, in its own namespace.
+    #[schemars(length(max = 16))]
+    target_refs: Option<Vec<GatewayTarget>>,
     /// Workloads it is about.
     selector: Option<WorkloadChoice>,
     /// The access log.
@@ -115,17 +124,27 @@ pub(in crate::crds) struct TelemetrySpec {
 
 /// The access log.
 #[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "(has(self.format) && self.format == 'Text') == (has(self.template) && self.template != '')",
+    "the format Text has a template, and no other has one",
+)])))]
 struct AccessLog {
     /// Whether each exchange is logged.
     enabled: Option<bool>,
     /// Its form.
+    #[schemars(extend("default" = "Json"))]
     format: Option<LogFormat>,
+    /// One line, with fields of the log as `{name}`.
+    #[schemars(length(max = 4096))]
+    template: Option<String>,
 }
 
 /// The log's form.
 #[derive(JsonSchema)]
 enum LogFormat {
     Json,
+    Combined,
+    Text,
 }
 
 /// Spans.

@@ -147,8 +147,10 @@ pub(super) fn partly(index: &Index, object: &Object, gateway: &Name) -> Option<W
             )
         }
         ([], blind, _) => format!(
-            "at {} no requests come in: there its rules deny everybody whom their addresses and ports hold for, whatever else they ask",
-            blind.join(", ")
+            "at {} no requests come in: there its rules deny everybody whom their addresses and ports hold for, whatever else they ask, \
+             and one that names neither closes {}",
+            blind.join(", "),
+            if blind.len() == 1 { "it" } else { "them all" }
         ),
         (closed, ..) => format!(
             "it cannot be asked at {}, whose port other listeners have, too, so they lead nowhere: give each a port of its own, or name the Gateway",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::mesh::{
     self, ClientChain, ClientConnections, ClientHeaders, ClientHttp1, ClientHttp2, ClientLimits, ClientLives, ClientPaths, ClientTimeouts,
-    ProxyProtocol,
+    ClientTls, ProxyProtocol,
 };
 use proto::xds::listener::{ListenerFilter, listener_filter};
 use proto::xds::pack;
@@ -16,6 +16,9 @@ use crate::translate::edge_listeners::{self, Edge, Family, Judged};
 use crate::world::edge::{ClientPolicy, ClientReach};
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec};
+
+/// How long clients may take to go where nobody says (edge-kinds.md, ClientPolicy).
+const GO_AWAY_GRACE: Duration = Duration::from_secs(30);
 
 impl Rung for ClientPolicy {
     const KIND: Kind = Kind::ClientPolicy;
@@ -80,6 +83,8 @@ pub(in crate::translate) fn sent(
             max: socket.max.unwrap_or_default(),
             per_address: socket.per_address.unwrap_or_default(),
             new_per_second: socket.new_per_second.unwrap_or_default(),
+            readiness_grace: socket.readiness_grace.filter(|grace| !grace.is_zero()).and_then(wire),
+            go_away_grace: socket.go_away_grace.and_then(wire),
         }),
         chains: chains
             .iter()
@@ -134,6 +139,7 @@ fn chain(name: &str, held: &Held<'_, ClientPolicy>) -> Option<ClientChain> {
             // Browsers count seconds.
             hsts: says.hsts.and_then(|age| wire(Duration::from_secs(age.as_secs()))),
         }),
+        tls: some(ClientTls { plain_master_secret: says.plain_master_secret == Some(true) }),
         ..ClientChain::default()
     };
     let policy = held.by.first().map(|object| object.key.path()).unwrap_or_default();
@@ -151,7 +157,20 @@ fn http2(says: &ClientPolicy) -> ClientHttp2 {
         stream_window: windows.map_or(0, |(stream, _)| stream),
         connection_window: windows.map_or(0, |(_, connection)| connection),
         resets_per_minute: says.resets_per_minute.unwrap_or_default(),
+        ping_interval: says.ping_interval.filter(|every| !every.is_zero()).and_then(wire),
     }
+}
+
+/// How long a proxy of a Gateway takes to end at most: until its clients are told to go, and until the last are cut. `None`: nobody says.
+pub(in crate::translate) fn ending(index: &Index, gateway: &Name) -> Option<Duration> {
+    let listeners = edge_listeners::listeners(index, gateway);
+    let edge = listeners.iter().map(|judged| of_listener(gateway, judged)).chain([of_gateway(gateway)]);
+    let (mut readiness, mut go_away) = (None, None);
+    for says in edge.filter_map(|places| held(index, &places)).map(|held| held.says) {
+        readiness = readiness.max(says.readiness_grace);
+        go_away = go_away.max(says.go_away_grace);
+    }
+    (readiness.is_some() || go_away.is_some()).then(|| readiness.unwrap_or_default() + go_away.unwrap_or(GO_AWAY_GRACE))
 }
 
 fn some<M: Default + PartialEq>(message: M) -> Option<M> {

@@ -116,3 +116,37 @@ fn what_a_gateway_locks_stays() {
     let standing = standing(&world, "own");
     assert!(standing.contains("PartiallyInvalid=True Locked ClientPolicy shop/gateway locks limits.headers"), "{standing}");
 }
+
+#[test]
+fn an_end_is_as_long_as_its_gateways_ports_say() {
+    // Aim: the socket's own fields reach the proxy, the longest of all ports is what its pods and `up` go by, and nothing is said where nobody says anything.
+    let gateway = ("shop".to_owned(), "edge".to_owned());
+    assert_eq!(ending(world(&[]).index(), &gateway), None);
+    let both = format!("{EDGE}, connections: {{readinessGrace: 5s, goAwayGrace: 20s}}");
+    let own = "targetRefs: [{kind: Gateway, name: edge, sectionName: web}], connections: {goAwayGrace: 45s}";
+    let built = world(&[("p", "shop", &both), ("own", "shop", own)]);
+    let connections = |port, family| told(&built, port, family).unwrap().connections.unwrap();
+    let secs = |duration: Option<prost_types::Duration>| duration.map(|duration| duration.seconds);
+    for (port, family, readiness, go_away) in [(80, Family::Http, 5, 45), (81, Family::Http, 5, 20), (443, Family::Tls, 5, 20)] {
+        let told = connections(port, family);
+        assert_eq!((secs(told.readiness_grace), secs(told.go_away_grace)), (Some(readiness), Some(go_away)), "{port}");
+    }
+    assert_eq!(ending(built.index(), &gateway), Some(Duration::from_secs(50)));
+    let readiness = world(&[("p", "shop", &format!("{EDGE}, connections: {{readinessGrace: 5s}}"))]);
+    assert_eq!(ending(readiness.index(), &gateway), Some(Duration::from_secs(35)));
+}
+
+#[test]
+fn what_tls_and_pings_are_to_be_reaches_each_chain() {
+    // Aim: a profile, pings and the turn of tickets' keys are each listener's own; a narrower place takes a profile back.
+    let wide = format!("{EDGE}, tls: {{profile: Compatible, sessionTickets: {{rotate: 1h}}}}, http2: {{pingInterval: 30s}}");
+    let narrow = "targetRefs: [{kind: Gateway, name: edge, sectionName: other}], tls: {profile: Modern}, http2: {pingInterval: 0s}";
+    let built = world(&[("wide", "shop", &wide), ("narrow", "shop", narrow)]);
+    let told = told(&built, 443, Family::Tls).unwrap();
+    let said = |chain: &ClientChain| {
+        let every = chain.http2.as_ref().and_then(|http2| http2.ping_interval).map(|every| every.seconds);
+        (chain.chain.clone(), chain.tls.is_some_and(|tls| tls.plain_master_secret), every)
+    };
+    let wanted = [("tls".to_owned(), true, Some(30)), ("other".to_owned(), false, None)];
+    assert_eq!(told.chains.iter().map(said).collect::<Vec<_>>(), wanted);
+}

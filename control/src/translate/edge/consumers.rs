@@ -241,9 +241,9 @@ pub(in crate::translate) fn claims(world: &World) -> &Claims {
 /// Among whom a credential is one consumer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Among<'a> {
-    /// Proxies find a key or a certificate before they know by which object.
+    /// Proxies find a key before they know by which object.
     Everybody,
-    /// Whom objects with one choice may use.
+    /// Whom objects with one choice may use, or Gateways that ask for certificates.
     Chosen(u32),
     /// Nobody uses it.
     Itself(&'a ObjectKey),
@@ -295,6 +295,8 @@ pub(super) fn find(world: &World, most: usize) -> Claims {
     let of_tokens = Together::of(index, |object| {
         matches!(object.spec, Spec::RequestAuthentication(_)).then(|| chosen(index, object, &tokens::choice()))
     });
+    let asking = index.gateways.keys().filter(|gateway| certificates_asked(index, gateway));
+    let of_shown = Together::of_choices(index, asking.map(|gateway| (gateway.0.as_str(), of_certificates(index, gateway))));
     let mut owners: HashMap<(Known, Among<'_>), &ObjectKey> = HashMap::new();
     let mut claims = Claims::default();
     let mut room = most;
@@ -313,7 +315,8 @@ pub(super) fn find(world: &World, most: usize) -> Claims {
         for credential in content(object).into_iter().flat_map(|consumer| &consumer.credentials) {
             let Some(known) = known(world, &credential.kind) else { continue };
             let scopes = match known {
-                Known::Key(_) | Known::Certificate(_) => vec![Among::Everybody],
+                Known::Key(_) => vec![Among::Everybody],
+                Known::Certificate(_) => among(&of_shown, object),
                 Known::User(_) => among(&of_users, object),
                 Known::Token(..) => among(&of_tokens, object),
             };

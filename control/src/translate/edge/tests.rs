@@ -278,3 +278,33 @@ fn users_of_files_take_of_the_room_for_credentials() {
         assert_eq!(super::basic::file(&world, &users, claims.room_of(&users)).users.len(), room.min(3), "{most}");
     }
 }
+
+#[test]
+fn a_certificate_is_one_consumers_among_those_that_one_gateway_takes() {
+    // Aim: an older Consumer of another namespace takes nobody's certificate away, unless a grant lets a Gateway that asks for certificates refer to both; of
+    // one namespace the older has it, whether a Gateway asks yet or not.
+    let shown = |name: &str, namespace: &str| {
+        format!(
+            "kind: Consumer\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{credentials: [{{name: cert, certificate: {{uri: \"spiffe://partner/acme\"}}}}]}}"
+        )
+    };
+    let asking = "kind: Gateway\napiVersion: gateway.networking.k8s.io/v1\nmetadata: {name: secure, namespace: shop}\nspec:\n  gatewayClassName: meshwright\n\
+                  \x20 listeners: [{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}]\n\
+                  \x20 tls: {frontend: {default: {validation: {caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}}}}";
+    let asking = format!("apiVersion: gateway.networking.k8s.io/v1\n{}", asking.replace("apiVersion: gateway.networking.k8s.io/v1\n", ""));
+    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec:\n\
+                 \x20 from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop}]\n  to: [{group: meshwright.dev, kind: Consumer}]";
+    let (old, young, near) = (shown("old", "other"), shown("young", "shop"), shown("near", "shop"));
+    for (name, objects, lost) in [
+        ("nobody asks", vec![old.as_str(), &young], false),
+        ("a Gateway without grant", vec![&old, &young, &asking], false),
+        ("a Gateway and a grant", vec![&old, &young, &asking, grant], true),
+        ("one namespace", vec![&near, &young], true),
+    ] {
+        let world = world(&objects);
+        let claims = super::consumers::claims(&world);
+        assert_eq!(!claims.lost_of(&ObjectKey::new(Kind::Consumer, "shop", "young")).is_empty(), lost, "{name}: {claims:?}");
+        assert_eq!(claims.lost.len(), usize::from(lost), "{name}: {claims:?}");
+    }
+}

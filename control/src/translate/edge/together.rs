@@ -23,12 +23,16 @@ impl Together {
     /// one without a word about consumers, so that what is in conflict is told before it is used.
     pub(super) fn of(index: &Index, chosen: impl Fn(&Object) -> Option<ConsumerChoice>) -> Self {
         let objects: BTreeMap<&ObjectKey, &Object> = index.edge.values().flatten().map(|object| (&object.key, &**object)).collect();
+        let all = objects.values().filter_map(|object| Some((object.key.namespace.as_str(), chosen(object)?)));
+        Self::of_choices(index, all)
+    }
+
+    /// The same of these choices, each made in a namespace.
+    pub(super) fn of_choices<'a>(index: &Index, all: impl Iterator<Item = (&'a str, ConsumerChoice)>) -> Self {
         let (mut own, mut choices) = (BTreeSet::new(), BTreeSet::new());
-        for object in objects.values() {
-            if let Some(ConsumerChoice { namespaces, names, labels }) = chosen(object) {
-                own.insert(object.key.namespace.as_str());
-                choices.insert((namespaces, names, labels));
-            }
+        for (namespace, ConsumerChoice { namespaces, names, labels }) in all {
+            own.insert(namespace);
+            choices.insert((namespaces, names, labels));
         }
         let theirs: BTreeSet<&str> = index.consumers.values().flatten().map(|object| object.key.namespace.as_str()).collect();
         choices.extend(theirs.difference(&own).map(|namespace| (vec![(*namespace).to_owned()], Vec::new(), BTreeMap::new())));

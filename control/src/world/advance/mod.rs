@@ -56,7 +56,9 @@ impl Index {
         index.left_out = OnceLock::new();
         let claims = |object: &Object| {
             let uses = matches!(object.key.kind, Kind::BasicAuth | Kind::RequestAuthentication | Kind::ReferenceGrant);
-            uses || matches!(object.key.kind, Kind::Consumer | Kind::Secret)
+            // A Gateway that asks clients for certificates uses consumers, too.
+            let asks = matches!(&object.spec, Spec::Gateway(gateway) if gateway.clients.all().next().is_some());
+            uses || asks || matches!(object.key.kind, Kind::Consumer | Kind::Secret)
         };
         if objects().any(|object| claims(object)) {
             index.claims = OnceLock::new();

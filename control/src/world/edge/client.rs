@@ -21,8 +21,8 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest life of a promise of encryption: two years.
 const HSTS_MAX: Duration = Duration::from_secs(730 * 24 * 3600);
-/// How often keys of session tickets are turned (`tickets`).
-const TICKETS_TURN: Duration = Duration::from_secs(12 * 3600);
+/// Most hours after which keys of session tickets are turned: a week.
+const TICKET_HOURS_MAX: u64 = 168;
 /// Most of anything that is counted in a policy.
 const COUNT_MAX: i64 = 1_000_000;
 /// Largest bound of a body that every reader of JSON keeps as it is.
@@ -43,6 +43,14 @@ pub enum ClientReach {
     Listener,
     /// Requests of a rule.
     Request,
+}
+
+/// What TLS a client must speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TlsProfile {
+    Modern,
+    Compatible,
+    Strict13,
 }
 
 macro_rules! client_policy {
@@ -85,6 +93,10 @@ client_policy! {
     per_address: u32 = "connections.perAddress" Socket,
     /// New ones in a second.
     new_per_second: u32 = "connections.newPerSecond" Socket,
+    /// How long clients are let in after the proxy said that it ends.
+    readiness_grace: Duration = "connections.readinessGrace" Socket,
+    /// How long they may take to go after they were told.
+    go_away_grace: Duration = "connections.goAwayGrace" Socket,
     /// How long a connection is kept without an exchange.
     idle: Duration = "connections.idle" Listener,
     /// And in all.
@@ -125,6 +137,8 @@ client_policy! {
     connection_window: u32 = "http2.connectionWindow" Listener,
     /// Requests that may be taken back in a minute.
     resets_per_minute: u32 = "http2.resetsPerMinute" Listener,
+    /// How often a client is asked whether it lives; zero: never.
+    ping_interval: Duration = "http2.pingInterval" Listener,
     /// How slashes are read.
     escaped_slashes: EscapedSlashes = "path.escapedSlashes" Listener,
     /// What becomes of names with underscores.
@@ -141,6 +155,10 @@ client_policy! {
     tells_client: bool = "headers.forwardClientCert" Listener,
     /// Whether TLS 1.2 is spoken.
     tls12: bool = "tls.minVersion" Listener,
+    /// Whether it is spoken with clients that lack the extended master secret.
+    plain_master_secret: bool = "tls.profile" Listener,
+    /// After how many hours keys of session tickets are turned.
+    ticket_hours: u32 = "tls.sessionTickets.rotate" Listener,
 }
 
 impl ClientPolicy {
@@ -180,7 +198,8 @@ impl ClientPolicy {
         self.idle = fields.get("idle").and_then(|at| time(&at, 1, LIFE_MAX));
         self.max_age = fields.get("maxAge").and_then(|at| time(&at, 0, LIFE_MAX));
         self.max_requests = fields.get("maxRequests").and_then(|at| count(&at, 0));
-        fields.unsupported(&["readinessGrace", "goAwayGrace"]);
+        self.readiness_grace = fields.get("readinessGrace").and_then(|at| time(&at, 0, WAIT_MAX));
+        self.go_away_grace = fields.get("goAwayGrace").and_then(|at| time(&at, 0, WAIT_MAX));
         fields.done();
     }
 
@@ -220,11 +239,10 @@ impl ClientPolicy {
         self.stream_window = http2.get("streamWindow").and_then(|at| within(&at, WINDOW_BYTES_MIN, WINDOW_BYTES_MAX));
         self.connection_window = http2.get("connectionWindow").and_then(|at| within(&at, WINDOW_BYTES_MIN, WINDOW_BYTES_MAX));
         self.resets_per_minute = http2.get("resetsPerMinute").and_then(|at| count(&at, 1));
-        if let Some(at) = http2.get("pingInterval")
-            && at.duration().is_some_and(|every| !every.is_zero())
-        {
-            at.unsupported();
-        }
+        self.ping_interval = http2.get("pingInterval").and_then(|at| match at.duration()? {
+            Duration::ZERO => Some(Duration::ZERO),
+            _ => time(&at, 1000, WAIT_MAX),
+        });
         http2.done();
     }
 
@@ -255,32 +273,29 @@ impl ClientPolicy {
         fields.done();
     }
 
-    /// What rustls offers is one profile; the others, and what is so anyway, are told apart.
+    /// A profile is a choice of versions, and of what TLS 1.2 asks of a client; suites are the same wherever a version is spoken.
     fn tls(&mut self, fields: &mut Fields<'_>) {
         let Some(at) = fields.get("tls") else { return };
         let mut tls = at.fields();
-        let profile = tls.get("profile").and_then(|at| {
-            let word = at.word(&[("Modern", Some(true)), ("Strict13", Some(false)), ("Compatible", None)])?;
-            if word.is_none() {
-                at.unsupported();
-            }
-            word
-        });
+        let profiles = [("Modern", TlsProfile::Modern), ("Compatible", TlsProfile::Compatible), ("Strict13", TlsProfile::Strict13)];
+        let profile = tls.get("profile").and_then(|at| at.word(&profiles));
         let version = tls.get("minVersion").and_then(|at| at.word(&[("1.2", true), ("1.3", false)]).map(|tls12| (tls12, at)));
-        self.tls12 = match (profile, version) {
-            (Some(false), Some((true, at))) => {
-                at.error("the profile Strict13 has no TLS 1.2", "write \"1.3\", or remove it");
-                None
+        match (profile, &version) {
+            (Some(TlsProfile::Strict13), Some((true, at))) => {
+                at.error("the profile Strict13 has no TLS 1.2", "write \"1.3\", or remove it")
             }
-            (profile, version) => version.map(|(tls12, _)| tls12).or(profile),
-        };
+            (Some(TlsProfile::Compatible), Some((false, at))) => {
+                at.error("the profile Compatible is about TLS 1.2", "write \"1.2\", or remove it");
+            }
+            _ => {
+                let of_profile = profile.map(|profile| profile != TlsProfile::Strict13);
+                self.tls12 = version.map(|(tls12, _)| tls12).or(of_profile);
+                self.plain_master_secret = profile.map(|profile| profile == TlsProfile::Compatible);
+            }
+        }
         if let Some(at) = tls.get("sessionTickets") {
             let mut tickets = at.fields();
-            if let Some(at) = tickets.get("rotate")
-                && at.duration().is_some_and(|every| every != TICKETS_TURN)
-            {
-                at.error("another time than 12h is not supported by this version", "remove it");
-            }
+            self.ticket_hours = tickets.get("rotate").and_then(|at| hours(&at));
             tickets.done();
         }
         if let Some(at) = tls.get("ocspStapling") {
@@ -321,6 +336,17 @@ fn within(at: &Cursor<'_>, least: i64, most: i64) -> Option<u32> {
 
 fn count(at: &Cursor<'_>, least: i64) -> Option<u32> {
     within(at, least, COUNT_MAX)
+}
+
+/// Whole hours after which keys of session tickets are turned.
+fn hours(at: &Cursor<'_>) -> Option<u32> {
+    let every = at.duration()?;
+    let hours = every.as_secs() / 3600;
+    if Duration::from_secs(hours * 3600) != every || !(1..=TICKET_HOURS_MAX).contains(&hours) {
+        at.error("keys of session tickets are not turned by that", format!("use whole hours, 1h to {TICKET_HOURS_MAX}h"));
+        return None;
+    }
+    u32::try_from(hours).ok()
 }
 
 /// So many milliseconds to so much time.

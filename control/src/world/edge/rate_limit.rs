@@ -1,6 +1,6 @@
 //! RateLimit: how much may come at an edge.
 
-use engine::filter::guard::{CONCURRENCY_MAX, KEY_PARTS_MAX};
+use engine::filter::guard::{CONCURRENCY_MAX, KEY_PARTS_MAX, QUEUE_MAX};
 use engine::limit::{AMOUNT_MAX, OBJECT_LIMITS_MAX, PERIOD_MAX, check_zone};
 use proto::mesh::edge_key::Kind as Part;
 use proto::mesh::edge_limit::Numbers;
@@ -286,13 +286,9 @@ fn concurrency(at: &Cursor<'_>, before_auth: bool) -> Option<ConcurrencyLimit> {
     let mut fields = at.fields();
     let requests = fields.need("requests").and_then(|at| amount(&at));
     let key = key(&mut fields, before_auth);
-    if let Some(at) = fields.get("queue")
-        && at.int(0..=i64::MAX).is_some_and(|queue| queue > 0)
-    {
-        at.unsupported();
-    }
+    let queue = fields.get("queue").and_then(|at| at.int(0..=i64::from(QUEUE_MAX))).and_then(|queue| u32::try_from(queue).ok());
     fields.done();
-    Some(ConcurrencyLimit { requests: requests?, key: key? })
+    Some(ConcurrencyLimit { requests: requests?, key: key?, queue: queue.unwrap_or_default() })
 }
 
 fn bandwidth(at: &Cursor<'_>, before_auth: bool) -> Option<BandwidthLimit> {
@@ -456,7 +452,7 @@ mod tests {
             (format!("store: {{redis: {{addresses: [\"a:1\"], aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
             ("bandwidth: [{responseBytesPerSecond: 0}]".to_owned(), "out of range"),
             (format!("store: {{leases: {{aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
-            ("concurrency: [{requests: 1, queue: 3}]".to_owned(), "not supported"),
+            ("concurrency: [{requests: 1, queue: 1001}]".to_owned(), "use 0 to 1000"),
             (format!("locked: true, targetRefs: [{{kind: HTTPRoute, name: r}}], {}", limit("burst: 1")), "can be locked"),
         ];
         for (spec, told) in cases {

@@ -156,6 +156,11 @@ impl Authentication {
         self.judge_only(request, remembered, now_secs, &|_| true)
     }
 
+    /// Where tokens are looked for.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &TokenPlace> {
+        self.places.iter().map(|(place, _)| place)
+    }
+
     /// The same, of what may be a token at all: the rest of what stands at its places is somebody else's.
     pub(crate) fn judge_only(
         &self,
@@ -250,6 +255,11 @@ impl Authentication {
 }
 
 impl Accepted {
+    /// Whether that is the token.
+    pub(crate) fn is(&self, token: &[u8]) -> bool {
+        *self.token == *token
+    }
+
     /// The place of the rule that accepted it.
     pub(crate) const fn rule_number(&self) -> usize {
         self.rule

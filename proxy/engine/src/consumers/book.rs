@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
+use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use super::addresses::AddressList;
@@ -54,7 +55,8 @@ pub struct Book {
     typical: Option<Arc<str>>,
     /// By issuer, and the name and value of the first claim.
     tokens: HashMap<ClaimNamed, Vec<(Place, ClaimsWanted)>>,
-    certificates: HashMap<CertificateName, Place>,
+    /// In each namespace, or wherever else consumers are used together, one at most.
+    certificates: HashMap<CertificateName, SmallVec<[Place; 1]>>,
     /// Files of users: name of each, and hash of the password.
     files: HashMap<Box<str>, Users>,
     /// Lists of addresses.
@@ -144,15 +146,16 @@ impl Book {
         self.secrets.get(name)
     }
 
-    /// Whose certificate that is: by itself, then by a URI of it, then by a DNS name.
-    pub fn by_certificate(&self, shown: &ClientCertificate) -> Option<Owner> {
+    /// Whose certificate that is, of those that count: by itself, then by a URI of it, then by a DNS name.
+    pub fn by_certificate(&self, shown: &ClientCertificate, counts: impl Fn(&Consumer) -> bool) -> Option<Owner> {
         if self.certificates.is_empty() {
             return None;
         }
         let uris = shown.uris().iter().cloned().map(CertificateName::Uri);
         let names = shown.dns_names().iter().cloned().map(CertificateName::Dns);
-        let mut known = std::iter::once(CertificateName::Hash(*shown.hash())).chain(uris).chain(names);
-        known.find_map(|name| self.owner(*self.certificates.get(&name)?))
+        let known = std::iter::once(CertificateName::Hash(*shown.hash())).chain(uris).chain(names);
+        let places = known.filter_map(|name| self.certificates.get(&name)).flatten();
+        places.filter_map(|place| self.owner(*place)).find(|(consumer, _)| counts(consumer))
     }
 
     /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
@@ -322,7 +325,7 @@ impl Page {
                             book.tokens.entry(key).or_default().push((place, Arc::clone(claims)));
                         }
                     }
-                    Secret::Certificate(name) => _ = book.certificates.entry(name.clone()).or_insert(place),
+                    Secret::Certificate(name) => book.certificates.entry(name.clone()).or_default().push(place),
                 }
             }
             book.consumers.push(Arc::clone(consumer));

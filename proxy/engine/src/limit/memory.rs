@@ -11,6 +11,7 @@ use super::live::StoreLive;
 use super::numbers::Meter;
 use super::remote::{RemotePlace, RemoteStore, RemoteStores, StoreReading};
 use super::table::Table;
+use super::under_way::{UnderWay, UnderWayPlace, Wanted};
 use crate::Moment;
 
 /// What is known of one key of one limit.
@@ -70,6 +71,7 @@ pub enum LimitVerdict {
     Allowed,
     Refused,
     WouldRefuse,
+    Queued,
     NoKey,
     StoreAwayAllowed,
     StoreAwayRefused,
@@ -77,8 +79,8 @@ pub enum LimitVerdict {
 
 impl LimitVerdict {
     /// Every one, in order; `verdict as usize` is its place.
-    pub const ALL: [Self; 6] =
-        [Self::Allowed, Self::Refused, Self::WouldRefuse, Self::NoKey, Self::StoreAwayAllowed, Self::StoreAwayRefused];
+    pub const ALL: [Self; 7] =
+        [Self::Allowed, Self::Refused, Self::WouldRefuse, Self::Queued, Self::NoKey, Self::StoreAwayAllowed, Self::StoreAwayRefused];
 
     /// As metrics spell it.
     pub const fn text(self) -> &'static str {
@@ -86,6 +88,7 @@ impl LimitVerdict {
             Self::Allowed => "allowed",
             Self::Refused => "refused",
             Self::WouldRefuse => "would_refuse",
+            Self::Queued => "queued",
             Self::NoKey => "no_key",
             Self::StoreAwayAllowed => "store_away_allowed",
             Self::StoreAwayRefused => "store_away_refused",
@@ -98,18 +101,31 @@ const PACE_AHEAD: Duration = Duration::from_millis(100);
 
 /// How often requests met each verdict at one limit.
 #[derive(Debug, Default)]
-pub struct LimitCounts([AtomicU64; LimitVerdict::ALL.len()]);
+pub struct LimitCounts {
+    verdicts: [AtomicU64; LimitVerdict::ALL.len()],
+    /// Requests that wait for a place now.
+    waiting: AtomicU64,
+}
 
 impl LimitCounts {
     pub(crate) fn add(&self, verdict: LimitVerdict) {
-        if let Some(count) = self.0.get(verdict as usize) {
+        if let Some(count) = self.verdicts.get(verdict as usize) {
             count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A request waits for a place; `false`: not any more.
+    pub(crate) fn waits(&self, begins: bool) {
+        if begins {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// How often.
     pub fn get(&self, verdict: LimitVerdict) -> u64 {
-        self.0.get(verdict as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.verdicts.get(verdict as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -133,12 +149,12 @@ pub struct Memory {
     pub rows: Table<Row>,
     /// By `NAMESPACE/NAME/LIMIT`.
     counts: Mutex<BTreeMap<Arc<str>, Arc<LimitCounts>>>,
-    under_way: UnderWay,
+    under_way: Arc<UnderWay>,
 }
 
 impl Memory {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Mutex::default(), under_way: UnderWay::default() }
+        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Mutex::default(), under_way: Arc::default() }
     }
 
     /// What a limit counts, which goes on as long as some version of the object has it.
@@ -162,38 +178,14 @@ impl Memory {
         Moment::of_nanos(ready).since(now).saturating_sub(PACE_AHEAD)
     }
 
-    /// Takes one of `most` places of a key for a request; `None`: all are taken.
-    pub(crate) fn enter(self: &Arc<Self>, key: u128, most: u32) -> Option<UnderWayPlace> {
-        let mut places = self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = places.entry(key).or_default();
-        if *taken >= most {
-            return None;
-        }
-        *taken += 1;
-        Some(UnderWayPlace { memory: Arc::clone(self), key })
+    /// Wants one of `most` places of a key for a request; `queue` may wait for one.
+    pub(crate) fn enter(&self, key: u128, most: u32, queue: u32) -> Wanted {
+        self.under_way.enter(key, most, queue)
     }
-}
 
-/// Requests under way by key: no more keys than requests.
-#[derive(Debug, Default)]
-struct UnderWay(Mutex<HashMap<u128, u32>>);
-
-/// A request under way; dropped when it is over.
-#[derive(Debug)]
-pub struct UnderWayPlace {
-    memory: Arc<Memory>,
-    key: u128,
-}
-
-impl Drop for UnderWayPlace {
-    fn drop(&mut self) {
-        let mut places = self.memory.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = places.get_mut(&self.key) {
-            *taken -= 1;
-            if *taken == 0 {
-                places.remove(&self.key);
-            }
-        }
+    /// Whether a place is one of that key.
+    pub(crate) fn has_given(&self, place: &UnderWayPlace, key: u128) -> bool {
+        place.is_of(&self.under_way, key)
     }
 }
 
@@ -243,6 +235,19 @@ impl LimitMemories {
         }
         let told = sums.into_iter().filter(|(_, count)| *count > 0);
         told.map(|((limit, verdict), count)| LimitReading { limit, verdict, count }).collect()
+    }
+
+    /// Requests that wait for a place now, by `NAMESPACE/NAME/concurrency`, of those for which some ever did.
+    pub fn waiting(&self) -> Vec<(Arc<str>, u64)> {
+        let mut sums: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for memory in self.all() {
+            for (limit, counts) in memory.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                if counts.get(LimitVerdict::Queued) > 0 {
+                    *sums.entry(Arc::clone(limit)).or_default() += counts.waiting.load(Ordering::Relaxed);
+                }
+            }
+        }
+        sums.into_iter().collect()
     }
 
     /// Keys that were forgotten for others.

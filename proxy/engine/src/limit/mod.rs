@@ -16,6 +16,7 @@ mod rests;
 mod table;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod wire;
 
 pub use book::{Grant, KeyKnown, LimitBook, ShareAsk};
@@ -24,7 +25,7 @@ pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{HeldShare, Taking};
 pub use live::StoreLive;
-pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, UnderWayPlace};
+pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use remote::{
     KEY_PREFIX_BYTES_MAX, NAMESPACE_STORES_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, STORE_ADDRESSES_MAX, STORE_TIMEOUT_MAX,
@@ -32,6 +33,8 @@ pub use remote::{
 };
 pub use rests::ServiceRests;
 pub use table::Table;
+pub use under_way::UnderWayPlace;
+pub(crate) use under_way::{WaitingPlace, Wanted};
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};
 

@@ -15,6 +15,8 @@ pub struct ClientPolicy {
     pub proxy: Option<ProxyRule>,
     /// How many may be connected. Its counts outlive epochs.
     pub admission: Option<Arc<Admission>>,
+    /// How a proxy ends that has it.
+    pub ending: Ending,
     /// By filter chain.
     pub chains: Vec<(Arc<str>, Arc<ClientRules>)>,
     /// Of a chain of which nothing is said.
@@ -35,6 +37,27 @@ impl ClientPolicy {
     /// The same rules on every chain.
     pub fn of_all(rules: ClientRules) -> Self {
         Self { usual: Arc::new(rules), ..Self::default() }
+    }
+}
+
+/// How the end of a proxy comes about for its clients from outside: readiness goes first, then doors close and clients are told to go, and then
+/// they are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Between the first and the second.
+    pub readiness_grace: Duration,
+    /// Between the second and the third; `None`: nobody says.
+    pub go_away_grace: Option<Duration>,
+}
+
+impl Ending {
+    /// The longer of each: a proxy ends as a whole.
+    #[must_use]
+    pub fn longest(self, other: Self) -> Self {
+        Self {
+            readiness_grace: self.readiness_grace.max(other.readiness_grace),
+            go_away_grace: self.go_away_grace.max(other.go_away_grace),
+        }
     }
 }
 
@@ -70,6 +93,8 @@ pub struct ClientRules {
     pub paths: PathRules,
     /// What is changed before anything is asked.
     pub headers: EarlyHeaders,
+    /// TLS 1.2 is spoken without the extended master secret (RFC 7627), too.
+    pub plain_master_secret: bool,
 }
 
 /// How long a client may take.
@@ -160,11 +185,13 @@ pub struct Http2Rules {
     pub windows: Option<(u32, u32)>,
     /// Requests that a client may take back in a minute, beyond those that were answered.
     pub resets_per_minute: u32,
+    /// How often a client is asked whether it lives; `None`: never.
+    pub ping_every: Option<Duration>,
 }
 
 impl Default for Http2Rules {
     fn default() -> Self {
-        Self { disabled: false, max_streams: 100, windows: None, resets_per_minute: 200 }
+        Self { disabled: false, max_streams: 100, windows: None, resets_per_minute: 200, ping_every: None }
     }
 }
 

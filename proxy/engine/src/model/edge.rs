@@ -109,6 +109,8 @@ pub struct TlsTerms {
     pub clients: Option<ClientCertificates>,
     /// What session tickets are made with; `None`: sessions are not resumed.
     pub tickets: Option<Arc<SecretCell>>,
+    /// TLS 1.2 is spoken with clients that lack the extended master secret (RFC 7627), too.
+    pub plain_master_secret: bool,
     /// What the shell has made of it.
     pub made: Made,
 }
@@ -123,8 +125,10 @@ impl TlsTerms {
 
 impl PartialEq for TlsTerms {
     fn eq(&self, other: &Self) -> bool {
-        let of =
-            |terms: &Self| (terms.versions, terms.alpn.clone(), terms.certificates.clone(), terms.clients.clone(), terms.tickets.clone());
+        let of = |terms: &Self| {
+            let shown = (terms.certificates.clone(), terms.clients.clone(), terms.tickets.clone());
+            (terms.versions, terms.plain_master_secret, terms.alpn.clone(), shown)
+        };
         of(self) == of(other)
     }
 }
@@ -133,7 +137,7 @@ impl Eq for TlsTerms {}
 
 impl Hash for TlsTerms {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.versions, &self.alpn, &self.certificates, &self.clients, &self.tickets).hash(state);
+        (self.versions, self.plain_master_secret, &self.alpn, &self.certificates, &self.clients, &self.tickets).hash(state);
     }
 }
 

@@ -16,6 +16,7 @@ mod endpoint;
 mod hash;
 mod hedge;
 mod listener;
+mod log_format;
 mod named;
 mod policy;
 mod priority;
@@ -31,7 +32,7 @@ pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
 pub use client::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 pub use cluster::{Cluster, ClusterKind, ClusterLive, RESOLVED_MAX};
@@ -45,6 +46,7 @@ pub use endpoint::{Endpoint, EndpointLive, Health, InFlight};
 pub use hash::{HASH_KEYS_MAX, HashCookie, HashKey};
 pub use hedge::Hedge;
 pub use listener::{ByServerName, Inbound, InboundPort, Outbound};
+pub use log_format::{LogField, LogFormat, LogPiece, LogTemplate, TEMPLATE_BYTES_MAX};
 pub use named::{Named, PeerName, Roots};
 pub use policy::{Policy, Steps};
 pub use priority::{CLASSES_MAX, Priority};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Trust};
+use super::{Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -57,6 +57,13 @@ pub struct Snapshot {
     pub authentication: Option<Arc<Authentication>>,
 }
 
+impl Snapshot {
+    /// How the end of an edge comes about for its clients.
+    pub fn ending(&self) -> Ending {
+        self.edges.values().map(|edge| edge.clients.ending).fold(Ending::default(), Ending::longest)
+    }
+}
+
 /// From [`proto::mesh::ProxyConfig`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -70,6 +77,8 @@ pub struct Settings {
     pub dns_zones: Vec<String>,
     /// Whether each exchange is written to the access log.
     pub access_log: bool,
+    /// In which form.
+    pub log_format: LogFormat,
     /// OTLP/gRPC endpoint for spans, if any.
     pub otlp_endpoint: Option<String>,
     /// Chance of a new trace to be sampled, of 2^32.

@@ -14,6 +14,12 @@ impl Forward {
         self.policy.steps.gates.iter().chain(own)
     }
 
+    /// Parameters of queries in which its policies look for credentials: nothing for a log.
+    pub fn secret_parameters(&self) -> Vec<&str> {
+        let guards = self.gates(None).filter_map(|stage| if let Stage::Guard(guard) = stage { Some(guard) } else { None });
+        guards.flat_map(|guard| guard.secret_parameters()).collect()
+    }
+
     /// What alters a request to this place and its answer, in order: the backend's, then the rule's, as Envoy does.
     pub(crate) fn changes(&self, place: Option<usize>) -> impl Iterator<Item = &Filter> {
         let own = self.backend(place).map_or(&[][..], |backend| &backend.steps.changes);

@@ -1,6 +1,7 @@
 //! HTTP/2 by the `h2` library, both ends. What hyper lays over it hides what a proxy has to know: windows that change while a connection
 //! lives, what was refused unprocessed, interim answers, and how many streams a peer takes.
 
+mod pings;
 mod pump;
 mod serve;
 

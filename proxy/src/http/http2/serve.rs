@@ -20,6 +20,7 @@ use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
 use super::Pump;
+use super::pings::Pings;
 use crate::ground::body::{Body, Received};
 use crate::ground::drain::{Drain, DrainStage, Member};
 use crate::ground::limits::HEAD_WAIT;
@@ -59,13 +60,16 @@ pub(crate) async fn serve<F, A>(
         // A stream that is cut says so itself, whatever its connection's end looks like.
         kept.finish(false);
         let ended = match shake_hands(handshake, &mut member, rules.map_or(HEAD_WAIT, |rules| rules.timeouts.request_headers)).await {
-            Some(Ok(connection)) => {
+            Some(Ok(mut connection)) => {
+                let every = rules.and_then(|rules| rules.http2.ping_every);
+                let pings = every.and_then(|every| Some(Box::new(Pings::new(connection.ping_pong()?, every))));
                 let conversation = Conversation {
                     connection,
                     gathering: &gathering,
                     calmed: false,
                     windows,
                     fixed: rules.is_some_and(|rules| rules.http2.windows.is_some()),
+                    pings,
                     patience,
                     kept,
                     streams: Rc::new(Streams { stall_ms: terms.stall.map_or(0, millis), ..Streams::default() }),
@@ -110,6 +114,8 @@ struct Conversation<'a, F> {
     windows: Rc<Windows>,
     /// They are what the peer was told first, however many bodies there are.
     fixed: bool,
+    /// Questions whether a client lives, where a ClientPolicy wants them.
+    pings: Option<Box<Pings>>,
     patience: &'a Patience,
     kept: Box<Kept>,
     streams: Rc<Streams>,
@@ -143,11 +149,17 @@ where
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if self.has_more_to_say(cx) => {}
+                Poll::Pending if self.is_dead() => return Ok(()).into(),
                 // GOAWAY is said, and the library waits for an answer that nobody need give.
                 Poll::Pending if self.left => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// The client has not answered when it was asked: dropping the connection closes it.
+    fn is_dead(&self) -> bool {
+        self.pings.as_ref().is_some_and(|pings| pings.unanswered())
     }
 
     fn begin(&mut self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
@@ -174,6 +186,9 @@ where
             tracing::debug!("an HTTP/2 peer sends too many frames that ask for nothing");
             self.calmed = true;
             self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            return true;
+        }
+        if self.pings.as_mut().is_some_and(|pings| pings.poll(cx)) {
             return true;
         }
         let over = self.kept.poll_over((self.streams.count.get() > 0, self.begun), cx).is_ready();

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Answering, Connection, Door, Passing, shown};
 use crate::ground::body::{Beginning, Received};
-use crate::ground::limits::{BEGINNING_WAIT, STORE_WAIT};
+use crate::ground::limits::{BEGINNING_WAIT, QUEUE_WAIT, STORE_WAIT};
 use crate::ground::line::Interim;
 use crate::observe::Account;
 use crate::road::asking;
@@ -83,6 +83,11 @@ impl<D: Door> Connection<D> {
                 };
                 if !told {
                     leg.counted.unanswered();
+                }
+            }
+            Question::Place(mut ask) => {
+                if timeout(QUEUE_WAIT, ask.turn(&mut leg.counted)).await.is_err() {
+                    return Onward::Answered(ask.late(&mut leg.counted));
                 }
             }
             Question::Token(ask) => leg.found.tell_callout(self.token(&ask).await),

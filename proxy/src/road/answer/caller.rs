@@ -14,7 +14,7 @@ use http::{HeaderMap, request};
 
 use super::{Connection, Door, InForce, Short};
 use crate::ground::body::Received;
-use crate::http::{Caller, Hop, OfHop, Patient, WebForm, inspect, take_patience};
+use crate::http::{CLIENT_CERT_HEADER, Caller, Hop, OfHop, Patient, WebForm, inspect, take_patience};
 use crate::observe::{Account, Direction};
 use crate::road::session::Sticky;
 
@@ -97,6 +97,9 @@ impl<D: Door> Connection<D> {
         self.door.mark((view, &self.downstream), parts, (found, of_hop));
         if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
             parts.headers.remove(CONSUMER_HEADER);
+        }
+        if of_hop.client_cert && !self.door.believes(&view.snapshot, &self.downstream) {
+            parts.headers.remove(CLIENT_CERT_HEADER);
         }
         Ok(found.map_or_else(|| self.downstream.address.ip(), |found| found.address))
     }

@@ -38,8 +38,6 @@ pub use core::{Core, Membership};
 
 /// Longest wait for tasks once everything is drained: spans still leave.
 const TASKS_END: Duration = Duration::from_millis(2500);
-/// Between the word to the control plane and the drain: peers hear of it meanwhile.
-const TELL: Duration = Duration::from_millis(50);
 
 /// Runs a proxy until it is told to end. Must be called while the process has a single thread.
 ///
@@ -181,13 +179,13 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     drop((sockets.outbound, sockets.inbound));
     // These let go of their sockets with the drain: a door is closed only when nobody holds it open.
     for (map, listener) in sockets.maps {
-        tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), lifecycle.draining.clone()));
+        tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), lifecycle.closing.clone()));
     }
     if node.id.mode == Mode::Edge {
         let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
         let (passed, passed_datagrams) = Default::default();
         let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed, passed_datagrams };
-        tasks.spawn(edges.run(lifecycle.draining.clone()));
+        tasks.spawn(edges.run(lifecycle.closing.clone()));
     }
     lifecycle.bound();
 
@@ -257,10 +255,7 @@ async fn leave_with_application(quiet: Duration, lifecycle: Lifecycle, stop: Can
 /// Waits for the drain, drains, and returns when the process may end: drained and told to leave, or told to quit.
 async fn end_in_order(lifecycle: &Lifecycle, workers: &[Worker], bound: Duration) {
     let in_order = async {
-        lifecycle.draining.cancelled().await;
-        info!(bound_secs = bound.as_secs(), "draining");
-        tokio::time::sleep(TELL).await;
-        for_each_at_once(workers, bound).await;
+        lifecycle.end_in_order(bound, async |bound| for_each_at_once(workers, bound).await).await;
         lifecycle.leaving.cancelled().await;
     };
     let parting = async {

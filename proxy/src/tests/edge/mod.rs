@@ -6,6 +6,7 @@ mod client_policy;
 mod client_times;
 mod clients;
 mod datagrams;
+mod ending;
 mod tls;
 mod told;
 

@@ -52,6 +52,7 @@ pub(super) fn terms(certificate: &Arc<SecretCell>) -> TlsTerms {
         certificates: vec![Arc::clone(certificate)],
         clients: None,
         tickets: None,
+        plain_master_secret: false,
         made: Made::default(),
     }
 }
@@ -375,9 +376,15 @@ pub(super) fn showing(authority: &Authority, uri: &str) -> ClientConfig {
 
 /// What the application hears of a client's certificate; `None`: the client is not let in.
 pub(super) async fn forwarded(world: &mut World, config: ClientConfig) -> Option<String> {
+    let request = heard(world, config, "").await?;
+    Some(request.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap_or_default().to_owned())
+}
+
+/// What the application hears; `None`: the client is not let in. `more`: headers that the client sends.
+pub(super) async fn heard(world: &mut World, config: ClientConfig, more: &str) -> Option<String> {
     let mut stream = connect(&world.client, &Arc::new(config), "a.example").await.ok()?;
     // In TLS 1.3 a client hears only afterwards that it is not believed.
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.ok()?;
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: a.example\r\n{more}\r\n").as_bytes()).await.ok()?;
     let mut byte = [0];
     let mut application = tokio::select! {
         application = world.application() => application,
@@ -385,10 +392,9 @@ pub(super) async fn forwarded(world: &mut World, config: ClientConfig) -> Option
     };
     let request = head(&mut application).await;
     write(&mut application, "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
-    let told = request.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap_or_default();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
-    Some(told.to_owned())
+    Some(request)
 }
 
 #[test]

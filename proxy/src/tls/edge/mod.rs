@@ -229,6 +229,7 @@ impl EdgeTls {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        config.require_ems = !terms.plain_master_secret;
         config.alpn_protocols = terms.alpn.iter().map(|protocol| protocol.text().as_bytes().to_vec()).collect();
         if terms.alpn.contains(&ApplicationProtocol::Http1) {
             // Who speaks nothing newer is served as in plaintext.

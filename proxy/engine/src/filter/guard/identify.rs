@@ -14,7 +14,7 @@ use super::denied::Denied;
 use super::introspect::{Active, Introspected, Introspection};
 use super::unsaid::{UNCHECKED_HEADER, unchecked, unsay};
 use super::{Passed, Question, Watch, unavailable};
-use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
+use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenPlace, TokenVerdict};
 use crate::authorize::{Call, Own};
 use crate::callout::CalloutKind;
 use crate::claims::Claims;
@@ -128,6 +128,18 @@ impl Identify {
         self.tokens.iter().flat_map(|tokens| tokens.rules.cells())
     }
 
+    /// Parameters of queries in which it looks for credentials.
+    pub(super) fn secret_parameters(&self) -> Vec<&str> {
+        let opaque = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref()).flat_map(|opaque| opaque.places());
+        let keys = self.keys.iter().flat_map(|keys| &keys.places);
+        let tokens = self.tokens.iter().flat_map(|tokens| tokens.rules.places());
+        tokens
+            .chain(opaque)
+            .chain(keys)
+            .filter_map(|place| if let TokenPlace::Query(name) = place { Some(name.as_str()) } else { None })
+            .collect()
+    }
+
     pub(super) fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {
         unsay(&mut exchange.request.headers, &self.filled);
         let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
@@ -181,6 +193,7 @@ impl Identify {
         let (mut opaque, mut asks) = (None, None);
         if let Some(tokens) = &self.tokens {
             if let Some((bearer, accepted)) = tokens.by_rules(head, watch, shared)? {
+                tokens.alone(head, watch, self.keys.is_some(), &accepted).map_err(by(AuthMethod::Jwt))?;
                 sought.add(bearer, Way::Token(accepted));
             } else {
                 match tokens.introspect(head, watch, self.keys.is_some()).map_err(by(AuthMethod::Jwt))? {
@@ -227,7 +240,7 @@ impl Identify {
     /// Who has shown the connection's certificate. What a request shows by itself says more, and goes before it.
     fn by_certificate(&self, watch: &Watch<'_>) -> Result<Option<Identified>, Denied> {
         let (Some(guard), Some(certificate)) = (&self.certificates, watch.certificate) else { return Ok(None) };
-        let owner = watch.book.by_certificate(certificate).filter(|(consumer, _)| guard.consumers.takes(consumer));
+        let owner = watch.book.by_certificate(certificate, |consumer| guard.consumers.takes(consumer));
         let Some((consumer, place)) = owner else { return Ok(None) };
         let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
         let until_secs = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
@@ -357,6 +370,14 @@ impl TokenGuard {
             TokenVerdict::Refused(TokenFault::Issuer | TokenFault::Malformed) if opaque => Ok(None),
             TokenVerdict::Refused(fault) => Err(by(of_token(fault))),
         }
+    }
+
+    /// Beside a token that holds no opaque one may stand: two tokens are nobody's word, and what nobody has judged is not sent on
+    /// (edge-kinds.md, Identity). `keys`: what is one of the mesh's own keys is no token.
+    fn alone(&self, head: &RequestHead<'_>, watch: &Watch<'_>, keys: bool, accepted: &Accepted) -> Result<(), Denied> {
+        let Some(introspection) = &self.introspection else { return Ok(()) };
+        let known = |credential: &[u8]| accepted.is(credential) || keys && watch.book.by_key(&digest(credential)).is_some();
+        if introspection.shows(head, known) { Err(Denied::Several) } else { Ok(()) }
     }
 
     /// What an opaque token comes to. `keys`: what is one of the mesh's own keys is no token.

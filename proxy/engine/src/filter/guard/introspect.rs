@@ -205,6 +205,16 @@ impl Introspection {
         }
     }
 
+    /// Where its tokens stand.
+    pub(super) fn places(&self) -> &[TokenPlace] {
+        &self.places
+    }
+
+    /// Whether a request shows anything where tokens stand but what is `known` to be somebody else's, or judged.
+    pub(super) fn shows(&self, head: &RequestHead<'_>, known: impl Fn(&[u8]) -> bool) -> bool {
+        !matches!(places::shown(&self.places, head, |credential| !known(credential)), ShownCredential::Nothing)
+    }
+
     /// Takes a token out of what is sent on, unless the backend is to see it.
     pub(super) fn strip(&self, request: &mut request::Parts, known_by: &Digest) {
         if !self.keep {

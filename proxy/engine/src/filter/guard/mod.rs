@@ -41,7 +41,7 @@ pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPE
 pub(crate) use limits::object;
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
-    LimitGuard, LimitOutlook, ObjectLimits, RateAsk, ServiceAnswer, ServiceLimits, read,
+    LimitGuard, LimitOutlook, ObjectLimits, PlaceAsk, QUEUE_MAX, RateAsk, ServiceAnswer, ServiceLimits, read,
 };
 pub use unsaid::UNCHECKED_HEADER;
 
@@ -105,6 +105,8 @@ pub enum Question {
     Check(CheckAsk),
     /// What an opaque token is.
     Token(IntrospectionAsk),
+    /// Whose turn it is.
+    Place(PlaceAsk),
 }
 
 /// What becomes of a request at a guard.
@@ -129,6 +131,11 @@ impl Guard {
             Self::External(external) => external.on_request(exchange),
             Self::Authorize(policies) => authorize(policies, exchange),
         }
+    }
+
+    /// Parameters of queries in which it looks for credentials.
+    pub(crate) fn secret_parameters(&self) -> Vec<&str> {
+        if let Self::Identify(identify) = self { identify.secret_parameters() } else { Vec::new() }
     }
 
     /// The name that `explain` prints.

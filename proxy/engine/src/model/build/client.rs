@@ -11,7 +11,7 @@ use super::duration;
 use crate::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader, HOPS_MAX};
 use crate::consumers::AddressList;
 use crate::model::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 use crate::rejected::Wrong;
@@ -24,6 +24,10 @@ const CHAINS_MAX: usize = super::chains::SERVER_NAMES_MAX;
 const EARLY_MAX: usize = 16;
 /// How long the PROXY protocol's header may take where nothing is said.
 const PROXY_WAIT: Duration = Duration::from_secs(3);
+/// Longest part of a proxy's end.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
+/// Shortest time between two questions whether a client lives.
+const PING_EVERY_MIN: Duration = Duration::from_secs(1);
 /// Windows of HTTP/2 (RFC 9113, section 6.9.1).
 const WINDOW_BYTES_MAX: u32 = i32::MAX as u32;
 /// A connection's window begins as large as this, and cannot be made smaller.
@@ -33,8 +37,14 @@ const WINDOW_BYTES_MIN: u32 = 65_535;
 pub(super) fn compile(raw: &mesh::ClientPolicy, names: &HashSet<&str>, before: Option<&Admission>) -> Result<ClientPolicy, Wrong> {
     let mesh::ClientPolicy { proxy_protocol, connections, chains } = raw;
     let proxy = proxy_protocol.as_ref().map(proxy).transpose().map_err(|wrong| wrong.within("proxy_protocol"))?;
-    let admission = connections.as_ref().map(|raw| {
-        let mesh::ClientConnections { max, per_address, new_per_second } = *raw;
+    let connections = connections.unwrap_or_default();
+    let mesh::ClientConnections { max, per_address, new_per_second, readiness_grace, go_away_grace } = connections;
+    let at = |wrong: Wrong| wrong.within("connections");
+    let ending = Ending {
+        readiness_grace: grace(readiness_grace.as_ref(), "readiness_grace").map_err(at)?.unwrap_or_default(),
+        go_away_grace: grace(go_away_grace.as_ref(), "go_away_grace").map_err(at)?,
+    };
+    let admission = ((max, per_address, new_per_second) != (0, 0, 0)).then(|| {
         let bounds = AdmissionBounds { max, per_address, new_per_second };
         Arc::new(before.map_or_else(|| Admission::new(bounds), |before| before.rebound(bounds)))
     });
@@ -52,7 +62,15 @@ pub(super) fn compile(raw: &mesh::ClientPolicy, names: &HashSet<&str>, before: O
         }
         compiled.push((raw.chain.as_str().into(), Arc::new(rules(raw).map_err(at)?)));
     }
-    Ok(ClientPolicy { proxy, admission, chains: compiled, usual: Arc::default() })
+    Ok(ClientPolicy { proxy, admission, ending, chains: compiled, usual: Arc::default() })
+}
+
+fn grace(raw: Option<&prost_types::Duration>, field: &str) -> Result<Option<Duration>, Wrong> {
+    let told = duration(raw, field)?;
+    match told.is_some_and(|told| told > GRACE_MAX) {
+        true => Err(Wrong::new(field, format!("is longer than {}s", GRACE_MAX.as_secs()))),
+        false => Ok(told),
+    }
 }
 
 fn proxy(raw: &mesh::ProxyProtocol) -> Result<ProxyRule, Wrong> {
@@ -90,6 +108,7 @@ fn rules(raw: &mesh::ClientChain) -> Result<ClientRules, Wrong> {
         http2: two,
         paths,
         headers,
+        tls,
     } = raw;
     Ok(ClientRules {
         policy: policy.as_str().into(),
@@ -101,6 +120,7 @@ fn rules(raw: &mesh::ClientChain) -> Result<ClientRules, Wrong> {
         http2: two.as_ref().map(http2).transpose().map_err(|wrong| wrong.within("http2"))?.unwrap_or_default(),
         paths: paths.as_ref().map(path_rules).transpose().map_err(|wrong| wrong.within("paths"))?.unwrap_or_default(),
         headers: headers.as_ref().map(early).transpose().map_err(|wrong| wrong.within("headers"))?.unwrap_or_default(),
+        plain_master_secret: tls.as_ref().is_some_and(|mesh::ClientTls { plain_master_secret }| *plain_master_secret),
     })
 }
 
@@ -170,7 +190,7 @@ const fn http1(raw: &mesh::ClientHttp1) -> Http1Rules {
 }
 
 fn http2(raw: &mesh::ClientHttp2) -> Result<Http2Rules, Wrong> {
-    let mesh::ClientHttp2 { disabled, max_streams, stream_window, connection_window, resets_per_minute } = *raw;
+    let mesh::ClientHttp2 { disabled, max_streams, stream_window, connection_window, resets_per_minute, ping_interval } = *raw;
     let usual = Http2Rules::default();
     let or = |told: u32, usual: u32| if told == 0 { usual } else { told };
     let windows = match (stream_window, connection_window) {
@@ -183,7 +203,12 @@ fn http2(raw: &mesh::ClientHttp2) -> Result<Http2Rules, Wrong> {
     if windows.is_some_and(|(stream, connection)| u64::from(connection) < u64::from(stream) * u64::from(max_streams)) {
         return Err(Wrong::new("connection_window", "is less than all streams' together: one that is not read would stop the others"));
     }
-    Ok(Http2Rules { disabled, max_streams, windows, resets_per_minute: or(resets_per_minute, usual.resets_per_minute) })
+    let ping_every = duration(ping_interval.as_ref(), "ping_interval")?.filter(|every| !every.is_zero());
+    if ping_every.is_some_and(|every| every < PING_EVERY_MIN) {
+        return Err(Wrong::new("ping_interval", "is shorter than a second"));
+    }
+    let resets_per_minute = or(resets_per_minute, usual.resets_per_minute);
+    Ok(Http2Rules { disabled, max_streams, windows, resets_per_minute, ping_every })
 }
 
 fn path_rules(raw: &mesh::ClientPaths) -> Result<PathRules, Wrong> {

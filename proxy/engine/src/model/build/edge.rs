@@ -14,7 +14,7 @@ use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::{forward, metadata, stamp, tls, unpack};
 use crate::authorize::{self, Authorization};
-use crate::model::{Chain, Chains, ClientPolicy, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
+use crate::model::{Chain, Chains, ClientPolicy, ClientRules, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
 use crate::rejected::{Wrong, refuse};
 
 /// What is served there, while it is staged.
@@ -37,7 +37,7 @@ pub(super) fn compile(
     refuse(rest.is_some(), "default_filter_chain")?;
     // One without a chain serves TLS of names that nobody leads anywhere yet.
     if listed.is_empty() || listed.iter().any(of_tls) {
-        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, policies, secrets)?), clients });
+        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, &clients, policies, secrets)?), clients });
     }
     let [only] = listed else {
         return Err(Wrong::new("filter_chains", "are several in plaintext: a client's first words do not tell them apart"));
@@ -74,6 +74,7 @@ fn in_plaintext(chain: &FilterChain, policies: &mut Policies) -> Result<PortDraf
 /// What meets no chain is sent away, so there is no rest.
 fn by_server_name(
     listed: &[FilterChain],
+    clients: &ClientPolicy,
     policies: &mut Policies,
     secrets: &mut Secrets,
 ) -> Result<Chains<Serves<Link, TableSource>>, Wrong> {
@@ -89,15 +90,22 @@ fn by_server_name(
         if raw.name.is_empty() || !taken.insert(raw.name.as_str()) {
             return Err(at(Wrong::new("name", "is missing, or another chain's")));
         }
-        all.push(Arc::new(chain(raw, policies, secrets).map_err(at)?));
+        all.push(Arc::new(chain(raw, clients.on(&raw.name), policies, secrets).map_err(at)?));
     }
     Ok(Chains { names: Arc::new(names), all })
 }
 
-fn chain(raw: &FilterChain, policies: &mut Policies, secrets: &mut Secrets) -> Result<Chain<Serves<Link, TableSource>>, Wrong> {
+fn chain(
+    raw: &FilterChain,
+    clients: &ClientRules,
+    policies: &mut Policies,
+    secrets: &mut Secrets,
+) -> Result<Chain<Serves<Link, TableSource>>, Wrong> {
     let FilterChain { filter_chain_match: _, filters, metadata, transport_socket, name } = raw;
     metadata::only(metadata.as_ref(), &[])?;
-    let ended = |socket: &TransportSocket| tls::terms(socket, secrets).map_err(|wrong| wrong.within("transport_socket"));
+    let ended = |socket: &TransportSocket| {
+        tls::terms(socket, clients.plain_master_secret, secrets).map_err(|wrong| wrong.within("transport_socket"))
+    };
     let terms = transport_socket.as_ref().map(ended).transpose()?.flatten();
     let name = name.as_str().into();
     let (asked, filters) = asked(filters).map_err(|wrong| wrong.within("filters[0]"))?;

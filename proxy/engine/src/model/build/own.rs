@@ -1,16 +1,18 @@
 //! Resources that are not Envoy's: the proxy's own facts, DNS answers, and the trust bundle out of its Secret.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
+use proto::mesh::access_log::Format;
 use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
 use super::secret::authorities;
 use super::{duration, same_name};
-use crate::model::{self, DnsAnswer, Locality, Settings};
+use crate::model::{self, DnsAnswer, Locality, LogFormat, LogTemplate, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -77,7 +79,8 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         outside_mesh_denied: *outside_mesh_denied,
         mesh_cidrs: parse_all(mesh_cidrs, "mesh_cidrs", "a range like 10.0.0.0/8", |text| text.parse::<IpNet>().ok())?,
         dns_zones: dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
-        access_log: access_log.as_ref().is_some_and(|AccessLog { enabled }| *enabled),
+        access_log: access_log.as_ref().is_some_and(|log| log.enabled),
+        log_format: access_log.as_ref().map_or(Ok(LogFormat::Json), log_format).map_err(|wrong| wrong.within("access_log"))?,
         otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
         sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
         span_attributes: attributes,
@@ -92,6 +95,18 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         session_key: session_key.to_vec(),
         gateways: sorted(gateways),
         probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
+    })
+}
+
+fn log_format(AccessLog { enabled: _, format, template }: &AccessLog) -> Result<LogFormat, Wrong> {
+    let format = Format::try_from(*format).map_err(|_| Wrong::new("format", format!("{format} is none of ours")))?;
+    if format != Format::Text && !template.is_empty() {
+        return Err(Wrong::new("template", "has no meaning beside another format than TEXT"));
+    }
+    Ok(match format {
+        Format::Json => LogFormat::Json,
+        Format::Combined => LogFormat::Combined,
+        Format::Text => LogFormat::Text(Arc::new(LogTemplate::parse(template).map_err(|why| Wrong::new("template", why))?)),
     })
 }
 

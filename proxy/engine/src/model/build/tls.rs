@@ -28,15 +28,16 @@ const PEER_NAMES_MAX: usize = 64;
 /// Most authorities of one server.
 const ROOTS_GIVEN_MAX: usize = 1024;
 
-/// How a chain ends TLS; `None`: it does not.
-pub(super) fn terms(raw: &TransportSocket, secrets: &mut Secrets) -> Result<Option<Arc<TlsTerms>>, Wrong> {
+/// How a chain ends TLS; `None`: it does not. `plain`: of clients without the extended master secret, too.
+pub(super) fn terms(raw: &TransportSocket, plain: bool, secrets: &mut Secrets) -> Result<Option<Arc<TlsTerms>>, Wrong> {
     let config = config(raw)?;
     if config.type_url != DownstreamTlsContext::type_url() {
         return plaintext(raw, config).map(|_| None);
     }
     let context: DownstreamTlsContext = unpack(config)?;
-    let content = context.encode_to_vec();
-    let compiled = compile(&context, secrets)?;
+    let mut content = context.encode_to_vec();
+    content.push(u8::from(plain));
+    let compiled = TlsTerms { plain_master_secret: plain, ..compile(&context, secrets)? };
     secrets.terms.get(&content, || Ok(compiled)).map(Some)
 }
 
@@ -66,7 +67,7 @@ fn compile(raw: &DownstreamTlsContext, secrets: &mut Secrets) -> Result<TlsTerms
     };
     let versions = versions(tls_params.as_ref()).map_err(|wrong| at(wrong.within("tls_params")))?;
     let alpn = alpn(alpn_protocols).map_err(at)?;
-    Ok(TlsTerms { versions, alpn, certificates, clients, tickets, made: Made::default() })
+    Ok(TlsTerms { versions, alpn, certificates, clients, tickets, plain_master_secret: false, made: Made::default() })
 }
 
 fn cell(SdsSecretConfig { name, sds_config }: &SdsSecretConfig, secrets: &mut Secrets) -> Result<Arc<SecretCell>, Wrong> {

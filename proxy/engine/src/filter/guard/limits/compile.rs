@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
-use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, ServiceLimits, WithoutStore};
+use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, QUEUE_MAX, ServiceLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
 use crate::limit::{
     AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, RedisMode, RedisPlace, RemotePlace, RemoteStore, ServicePlace,
@@ -39,7 +39,10 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories, asked: usize) -
         .iter()
         .enumerate()
         .map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
-    let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
+    let busy = concurrency
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| busy((policy, &memory), raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
     let mut service = None;
     let (remote, ahead_percent) = match store.as_ref().map(|store| &store.kind) {
@@ -184,10 +187,15 @@ fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {
     Ok(Bandwidth { bytes_per_second: (*response_bytes_per_second).into(), key: key::compile(key)? })
 }
 
-fn busy(raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {
-    let mesh::ConcurrencyLimit { requests, key } = raw;
+fn busy((policy, memory): (&str, &Arc<Memory>), raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {
+    let mesh::ConcurrencyLimit { requests, key, queue } = raw;
     if *requests == 0 {
         return Err(Wrong::new("requests", "is 0"));
     }
-    Ok(Concurrency { requests: *requests, key: key::compile(key)? })
+    if *queue > QUEUE_MAX {
+        return Err(Wrong::new("queue", format!("is more than {QUEUE_MAX}")));
+    }
+    let path: Arc<str> = format!("{policy}/concurrency").into();
+    let counts = memory.counts(&path);
+    Ok(Concurrency { requests: *requests, queue: *queue, key: key::compile(key)?, path, counts })
 }

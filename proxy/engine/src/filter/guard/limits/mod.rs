@@ -4,6 +4,7 @@ mod compile;
 mod counted;
 mod kept;
 pub(super) mod key;
+mod queued;
 mod rated;
 mod service;
 
@@ -19,7 +20,7 @@ use crate::failure::{LocalReply, Reason};
 use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
     HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace,
-    policy_item, retry_after,
+    Wanted, policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
 use service::Served;
@@ -27,6 +28,7 @@ use service::Served;
 pub(crate) use compile::object;
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
+pub use queued::PlaceAsk;
 pub use rated::{Descriptor, RateAsk, ServiceAnswer};
 pub use service::{DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, ServiceLimits};
 
@@ -116,7 +118,12 @@ enum IfMissing {
 #[derive(Debug)]
 struct Concurrency {
     requests: u32,
+    /// How many more may wait.
+    queue: u32,
     key: Vec<Part>,
+    /// `NAMESPACE/NAME/concurrency`, of all of them together.
+    path: Arc<str>,
+    counts: Arc<LimitCounts>,
 }
 
 /// How many bytes of answers' bodies may be sent in a second.
@@ -175,6 +182,8 @@ struct Count {
     /// What is to be asked of stores beside the road.
     aside: Vec<LimitAsk>,
     places: Vec<UnderWayPlace>,
+    /// Places that it has waited for, until it goes on.
+    given: Vec<UnderWayPlace>,
     /// What was taken and is settled with the answer: the limit's object and place, whose, how much.
     open: Vec<(Arc<ObjectLimits>, usize, u128, u64)>,
     paces: Vec<Pace>,
@@ -261,11 +270,12 @@ impl LimitGuard {
             put_back(&taken, now);
             return passed;
         }
-        let Some(places) = self.enter(seen, count) else {
-            put_back(&taken, now);
-            let mut answer = LocalReply::of(Reason::RateLimited);
-            answer.headers.push(retry_after(&KeyStanding::default()));
-            return Passed::Answered(Box::new(answer));
+        let places = match self.enter(seen, count) {
+            Ok(places) => places,
+            Err(passed) => {
+                put_back(&taken, now);
+                return passed;
+            }
         };
         count.places.extend(places);
         count.paces.extend(self.paces(seen));
@@ -284,20 +294,39 @@ impl LimitGuard {
         Passed::On
     }
 
-    /// Places among the requests under way; `None`: there is none left.
-    fn enter(&self, seen: &Seen<'_, '_>, count: &mut Count) -> Option<Vec<UnderWayPlace>> {
-        let mut places = Vec::new();
+    /// Places among the requests under way.
+    ///
+    /// # Errors
+    /// There is none left of a limit, or it has to be waited for. Meanwhile the request has none of the others' places, but those that it has
+    /// waited for before.
+    fn enter(&self, seen: &Seen<'_, '_>, count: &mut Count) -> Result<Vec<UnderWayPlace>, Passed> {
+        let (mut places, mut given) = (Vec::new(), Vec::new());
         for object in &self.objects {
             for (index, limit) in object.concurrency.iter().enumerate() {
                 let Ok(key) = seen.key(CONCURRENCY.get(index).copied().unwrap_or_default(), &limit.key, true) else { continue };
-                let Some(place) = object.memory.enter(key, limit.requests) else {
-                    count.refused = Some(format!("{}/concurrency", object.policy).into());
-                    return None;
-                };
-                places.push(place);
+                if let Some(at) = count.given.iter().position(|place| object.memory.has_given(place, key)) {
+                    given.push(count.given.swap_remove(at));
+                    continue;
+                }
+                match object.memory.enter(key, limit.requests, limit.queue) {
+                    Wanted::Place(place) => places.push(place),
+                    Wanted::Wait(waiting) => {
+                        limit.counts.add(LimitVerdict::Queued);
+                        count.given.append(&mut given);
+                        return Err(Passed::Asks(Box::new(Question::Place(PlaceAsk::new(waiting, limit)))));
+                    }
+                    Wanted::Full => {
+                        limit.counts.add(LimitVerdict::Refused);
+                        count.refused = Some(Arc::clone(&limit.path));
+                        return Err(Passed::Answered(Box::new(no_place())));
+                    }
+                }
             }
         }
-        Some(places)
+        let limits = self.objects.iter().flat_map(|object| &object.concurrency);
+        limits.for_each(|limit| limit.counts.add(LimitVerdict::Allowed));
+        places.append(&mut given);
+        Ok(places)
     }
 
     /// At which pace its answer is sent.
@@ -368,7 +397,11 @@ impl LimitGuard {
     pub(crate) fn story(&self) -> String {
         let one = |object: &Arc<ObjectLimits>| {
             let limits = object.limits.iter().map(Limit::story);
-            let busy = object.concurrency.iter().map(|limit| format!("{} at once{}", limit.requests, each(&limit.key)));
+            let waiting = |limit: &Concurrency| match limit.queue {
+                0 => String::new(),
+                queue => format!(", up to {queue} more wait"),
+            };
+            let busy = object.concurrency.iter().map(|limit| format!("{} at once{}{}", limit.requests, each(&limit.key), waiting(limit)));
             let wide = object.bandwidth.iter().map(|limit| format!("{} bytes a second{}", limit.bytes_per_second, each(&limit.key)));
             format!(
                 "{}: {}",
@@ -380,12 +413,21 @@ impl LimitGuard {
     }
 }
 
+/// All places are taken.
+fn no_place() -> LocalReply {
+    let mut answer = LocalReply::of(Reason::RateLimited);
+    answer.headers.push(retry_after(&KeyStanding::default()));
+    answer
+}
+
 /// Sets keys of concurrency limits apart from those of others, and from one another.
 const CONCURRENCY: [&str; 8] = ["C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7"];
 /// The same of bandwidths.
 const BANDWIDTH: [&str; 8] = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"];
 /// Most limits of requests under way of one object.
 pub const CONCURRENCY_MAX: usize = CONCURRENCY.len();
+/// Most requests of one key that wait for a place of such a limit.
+pub const QUEUE_MAX: u32 = 1000;
 
 /// What was taken of a limit, or that it does not count this request.
 type Took = Option<(u128, u64, KeyStanding)>;

@@ -226,3 +226,57 @@ fn a_certificate_says_who_calls() {
     assert_eq!(asked(&both, shown(1, "", ""), &[]).denied, Some(Denied::Nothing));
     assert_eq!(asked(&both, shown(1, "spiffe://partner/acme", ""), &[("x-api-key", "bad")]).denied, Some(Denied::Unknown));
 }
+
+#[test]
+fn a_certificate_is_one_consumers_among_those_that_count() {
+    // Aim: somebody of a namespace that does not count here takes nobody's certificate away, by whatever name, and whoever comes first in the book.
+    let policy = |namespace: &str| mesh::EdgePolicy {
+        certificates: Some(mesh::ConsumerChoice { namespaces: vec![namespace.into()], ..mesh::ConsumerChoice::default() }),
+        ..mesh::EdgePolicy::default()
+    };
+    let uri = mesh::CertificateCredential { kind: Some(mesh::certificate_credential::Kind::Uri("spiffe://partner/acme".into())) };
+    let claim = || mesh::Credential {
+        name: "uri".into(),
+        kind: Some(mesh::credential::Kind::Certificate(uri.clone())),
+        ..mesh::Credential::default()
+    };
+    let thief = mesh::Consumer { namespace: "elsewhere".into(), ..consumer("thief", vec![claim()]) };
+    let all = mesh::Consumers { consumers: vec![thief, consumer("acme", vec![claim()])], ..mesh::Consumers::default() };
+    for (namespace, wanted) in [("partners", Some("partners/acme")), ("elsewhere", Some("elsewhere/thief")), ("nowhere", None)] {
+        let mut edge = Edge::of(policy(namespace), &all);
+        edge.certificate = Some(ClientCertificate::new([1; 32], "CN=x", [Box::<str>::from("spiffe://partner/acme")], []));
+        let outcome = edge.ask(with(&[]));
+        let who = outcome.found.identified().and_then(|who| who.consumer.as_ref()).map(|consumer| consumer.path.to_string());
+        assert_eq!(who.as_deref(), wanted);
+    }
+}
+
+#[test]
+fn an_opaque_token_beside_one_that_holds_is_nobodys_word() {
+    // Aim: two tokens are 401 whether a rule claims one of them or not, nobody is asked and nothing is sent on; the same token twice is one, and one of our
+    // own keys beside a token is a key.
+    use crate::authenticate::tests::{rule, token};
+    let tokens = mesh::EdgeTokens {
+        policy: "shop/tokens".into(),
+        rules: vec![rule()],
+        introspection: Some(introspection()),
+        ..mesh::EdgeTokens::default()
+    };
+    let policy = mesh::EdgePolicy { tokens: Some(tokens), ..mesh::EdgePolicy::default() };
+    let bearer = format!("Bearer {}", token(serde_json::json!({"exp": NOW + 600})));
+    let mut edge = Edge::of(policy.clone(), &people());
+    assert_eq!(edge.ask(with(&[("authorization", &bearer)])).status, None);
+    assert_eq!(edge.ask(with(&[("authorization", &bearer), ("authorization", &bearer)])).status, None);
+    for other in ["Bearer opaque", "bearer opaque"] {
+        for headers in
+            [[("authorization", bearer.as_str()), ("authorization", other)], [("authorization", other), ("authorization", bearer.as_str())]]
+        {
+            let outcome = edge.ask(with(&headers));
+            assert_eq!((outcome.status, outcome.denied, outcome.asked), (Some(401), Some(Denied::Several), 0), "{headers:?}");
+        }
+    }
+    let mut edge = Edge::of(mesh::EdgePolicy { api_keys: Some(keys()), ..policy }, &people());
+    let outcome = edge.ask(with(&[("authorization", &bearer), ("authorization", "Bearer good-key-good-key-good-key")]));
+    assert_eq!((outcome.status, outcome.asked), (None, 0), "{:?}", outcome.denied);
+    assert!(!outcome.request.headers.contains_key("authorization"));
+}

@@ -51,7 +51,7 @@ pub(super) fn limits(before_auth: bool) -> mesh::EdgeLimits {
         memory: memory.into(),
         before_auth,
         limits: vec![limit("minute", Numbers::Rate(rate)), made],
-        concurrency: vec![mesh::ConcurrencyLimit { requests: 5, key: all.clone() }],
+        concurrency: vec![mesh::ConcurrencyLimit { requests: 5, key: all.clone(), queue: 3 }],
         store: Some(mesh::LimitStore { kind }),
         without_store: mesh::WithoutStore::Deny.into(),
         draft_headers: true,
