@@ -131,6 +131,14 @@ impl Heard {
         }
     }
 
+    /// The name for which a certificate authority asks whether it is ours (RFC 8737, section 3): it offers nothing else.
+    pub fn challenged(&self) -> Option<&str> {
+        match &self.first {
+            Some(Speaker::Client(Sniffed::Tls(hello))) if hello.alpn.len() == 1 && hello.offers(CHALLENGE_ALPN) => hello.sni.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The client spoke.
     pub fn said(&mut self, said: Said) {
         (self.first, self.seen) = (Some(Speaker::Client(said.sniffed)), said.seen);
