@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Spec;
+use super::acme::ordered;
 use super::key::{Kind, ObjectKey};
 use super::listener::{Listener, ObjectRef};
 use super::object::Object;
@@ -18,9 +19,16 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         }
         Spec::Gateway(gateway) => {
             let cas = gateway.clients.all().flat_map(|(_, demand)| &demand.cas);
-            named(object, certificates(&gateway.listeners).chain(cas).chain(&gateway.client_certificate))
+            let mut all = named(object, certificates(&gateway.listeners).chain(cas).chain(&gateway.client_certificate));
+            all.extend(orders(object, &gateway.listeners));
+            all
         }
-        Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
+        Spec::ListenerSet(set) => {
+            let mut all = named(object, certificates(&set.listeners));
+            all.extend(orders(object, &set.listeners));
+            all
+        }
+        Spec::ClientPolicy(spec) => spec.acme.iter().filter_map(|acme| acme.account.as_ref()).map(|at| at.object.clone()).collect(),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
@@ -37,6 +45,11 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
 
 fn certificates(listeners: &[Listener]) -> impl Iterator<Item = &ObjectRef> {
     listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates)
+}
+
+/// Where certificates that are ordered will be.
+fn orders(object: &Object, listeners: &[Listener]) -> BTreeSet<ObjectKey> {
+    listeners.iter().filter_map(|listener| ordered(&object.key, listener)).map(|(secret, _)| secret).collect()
 }
 
 /// Each once.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::decide::{EndedTls, First, Known, Version};
 use engine::failure::{Failure, Reason};
-use engine::model::Snapshot;
+use engine::model::{CHALLENGE_ALPN, Snapshot};
 use engine::sniff::{Sniffed, may_be_request};
 use http::{StatusCode, request};
 

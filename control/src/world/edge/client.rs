@@ -8,7 +8,7 @@ use proto::mesh::client_address::Header;
 use proto::mesh::client_paths::{EscapedSlashes, UnderscoreHeaders};
 use proto::mesh::{ClientAddress, EarlyHeader, ProxyProtocol};
 
-use super::{Cursor, EdgeAttachment};
+use super::{AcmeTerms, Cursor, EdgeAttachment};
 use crate::world::door::Fields;
 use crate::world::traffic::header;
 
@@ -41,6 +41,8 @@ pub enum ClientReach {
     Socket,
     /// Whoever meets a listener.
     Listener,
+    /// A listener's own name.
+    Name,
     /// Requests of a rule.
     Request,
 }
@@ -141,6 +143,8 @@ client_policy! {
     tells_client: bool = "headers.forwardClientCert" Listener,
     /// Whether TLS 1.2 is spoken.
     tls12: bool = "tls.minVersion" Listener,
+    /// From whom certificates of listeners that name none are ordered; taken whole.
+    acme: AcmeTerms = "acme" Name,
 }
 
 impl ClientPolicy {
@@ -165,7 +169,7 @@ impl ClientPolicy {
             http3.unsupported(&["altSvcMaxAge"]);
             http3.done();
         }
-        fields.unsupported(&["acme"]);
+        read.acme = fields.get("acme").and_then(|at| AcmeTerms::read(&at));
         read.fits(fields.at());
         fields.done();
         Some(read)
