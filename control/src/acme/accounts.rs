@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 
-use super::calls::{Calls, Told};
+use super::calls::{Calls, ComeAgain};
 use super::order::{Trouble, says};
 use crate::world::content::{Contents, KeptBytes};
 use crate::world::edge::AcmeTerms;
@@ -68,7 +68,7 @@ impl Accounts {
     }
 
     /// The account for an authority, which is made where there is none.
-    pub(super) async fn open(&self, terms: &AcmeTerms, secret: &AccountSecret, told: &Told) -> Result<Account, Trouble> {
+    pub(super) async fn open(&self, terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
         let name = name(terms, secret);
         if let Some(known) = self.known(&name) {
             return reopened(known, secret, told).await;
@@ -95,25 +95,26 @@ impl Accounts {
         serde_json::from_value(known).ok()
     }
 
-    /// An authority that does not know the account any more gets another one at the next try.
-    pub(super) fn doubt(&self, terms: &AcmeTerms, secret: &AccountSecret, trouble: &Trouble) {
-        if matches!(trouble, Trouble::Refused(error) if says(error, "accountDoesNotExist"))
-            && self.kept.lock().remove(&name(terms, secret)).is_some()
-        {
+    /// An authority that does not know the account any more gets another one; whether that is so.
+    pub(super) fn doubt(&self, terms: &AcmeTerms, secret: &AccountSecret, trouble: &Trouble) -> bool {
+        let unknown = matches!(trouble, Trouble::Refused(error) if says(error, "accountDoesNotExist"))
+            && self.kept.lock().remove(&name(terms, secret)).is_some();
+        if unknown {
             self.fresh.store(true, Ordering::Relaxed);
         }
+        unknown
     }
 }
 
-fn calls(secret: &AccountSecret, told: &Told) -> Result<Box<Calls>, Trouble> {
+fn calls(secret: &AccountSecret, told: &ComeAgain) -> Result<Box<Calls>, Trouble> {
     Calls::new(secret.roots.as_deref(), told.clone()).map(Box::new).map_err(Trouble::Failed)
 }
 
-async fn reopened(credentials: AccountCredentials, secret: &AccountSecret, told: &Told) -> Result<Account, Trouble> {
+async fn reopened(credentials: AccountCredentials, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
     Ok(Account::builder_with_http(calls(secret, told)?).from_credentials(credentials).await?)
 }
 
-async fn made(terms: &AcmeTerms, secret: &AccountSecret, told: &Told) -> Result<(Account, AccountCredentials), Trouble> {
+async fn made(terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<(Account, AccountCredentials), Trouble> {
     let builder = Account::builder_with_http(calls(secret, told)?);
     let contact = terms.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.as_deref().into_iter().collect();

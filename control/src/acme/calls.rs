@@ -32,9 +32,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// When the authority wants us to come again, as it said last.
 #[derive(Clone, Default)]
-pub(super) struct Told(Arc<Mutex<Option<Duration>>>);
+pub(super) struct ComeAgain(Arc<Mutex<Option<Duration>>>);
 
-impl Told {
+impl ComeAgain {
     pub(super) fn take(&self) -> Option<Duration> {
         self.0.lock().take()
     }
@@ -43,7 +43,7 @@ impl Told {
 /// See the module.
 pub(super) struct Calls {
     tls: Arc<ClientConfig>,
-    told: Told,
+    told: ComeAgain,
 }
 
 impl Calls {
@@ -51,7 +51,7 @@ impl Calls {
     ///
     /// # Errors
     /// There are none.
-    pub(super) fn new(roots: Option<&[u8]>, told: Told) -> Result<Self, String> {
+    pub(super) fn new(roots: Option<&[u8]>, told: ComeAgain) -> Result<Self, String> {
         let mut store = RootCertStore::empty();
         match roots {
             Some(pem) => {
@@ -161,7 +161,7 @@ mod tests {
     fn roots_have_to_be_certificates() {
         // Aim: what is no CA is said, by the name of its entry.
         for (pem, told) in [("nonsense", "no root certificates"), ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ca.crt")] {
-            let error = Calls::new(Some(pem.as_bytes()), Told::default()).err().unwrap();
+            let error = Calls::new(Some(pem.as_bytes()), ComeAgain::default()).err().unwrap();
             assert!(error.contains(told), "{error}");
         }
     }

@@ -14,23 +14,23 @@ use crate::clock::Clock;
 
 /// What an order came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub(super) enum OrderEnd {
     Issued,
     Renewed,
     Failed,
 }
 
-impl Outcome {
+impl OrderEnd {
     const ALL: [(Self, &'static str); 3] = [(Self::Issued, "issued"), (Self::Renewed, "renewed"), (Self::Failed, "failed")];
 }
 
-/// Counted so far, shared with whoever is scraped.
+/// Tallied so far, shared with whoever is scraped.
 #[derive(Clone)]
-pub struct AcmeCounts(Arc<Mutex<Counted>>, Clock);
+pub struct AcmeCounts(Arc<Mutex<Tallied>>, Clock);
 
 #[derive(Default)]
-struct Counted {
-    orders: BTreeMap<Outcome, u64>,
+struct Tallied {
+    orders: BTreeMap<OrderEnd, u64>,
     /// When each name's certificate ends, milliseconds since 1970.
     ends_ms: BTreeMap<String, i64>,
     barred: usize,
@@ -47,7 +47,7 @@ impl AcmeCounts {
         Self(Arc::default(), clock)
     }
 
-    pub(super) fn ended(&self, outcome: Outcome) {
+    pub(super) fn ended(&self, outcome: OrderEnd) {
         *self.0.lock().orders.entry(outcome).or_default() += 1;
     }
 
@@ -63,7 +63,7 @@ impl Collector for AcmeCounts {
         let (counted, now_ms) = (self.0.lock(), self.1.age_ms());
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut orders = encoder.encode_descriptor("acme_orders", "Orders of certificates that came to an end", None, kind)?;
-        for (outcome, text) in Outcome::ALL {
+        for (outcome, text) in OrderEnd::ALL {
             let count = counted.orders.get(&outcome).copied().unwrap_or_default();
             ConstCounter::new(count).encode(orders.encode_family(&[("outcome", text)])?)?;
         }

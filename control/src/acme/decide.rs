@@ -59,7 +59,7 @@ pub struct Window {
 
 /// A certificate in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct Lifetime {
     /// Serial number.
     pub serial: String,
     /// Milliseconds since 1970.
@@ -70,7 +70,7 @@ pub struct Life {
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ToDo {
     /// A certificate is to be ordered; it has been due since then.
     Order(i64),
     /// The authority is to be asked when it wants this one renewed.
@@ -91,7 +91,7 @@ fn part(whole_ms: i64, share: f64) -> i64 {
 }
 
 /// When a certificate is due: when its authority says, else after so much of its life.
-pub fn due_ms(life: &Life, renew_at_percent: f64, track: &Track) -> i64 {
+pub fn due_ms(life: &Lifetime, renew_at_percent: f64, track: &Track) -> i64 {
     let window = track.window.filter(|_| track.asked_of == life.serial);
     window.map_or_else(
         || life.begins_ms + part(life.ends_ms - life.begins_ms, renew_at_percent / 100.0 - SPREAD * track.spread),
@@ -100,20 +100,20 @@ pub fn due_ms(life: &Life, renew_at_percent: f64, track: &Track) -> i64 {
 }
 
 /// What is to be done for a name. `known`: whether it would be seen by now if there were a certificate.
-pub fn next(life: Option<&Life>, renew_at_percent: f64, track: &Track, known: bool, now_ms: i64) -> Step {
+pub fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track, known: bool, now_ms: i64) -> ToDo {
     let order = |due_ms: i64| match due_ms.max(track.not_before_ms) {
-        at if at <= now_ms => Step::Order(due_ms),
-        at => Step::Rest(at),
+        at if at <= now_ms => ToDo::Order(due_ms),
+        at => ToDo::Rest(at),
     };
     let Some(life) = life else {
         // One that was ordered is about to be read.
-        return if track.serial.is_empty() || known { order(0) } else { Step::Rest(now_ms + ms(SEEN_AFTER)) };
+        return if track.serial.is_empty() || known { order(0) } else { ToDo::Rest(now_ms + ms(SEEN_AFTER)) };
     };
     if track.asked_of != life.serial || track.ask_at_ms <= now_ms {
-        return Step::Ask;
+        return ToDo::Ask;
     }
     match order(due_ms(life, renew_at_percent, track)) {
-        Step::Rest(at) => Step::Rest(at.min(track.ask_at_ms)),
+        ToDo::Rest(at) => ToDo::Rest(at.min(track.ask_at_ms)),
         step => step,
     }
 }
@@ -158,7 +158,7 @@ impl Track {
     }
 
     /// As others are told.
-    pub fn standing(&self, life: Option<&Life>, renew_at_percent: f64, ordering: bool, step: Step, now_ms: i64) -> AcmeStanding {
+    pub fn standing(&self, life: Option<&Lifetime>, renew_at_percent: f64, ordering: bool, step: ToDo, now_ms: i64) -> AcmeStanding {
         let order = match (ordering, &self.problem, life) {
             (true, ..) => AcmeOrder::Ordering,
             (false, Some(_), _) => AcmeOrder::Failing,
@@ -167,8 +167,8 @@ impl Track {
         };
         let next_try_ms = match (step, life) {
             (_, Some(life)) => due_ms(life, renew_at_percent, self).max(self.not_before_ms),
-            (Step::Rest(at), None) => at,
-            (Step::Order(_) | Step::Ask, None) => now_ms,
+            (ToDo::Rest(at), None) => at,
+            (ToDo::Order(_) | ToDo::Ask, None) => now_ms,
         };
         let expiring = life.is_some_and(|life| is_late(life, renew_at_percent, now_ms));
         // The past is no time to try again, and who looks twice sees the same.
@@ -178,7 +178,7 @@ impl Track {
 }
 
 /// Half of the time between a usual renewal and the end is over.
-fn is_late(life: &Life, renew_at_percent: f64, now_ms: i64) -> bool {
+fn is_late(life: &Lifetime, renew_at_percent: f64, now_ms: i64) -> bool {
     life.ends_ms - now_ms < part(life.ends_ms - life.begins_ms, (100.0 - renew_at_percent) / 200.0)
 }
 
@@ -190,8 +190,8 @@ mod tests {
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
 
-    fn life(serial: &str, begins_ms: i64, days: i64) -> Life {
-        Life { serial: serial.into(), begins_ms, ends_ms: begins_ms + days * DAY }
+    fn life(serial: &str, begins_ms: i64, days: i64) -> Lifetime {
+        Lifetime { serial: serial.into(), begins_ms, ends_ms: begins_ms + days * DAY }
     }
 
     #[test]
@@ -221,27 +221,27 @@ mod tests {
         // Aim: nothing there: ordered at once, after a pause where it failed; one that was ordered and is not read yet is waited for; one that is
         // there is asked about first, then rests until it is due, by its authority's window before its share of life; a failing renewal waits for
         // its pause and never says more than that.
-        let at = |life: Option<&Life>, track: &Track, now_ms| next(life, 66.0, track, false, now_ms);
+        let at = |life: Option<&Lifetime>, track: &Track, now_ms| next(life, 66.0, track, false, now_ms);
         let fresh = Track::default();
-        assert_eq!(at(None, &fresh, 5), Step::Order(0));
+        assert_eq!(at(None, &fresh, 5), ToDo::Order(0));
         let mut failing = Track::default();
         failing.failed("no", None, 1.0, 0);
-        assert_eq!((at(None, &failing, 5), at(None, &failing, MINUTE)), (Step::Rest(MINUTE), Step::Order(0)));
+        assert_eq!((at(None, &failing, 5), at(None, &failing, MINUTE)), (ToDo::Rest(MINUTE), ToDo::Order(0)));
         let mut had = Track::default();
         had.obtained("a", 0.0, 0);
-        assert_eq!(at(None, &had, 5), Step::Rest(5 + MINUTE));
-        assert_eq!(next(None, 66.0, &had, true, MINUTE), Step::Order(0));
+        assert_eq!(at(None, &had, 5), ToDo::Rest(5 + MINUTE));
+        assert_eq!(next(None, 66.0, &had, true, MINUTE), ToDo::Order(0));
         let own = life("a", 0, 100);
-        assert_eq!(at(Some(&own), &had, DAY), Step::Ask);
+        assert_eq!(at(Some(&own), &had, DAY), ToDo::Ask);
         had.unanswered("a", DAY);
-        assert_eq!(at(Some(&own), &had, DAY), Step::Rest(DAY + 6 * HOUR));
+        assert_eq!(at(Some(&own), &had, DAY), ToDo::Rest(DAY + 6 * HOUR));
         had.ask_at_ms = 1000 * DAY;
-        assert_eq!(at(Some(&own), &had, DAY), Step::Rest(66 * DAY));
-        assert_eq!(at(Some(&own), &had, 66 * DAY), Step::Order(66 * DAY));
+        assert_eq!(at(Some(&own), &had, DAY), ToDo::Rest(66 * DAY));
+        assert_eq!(at(Some(&own), &had, 66 * DAY), ToDo::Order(66 * DAY));
         had.failed("no", None, 1.0, 66 * DAY);
-        assert_eq!(at(Some(&own), &had, 66 * DAY), Step::Rest(66 * DAY + MINUTE));
+        assert_eq!(at(Some(&own), &had, 66 * DAY), ToDo::Rest(66 * DAY + MINUTE));
         // A certificate that somebody else renewed is another one.
-        assert_eq!(at(Some(&life("b", 60 * DAY, 100)), &had, 66 * DAY + MINUTE), Step::Ask);
+        assert_eq!(at(Some(&life("b", 60 * DAY, 100)), &had, 66 * DAY + MINUTE), ToDo::Ask);
     }
 
     #[test]
@@ -252,11 +252,11 @@ mod tests {
         let mut track = Track::default();
         track.answered("a", (10 * DAY, 20 * DAY), Duration::from_secs(3600), 0.5, DAY);
         assert_eq!(due_ms(&own, 66.0, &track), 15 * DAY);
-        assert_eq!(next(Some(&own), 66.0, &track, true, DAY), Step::Rest(DAY + HOUR));
+        assert_eq!(next(Some(&own), 66.0, &track, true, DAY), ToDo::Rest(DAY + HOUR));
         track.answered("a", (10 * DAY, 20 * DAY), Duration::from_secs(1), 0.9, DAY);
         assert_eq!((due_ms(&own, 66.0, &track), track.ask_at_ms), (15 * DAY, DAY + MINUTE));
         track.answered("a", (-5 * DAY, -4 * DAY), Duration::MAX, 0.9, DAY);
-        assert_eq!((track.ask_at_ms, next(Some(&own), 66.0, &track, true, DAY)), (2 * DAY, Step::Order(-5 * DAY + 9 * DAY / 10)));
+        assert_eq!((track.ask_at_ms, next(Some(&own), 66.0, &track, true, DAY)), (2 * DAY, ToDo::Order(-5 * DAY + 9 * DAY / 10)));
         track.answered("a", (10 * DAY, 20 * DAY), ASK, 0.0, DAY);
         track.unanswered("a", 2 * DAY);
         assert_eq!(due_ms(&own, 66.0, &track), 10 * DAY);
@@ -269,7 +269,7 @@ mod tests {
         // Aim: pending, ordering, failing, ready; a time only where it is to come; late once half of the time between renewal and end is over.
         let own = life("a", 0, 100);
         let mut track = Track::default();
-        let told = |track: &Track, life: Option<&Life>, ordering, now_ms| {
+        let told = |track: &Track, life: Option<&Lifetime>, ordering, now_ms| {
             let standing = track.standing(life, 66.0, ordering, next(life, 66.0, track, true, now_ms), now_ms);
             (standing.order, standing.next_try_ms, standing.expiring)
         };

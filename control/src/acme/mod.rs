@@ -1,4 +1,4 @@
-//! Orders certificates for listeners (RFC 8555): look which names want one, decide what is next for each, and do that, a few at a time. One driver
+//! AcmeOrders certificates for listeners (RFC 8555): look which names want one, decide what is next for each, and do that, a few at a time. One driver
 //! runs in the control plane that serves; every replica of a Gateway answers what the authority asks, and what comes is a Secret like any other.
 //! An order that fails touches nothing that is in force.
 
@@ -21,10 +21,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::accounts::{AccountSecret, Accounts};
-use self::calls::Told;
+use self::calls::ComeAgain;
 pub use self::counts::AcmeCounts;
-use self::counts::Outcome;
-use self::decide::{Life, Step, Track, next};
+use self::counts::OrderEnd;
+use self::decide::{Lifetime, ToDo, Track, next};
 use self::order::{Trouble, identifier, obtain, says, told};
 pub use self::proving::Proving;
 use self::proving::Proof;
@@ -37,7 +37,7 @@ use crate::world::acme::AcmeBook;
 use crate::world::certificate::Certificate;
 use crate::world::{Change, ObjectKey, Spec, World};
 
-/// Orders and questions under way at once; the most urgent first, the others wait.
+/// AcmeOrders and questions under way at once; the most urgent first, the others wait.
 const ORDERS_MAX: usize = 4;
 /// One order, with all that is waited for in it.
 const ORDER_MAX: Duration = Duration::from_secs(600);
@@ -51,7 +51,7 @@ const READING: Duration = Duration::from_secs(30);
 const PROOFS_MAX: usize = 16;
 
 /// What became of a task.
-enum Ended {
+enum CameOf {
     /// A certificate is in force.
     Obtained { serial: String, renewed: bool },
     /// There is none.
@@ -69,14 +69,14 @@ struct UnderWay {
 }
 
 /// The task. See the module.
-pub struct Orders {
+pub struct AcmeOrders {
     shelf: Arc<Shelf>,
     accounts: Arc<Accounts>,
     tracks: BTreeMap<ObjectKey, Track>,
     book: AcmeBook,
     /// The one that was told last.
     told: AcmeBook,
-    tasks: JoinSet<(ObjectKey, Ended)>,
+    tasks: JoinSet<(ObjectKey, CameOf)>,
     under_way: BTreeMap<ObjectKey, UnderWay>,
     proving: Proving,
     proofs: mpsc::Receiver<Proof>,
@@ -86,7 +86,7 @@ pub struct Orders {
     unkept: bool,
 }
 
-impl Orders {
+impl AcmeOrders {
     /// A task that has not begun, and what it counts. `cluster`: where Secrets are written, if not to the book.
     pub fn new(board: Arc<Board>, store: Arc<Store>, cluster: Option<kube::Client>) -> (Self, AcmeCounts) {
         let (sender, proofs) = mpsc::channel(PROOFS_MAX);
@@ -176,9 +176,9 @@ impl Orders {
                 continue;
             }
             match step {
-                Step::Rest(at) => rest_ms = rest_ms.min(at),
-                Step::Order(since) => due.push((since, name, step)),
-                Step::Ask => due.push((now_ms, name, step)),
+                ToDo::Rest(at) => rest_ms = rest_ms.min(at),
+                ToDo::Order(since) => due.push((since, name, step)),
+                ToDo::Ask => due.push((now_ms, name, step)),
             }
         }
         self.counts.there(ends_ms, names.iter().filter(|name| name.barred.is_some()).count());
@@ -204,7 +204,7 @@ impl Orders {
         self.book.proofs.retain(|secret, _| wanted.contains(secret));
     }
 
-    fn begin(&mut self, world: &World, name: &AcmeName, step: Step) {
+    fn begin(&mut self, world: &World, name: &AcmeName, step: ToDo) {
         let task = Task {
             accounts: self.accounts.clone(),
             proving: self.proving.clone(),
@@ -213,7 +213,7 @@ impl Orders {
             name: name.clone(),
             replaced: self.tracks.get(&name.secret).map(|track| track.replaced.clone()).unwrap_or_default(),
         };
-        let (secret, ordering) = (name.secret.clone(), step != Step::Ask);
+        let (secret, ordering) = (name.secret.clone(), step != ToDo::Ask);
         if ordering {
             tracing::info!(host = name.host, directory = name.terms.directory, "ordering a certificate");
             if let Some(standing) = self.book.orders.get_mut(&secret) {
@@ -226,7 +226,7 @@ impl Orders {
     }
 
     /// A task has come to its end, or was given up.
-    fn ended(&mut self, ended: Result<(ObjectKey, Ended), JoinError>) {
+    fn ended(&mut self, ended: Result<(ObjectKey, CameOf), JoinError>) {
         let Ok((secret, ended)) = ended else {
             self.under_way.retain(|_, task| !task.abort.is_finished());
             let under_way = &self.under_way;
@@ -239,21 +239,21 @@ impl Orders {
         let Some(track) = self.tracks.get_mut(&secret) else { return };
         self.unkept = true;
         match ended {
-            Ended::Obtained { serial, renewed } => {
-                self.counts.ended(if renewed { Outcome::Renewed } else { Outcome::Issued });
+            CameOf::Obtained { serial, renewed } => {
+                self.counts.ended(if renewed { OrderEnd::Renewed } else { OrderEnd::Issued });
                 tracing::info!(%secret, serial, renewed, "a certificate came");
                 track.obtained(&serial, draw(), now_ms);
             }
-            Ended::Failed { why, retry_after, replaced } => {
-                self.counts.ended(Outcome::Failed);
+            CameOf::Failed { why, retry_after, replaced } => {
+                self.counts.ended(OrderEnd::Failed);
                 track.failed(&why, retry_after, draw(), now_ms);
                 if replaced {
                     track.replaced.clone_from(&track.asked_of);
                 }
                 tracing::warn!(%secret, why, failures = track.failures, "no certificate came; what is in force stays, and it is tried again");
             }
-            Ended::Answered { serial, window, again } => track.answered(&serial, window, again, draw(), now_ms),
-            Ended::Unanswered { serial } => track.unanswered(&serial, now_ms),
+            CameOf::Answered { serial, window, again } => track.answered(&serial, window, again, draw(), now_ms),
+            CameOf::Unanswered { serial } => track.unanswered(&serial, now_ms),
         }
     }
 
@@ -276,8 +276,8 @@ impl Orders {
     }
 }
 
-fn life(certificate: &Certificate) -> Life {
-    Life { serial: certificate.serial.clone(), begins_ms: certificate.begins_ms, ends_ms: certificate.ends_ms }
+fn life(certificate: &Certificate) -> Lifetime {
+    Lifetime { serial: certificate.serial.clone(), begins_ms: certificate.begins_ms, ends_ms: certificate.ends_ms }
 }
 
 /// By chance, 0 to 1.
@@ -309,26 +309,31 @@ struct Task {
 }
 
 impl Task {
-    /// Orders a certificate and puts it in force.
-    async fn order(self) -> Ended {
-        let noted = Told::default();
-        let trouble = match timeout(ORDER_MAX, self.go(&noted)).await {
-            Ok(Ok(serial)) => return Ended::Obtained { serial, renewed: self.name.certificate.is_some() },
+    /// AcmeOrders a certificate and puts it in force.
+    async fn order(self) -> CameOf {
+        let noted = ComeAgain::default();
+        let trouble = match timeout(ORDER_MAX, self.by_an_account(&noted)).await {
+            Ok(Ok(serial)) => return CameOf::Obtained { serial, renewed: self.name.certificate.is_some() },
             Ok(Err(trouble)) => trouble,
             Err(_) => Trouble::Failed(format!("the order came to no end within {} s", ORDER_MAX.as_secs())),
         };
-        if let Ok(secret) = &self.secret {
-            self.accounts.doubt(&self.name.terms, secret, &trouble);
-        }
         let replaced = matches!(&trouble, Trouble::Refused(error) if says(error, "alreadyReplaced"));
         let why = match &trouble {
             Trouble::Refused(error) => told(error),
             Trouble::Failed(why) => why.clone(),
         };
-        Ended::Failed { why, retry_after: noted.take(), replaced }
+        CameOf::Failed { why, retry_after: noted.take(), replaced }
     }
 
-    async fn go(&self, noted: &Told) -> Result<String, Trouble> {
+    /// An authority that has forgotten the account is met with another one at once.
+    async fn by_an_account(&self, noted: &ComeAgain) -> Result<String, Trouble> {
+        match (self.go(noted).await, &self.secret) {
+            (Err(trouble), Ok(secret)) if self.accounts.doubt(&self.name.terms, secret, &trouble) => self.go(noted).await,
+            (came, _) => came,
+        }
+    }
+
+    async fn go(&self, noted: &ComeAgain) -> Result<String, Trouble> {
         let secret = self.secret.as_ref().map_err(|why| Trouble::Failed(why.clone()))?;
         let account = self.accounts.open(&self.name.terms, secret, noted).await?;
         let current = self.name.certificate.as_deref().filter(|current| current.serial != self.replaced);
@@ -342,16 +347,16 @@ impl Task {
     }
 
     /// Asks the authority when it wants the certificate renewed. An authority that is away is no failure of an order.
-    async fn ask(self) -> Ended {
+    async fn ask(self) -> CameOf {
         let serial = self.name.certificate.as_ref().map(|current| current.serial.clone()).unwrap_or_default();
         let asked = async {
             let (secret, current) = (self.secret.as_ref().ok()?, self.name.certificate.as_deref().and_then(identifier)?);
-            let account = self.accounts.open(&self.name.terms, secret, &Told::default()).await.ok()?;
+            let account = self.accounts.open(&self.name.terms, secret, &ComeAgain::default()).await.ok()?;
             account.renewal_info(&current).await.ok()
         };
-        let Ok(Some((info, again))) = timeout(ORDER_MAX, asked).await else { return Ended::Unanswered { serial } };
+        let Ok(Some((info, again))) = timeout(ORDER_MAX, asked).await else { return CameOf::Unanswered { serial } };
         let ms = |at: time::OffsetDateTime| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         let window = (ms(info.suggested_window.start), ms(info.suggested_window.end));
-        Ended::Answered { serial, window, again }
+        CameOf::Answered { serial, window, again }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
+use proto::annotations::{ACME, ACME_ON};
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RsaKeySize};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -13,14 +14,13 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::Proving;
+use super::proving::Proving;
 use crate::source::parse;
 use crate::translate::{AcmeName, proof_name};
 use crate::world::acme::{AcmeProof, AcmeShown};
 use crate::world::certificate::{Certificate, judge};
 use crate::world::edge::{AcmeChallenge, AcmeKeyType};
 use crate::world::{ObjectKey, Spec};
-use proto::annotations::{ACME, ACME_ON};
 
 /// How long an authority has to look at a proof, and to sign.
 const VALIDATION_MAX: Duration = Duration::from_secs(120);
@@ -28,7 +28,7 @@ const VALIDATION_MAX: Duration = Duration::from_secs(120);
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 
 /// A certificate that came: its Secret as text, and what it holds.
-pub(super) struct Issued {
+pub(super) struct NewCertificate {
     /// The Secret, JSON.
     pub secret: Zeroizing<String>,
     /// Judged.
@@ -76,7 +76,7 @@ pub(super) async fn obtain(
     name: &AcmeName,
     replaces: Option<CertificateIdentifier<'static>>,
     proving: &Proving,
-) -> Result<Issued, Trouble> {
+) -> Result<NewCertificate, Trouble> {
     let names = [Identifier::Dns(name.host.clone())];
     let wanted = NewOrder::new(&names);
     let wanted = match replaces {
@@ -180,7 +180,7 @@ fn certificate(host: &str, digest: &[u8]) -> Result<AcmeShown, Trouble> {
 }
 
 /// A chain that came, judged as that of any Secret.
-fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<Issued, Trouble> {
+fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<NewCertificate, Trouble> {
     let document = json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -199,7 +199,7 @@ fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<
     if !certificate.covers(host) {
         return Err(wrong(format!("it is for {}", certificate.names.join(", "))));
     }
-    Ok(Issued { secret: text, certificate })
+    Ok(NewCertificate { secret: text, certificate })
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::acme::Orders;
+use crate::acme::AcmeOrders;
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::node::Agents;
@@ -190,7 +190,7 @@ fn stand(
     let (driver, rotation) = Driver::new(board.clone(), authority.clone(), followers);
     let driver = if taken_over { driver.taking_over() } else { driver };
     tasks.spawn(done(driver.run(stop.clone())));
-    let (orders, counted) = Orders::new(board.clone(), store.clone(), cluster);
+    let (orders, counted) = AcmeOrders::new(board.clone(), store.clone(), cluster);
     metrics.collect(Box::new(counted));
     tasks.spawn(done(orders.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
