@@ -242,3 +242,7 @@ pub fn proof_name(challenge: AcmeChallenge, token: &str, host: &str) -> String {
         AcmeChallenge::TlsAlpn01 => names::challenge_certificate(host),
     }
 }
+
+#[cfg(test)]
+#[path = "acme_tests.rs"]
+mod tests;
