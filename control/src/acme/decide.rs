@@ -25,7 +25,7 @@ const PROBLEM_BYTES_MAX: usize = 512;
 
 /// What is remembered of a name. It outlives the process: an authority is not asked the same again because of a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Track {
+pub(super) struct Track {
     /// Serial number of the certificate that was ordered last.
     pub serial: String,
     /// Tries in a row that failed.
@@ -48,7 +48,7 @@ pub struct Track {
 
 /// A window of renewal (RFC 9773, section 4.2), and the moment in it that was drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Window {
+pub(super) struct Window {
     /// Milliseconds since 1970.
     pub start_ms: i64,
     /// Milliseconds since 1970.
@@ -59,7 +59,7 @@ pub struct Window {
 
 /// A certificate in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lifetime {
+pub(super) struct Lifetime {
     /// Serial number.
     pub serial: String,
     /// Milliseconds since 1970.
@@ -70,7 +70,7 @@ pub struct Lifetime {
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToDo {
+pub(super) enum ToDo {
     /// A certificate is to be ordered; it has been due since then.
     Order(i64),
     /// The authority is to be asked when it wants this one renewed.
@@ -91,7 +91,7 @@ fn part(whole_ms: i64, share: f64) -> i64 {
 }
 
 /// When a certificate is due: when its authority says, else after so much of its life.
-pub fn due_ms(life: &Lifetime, renew_at_percent: f64, track: &Track) -> i64 {
+pub(super) fn due_ms(life: &Lifetime, renew_at_percent: f64, track: &Track) -> i64 {
     let window = track.window.filter(|_| track.asked_of == life.serial);
     window.map_or_else(
         || life.begins_ms + part(life.ends_ms - life.begins_ms, renew_at_percent / 100.0 - SPREAD * track.spread),
@@ -100,7 +100,7 @@ pub fn due_ms(life: &Lifetime, renew_at_percent: f64, track: &Track) -> i64 {
 }
 
 /// What is to be done for a name. `known`: whether it would be seen by now if there were a certificate.
-pub fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track, known: bool, now_ms: i64) -> ToDo {
+pub(super) fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track, known: bool, now_ms: i64) -> ToDo {
     let order = |due_ms: i64| match due_ms.max(track.not_before_ms) {
         at if at <= now_ms => ToDo::Order(due_ms),
         at => ToDo::Rest(at),
@@ -121,7 +121,7 @@ pub fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track, known
 impl Track {
     /// An authority's answer about a certificate: from when to when it is to be renewed, and when to ask again. A window that is as it was keeps
     /// the moment that was drawn; one that is over has come.
-    pub fn answered(&mut self, serial: &str, (start_ms, end_ms): (i64, i64), again: Duration, draw: f64, now_ms: i64) {
+    pub(super) fn answered(&mut self, serial: &str, (start_ms, end_ms): (i64, i64), again: Duration, draw: f64, now_ms: i64) {
         let same = |window: &Window| self.asked_of == serial && (window.start_ms, window.end_ms) == (start_ms, end_ms);
         if !self.window.as_ref().is_some_and(same) {
             let drawn_ms = start_ms + part(end_ms.saturating_sub(start_ms).max(0), draw);
@@ -132,7 +132,7 @@ impl Track {
     }
 
     /// It said nothing of use: what was known of this certificate stays, and it is asked again in some hours.
-    pub fn unanswered(&mut self, serial: &str, now_ms: i64) {
+    pub(super) fn unanswered(&mut self, serial: &str, now_ms: i64) {
         if self.asked_of != serial {
             self.window = None;
         }
@@ -141,7 +141,7 @@ impl Track {
     }
 
     /// A try failed; the authority may have said when to come again.
-    pub fn failed(&mut self, why: &str, retry_after: Option<Duration>, draw: f64, now_ms: i64) {
+    pub(super) fn failed(&mut self, why: &str, retry_after: Option<Duration>, draw: f64, now_ms: i64) {
         let doubled = BACKOFF_MIN.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         let pause = part(ms(doubled.min(BACKOFF_MAX)), 0.2f64.mul_add(draw, 0.8));
@@ -153,12 +153,12 @@ impl Track {
     }
 
     /// A certificate came.
-    pub fn obtained(&mut self, serial: &str, draw: f64, now_ms: i64) {
+    pub(super) fn obtained(&mut self, serial: &str, draw: f64, now_ms: i64) {
         *self = Self { serial: serial.to_owned(), not_before_ms: now_ms + ms(SEEN_AFTER), spread: draw, ..Self::default() };
     }
 
     /// As others are told.
-    pub fn standing(&self, life: Option<&Lifetime>, renew_at_percent: f64, ordering: bool, step: ToDo, now_ms: i64) -> AcmeStanding {
+    pub(super) fn standing(&self, life: Option<&Lifetime>, renew_at_percent: f64, ordering: bool, step: ToDo, now_ms: i64) -> AcmeStanding {
         let order = match (ordering, &self.problem, life) {
             (true, ..) => AcmeOrder::Ordering,
             (false, Some(_), _) => AcmeOrder::Failing,
