@@ -40,8 +40,6 @@ pub(super) struct Track {
     pub ask_at_ms: i64,
     /// Of which certificate (serial number) that is.
     pub asked_of: String,
-    /// The authority holds that this one has been replaced already.
-    pub replaced: String,
     /// Drawn when it was ordered: 0 to 1.
     pub spread: f64,
 }

@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::Error;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -25,7 +24,7 @@ use self::calls::ComeAgain;
 pub use self::counts::AcmeCounts;
 use self::counts::OrderEnd;
 use self::decide::{Lifetime, ToDo, Track, next};
-use self::order::{Trouble, identifier, obtain, says, told};
+use self::order::{Trouble, identifier, obtain, told};
 pub use self::proving::Proving;
 use self::proving::Proof;
 use self::shelf::{KeptAcme, Shelf};
@@ -55,7 +54,7 @@ enum CameOf {
     /// A certificate is in force.
     Obtained { serial: String, renewed: bool },
     /// There is none.
-    Failed { why: String, retry_after: Option<Duration>, replaced: bool },
+    Failed { why: String, retry_after: Option<Duration> },
     /// When the authority wants it renewed, and when to ask again.
     Answered { serial: String, window: (i64, i64), again: Duration },
     /// It says nothing of that.
@@ -211,7 +210,6 @@ impl AcmeOrders {
             shelf: self.shelf.clone(),
             secret: account_secret(world, name),
             name: name.clone(),
-            replaced: self.tracks.get(&name.secret).map(|track| track.replaced.clone()).unwrap_or_default(),
         };
         let (secret, ordering) = (name.secret.clone(), step != ToDo::Ask);
         if ordering {
@@ -244,12 +242,9 @@ impl AcmeOrders {
                 tracing::info!(%secret, serial, renewed, "a certificate came");
                 track.obtained(&serial, draw(), now_ms);
             }
-            CameOf::Failed { why, retry_after, replaced } => {
+            CameOf::Failed { why, retry_after } => {
                 self.counts.ended(OrderEnd::Failed);
                 track.failed(&why, retry_after, draw(), now_ms);
-                if replaced {
-                    track.replaced.clone_from(&track.asked_of);
-                }
                 tracing::warn!(%secret, why, failures = track.failures, "no certificate came; what is in force stays, and it is tried again");
             }
             CameOf::Answered { serial, window, again } => track.answered(&serial, window, again, draw(), now_ms),
@@ -304,8 +299,6 @@ struct Task {
     shelf: Arc<Shelf>,
     secret: Result<AccountSecret, String>,
     name: AcmeName,
-    /// The certificate of which the authority says that another one has its place already.
-    replaced: String,
 }
 
 impl Task {
@@ -317,12 +310,11 @@ impl Task {
             Ok(Err(trouble)) => trouble,
             Err(_) => Trouble::Failed(format!("the order came to no end within {} s", ORDER_MAX.as_secs())),
         };
-        let replaced = matches!(&trouble, Trouble::Refused(error) if says(error, "alreadyReplaced"));
         let why = match &trouble {
             Trouble::Refused(error) => told(error),
             Trouble::Failed(why) => why.clone(),
         };
-        CameOf::Failed { why, retry_after: noted.take(), replaced }
+        CameOf::Failed { why, retry_after: noted.take() }
     }
 
     /// An authority that has forgotten the account is met with another one at once.
@@ -336,12 +328,8 @@ impl Task {
     async fn go(&self, noted: &ComeAgain) -> Result<String, Trouble> {
         let secret = self.secret.as_ref().map_err(|why| Trouble::Failed(why.clone()))?;
         let account = self.accounts.open(&self.name.terms, secret, noted).await?;
-        let current = self.name.certificate.as_deref().filter(|current| current.serial != self.replaced);
-        let issued = match obtain(&account, &self.name, current.and_then(identifier), &self.proving).await {
-            // The authority knows nothing of replacing (RFC 9773, section 5).
-            Err(Trouble::Refused(Error::Unsupported(_))) => obtain(&account, &self.name, None, &self.proving).await?,
-            issued => issued?,
-        };
+        let replaces = self.name.certificate.as_deref().and_then(identifier);
+        let issued = obtain(&account, &self.name, replaces, &self.proving).await?;
         self.shelf.put(&self.name.secret, &issued.secret).await.map_err(Trouble::Failed)?;
         Ok(issued.certificate.serial)
     }

@@ -78,12 +78,16 @@ pub(super) async fn obtain(
     proving: &Proving,
 ) -> Result<NewCertificate, Trouble> {
     let names = [Identifier::Dns(name.host.clone())];
-    let wanted = NewOrder::new(&names);
-    let wanted = match replaces {
-        Some(replaced) => wanted.replaces(replaced),
-        None => wanted,
+    let in_place = match replaces {
+        Some(replaced) => Some(account.new_order(&NewOrder::new(&names).replaces(replaced)).await),
+        None => None,
     };
-    let mut order = account.new_order(&wanted).await?;
+    let mut order = match in_place {
+        Some(Ok(order)) => order,
+        Some(Err(error)) if !minds_replacing(&error) => return Err(error.into()),
+        // Another authority's, or replaced already: then it is one more.
+        Some(Err(_)) | None => account.new_order(&NewOrder::new(&names)).await?,
+    };
     authorize(&mut order, name, proving).await?;
     let patience = RetryPolicy::new().initial_delay(FIRST_LOOK).backoff(1.5).timeout(VALIDATION_MAX);
     let ready = order.poll_ready(&patience).await;
@@ -102,6 +106,15 @@ pub(super) async fn obtain(
     order.finalize_csr(&csr).await?;
     let chain = order.poll_certificate(&patience).await?;
     issued(&name.secret, &name.host, &chain, &key)
+}
+
+/// Whether an authority may take the same order without a word of what it replaces (RFC 9773, section 5).
+fn minds_replacing(error: &Error) -> bool {
+    match error {
+        Error::Api(_) => !["rateLimited", "serverInternal", "accountDoesNotExist", "rejectedIdentifier"].iter().any(|word| says(error, word)),
+        Error::Unsupported(_) => true,
+        _ => false,
+    }
 }
 
 /// Meets the challenges of an order that are still open.

@@ -97,6 +97,14 @@ mod tests {
                 "kind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], introspection: [{url: 'https://id.example/i', clientId: gw, clientSecretRef: {name: gw, key: s}}]}",
                 "Secret shop/gw",
             ),
+            (
+                "kind: ClientPolicy\nmetadata: {name: c, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], acme: {directory: 'https://ca.example/d', accountSecretRef: {name: account}}}",
+                "Secret shop/account",
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: shop}\nspec: {gatewayClassName: meshwright, listeners: [{name: a, port: 443, protocol: HTTPS, hostname: a.example, tls: {options: {meshwright.dev/acme: 'on'}}}]}",
+                "Secret shop/acme-a.example",
+            ),
             ("kind: Workload\nmetadata: {name: w, namespace: shop}\nspec: {command: [x]}", ""),
         ] {
             let own = if text.starts_with("apiVersion") { "" } else { "apiVersion: meshwright.dev/v1alpha1\n" };
