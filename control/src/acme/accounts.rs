@@ -138,7 +138,8 @@ fn name(terms: &AcmeTerms, secret: &AccountSecret) -> String {
 }
 
 fn own_key(pem: &[u8]) -> Result<(Key, PrivateKeyDer<'static>), Trouble> {
-    let wrong = || Trouble::Failed("the account's key in the Secret that accountSecretRef names is no ECDSA P-256 key in PKCS #8 (PEM)".to_owned());
+    let wrong =
+        || Trouble::Failed("the account's key in the Secret that accountSecretRef names is no ECDSA P-256 key in PKCS #8 (PEM)".to_owned());
     let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| wrong())?;
     let key = Key::from_pkcs8_der(der.clone_key()).map_err(|_| wrong())?;
     Ok((key, PrivateKeyDer::Pkcs8(der)))

@@ -66,7 +66,8 @@ impl Calls {
             return Err("no root certificates are known: install the machine's, or put the directory's CA into entry `ca.crt` of the Secret that accountSecretRef names".to_owned());
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
         Ok(Self { tls: Arc::new(builder.with_root_certificates(store).with_no_client_auth()), told })
     }
 }
@@ -160,7 +161,9 @@ mod tests {
     #[test]
     fn roots_have_to_be_certificates() {
         // Aim: what is no CA is said, by the name of its entry.
-        for (pem, told) in [("nonsense", "no root certificates"), ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ca.crt")] {
+        for (pem, told) in
+            [("nonsense", "no root certificates"), ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ca.crt")]
+        {
             let error = Calls::new(Some(pem.as_bytes()), ComeAgain::default()).err().unwrap();
             assert!(error.contains(told), "{error}");
         }

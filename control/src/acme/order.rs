@@ -7,7 +7,10 @@ use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use proto::annotations::{ACME, ACME_ON};
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
+    RsaKeySize,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
@@ -111,7 +114,9 @@ pub(super) async fn obtain(
 /// Whether an authority may take the same order without a word of what it replaces (RFC 9773, section 5).
 fn minds_replacing(error: &Error) -> bool {
     match error {
-        Error::Api(_) => !["rateLimited", "serverInternal", "accountDoesNotExist", "rejectedIdentifier"].iter().any(|word| says(error, word)),
+        Error::Api(_) => {
+            !["rateLimited", "serverInternal", "accountDoesNotExist", "rejectedIdentifier"].iter().any(|word| says(error, word))
+        }
         Error::Unsupported(_) => true,
         _ => false,
     }
@@ -138,11 +143,8 @@ async fn authorize(order: &mut Order, name: &AcmeName, proving: &Proving) -> Res
             AcmeChallenge::Http01 => AcmeShown::Answer(answer.as_str().to_owned()),
             AcmeChallenge::TlsAlpn01 => certificate(&name.host, answer.digest().as_ref())?,
         };
-        let proof = AcmeProof {
-            gateways: name.gateways.clone(),
-            name: proof_name(name.terms.challenge, &challenge.token, &name.host),
-            shown,
-        };
+        let proof =
+            AcmeProof { gateways: name.gateways.clone(), name: proof_name(name.terms.challenge, &challenge.token, &name.host), shown };
         proving.show(&name.secret, proof).await.map_err(Trouble::Failed)?;
         challenge.set_ready().await?;
     }

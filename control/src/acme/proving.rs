@@ -54,7 +54,8 @@ impl Proving {
             let keys = |gateway: &Name| self.board.gateway_proxies(&gateway.0, &gateway.1);
             let all: Vec<(usize, String)> =
                 gateways.iter().enumerate().flat_map(|(number, gateway)| keys(gateway).into_iter().map(move |key| (number, key))).collect();
-            let asked = all.iter().filter(|(_, key)| !have.contains(key)).map(|(_, key)| async { (key.clone(), self.shows(key, name).await) });
+            let asked =
+                all.iter().filter(|(_, key)| !have.contains(key)).map(|(_, key)| async { (key.clone(), self.shows(key, name).await) });
             let answers = join_all(asked).await;
             have.extend(answers.into_iter().filter_map(|(key, shows)| shows.then_some(key)));
             let lacks: Vec<&str> = all.iter().filter(|(_, key)| !have.contains(key)).map(|(_, key)| key.as_str()).collect();
@@ -67,7 +68,11 @@ impl Proving {
                 if let Some(gateway) = bare.first().filter(|_| bare.len() == gateways.len()) {
                     return Err(format!("no proxy of Gateway {}/{} is connected that could prove the name", gateway.0, gateway.1));
                 }
-                tracing::warn!(lacks = lacks.join(", "), name, "some proxies have not said that they prove a name; the order goes on without them");
+                tracing::warn!(
+                    lacks = lacks.join(", "),
+                    name,
+                    "some proxies have not said that they prove a name; the order goes on without them"
+                );
                 return Ok(());
             }
             sleep(ASK_EVERY).await;

@@ -22,9 +22,9 @@ use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
 use crate::translate::{EdgeCertificate, Status as ObjectStatus, acme_names, acme_row, edge_certificates, statuses, suggest};
-use crate::world::{Versions, World};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
+use crate::world::{Versions, World};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;

@@ -95,9 +95,7 @@ pub fn ordered<'l>(owner: &ObjectKey, listener: &'l Listener) -> Option<(ObjectK
     let host = listener.hostname.as_deref()?;
     let wanted = match &listener.tls {
         None => true,
-        Some(tls) => {
-            tls.certificates.is_empty() && !tls.acme_off && tls.mode.as_deref().is_none_or(|mode| mode == "Terminate")
-        }
+        Some(tls) => tls.certificates.is_empty() && !tls.acme_off && tls.mode.as_deref().is_none_or(|mode| mode == "Terminate"),
     };
     (wanted && listener.protocol == "HTTPS").then(|| (ObjectKey::new(Kind::Secret, &owner.namespace, secret_name(host)), host))
 }

@@ -445,10 +445,8 @@ impl<D: Door> Connection<D> {
 fn proof(snapshot: &Snapshot, parts: &request::Parts) -> Option<LocalReply> {
     let asks = matches!(parts.method, Method::GET | Method::HEAD);
     let body = snapshot.challenges.answer(parts.uri.path()).filter(|_| asks)?;
-    let headers = vec![
-        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
+    let headers =
+        vec![(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Some(LocalReply { status: StatusCode::OK, reason: None, headers, body, grpc_status: None })
 }
 

@@ -12,9 +12,7 @@ use engine::claims::Claims;
 use engine::client::{Admitted, ClientFound};
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{
-    Chain, Chains, ClientRules, Cluster, Forward, OwnCertificate, Port, Protocol, RouteTable, Snapshot, TlsTerms,
-};
+use engine::model::{Chain, Chains, ClientRules, Cluster, Forward, OwnCertificate, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 

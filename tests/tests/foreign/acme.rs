@@ -39,7 +39,9 @@ impl Authority {
     /// The command of its workload.
     fn command(&self) -> Value {
         let (pebble, names, folder) = (built("pebble"), built("pebble-challtestsrv"), self.folder.display());
-        let dns = format!("{names} -defaultIPv4 $(cat {folder}/edge) -defaultIPv6 '' -doh '' -http01 '' -https01 '' -tlsalpn01 '' -management ''");
+        let dns = format!(
+            "{names} -defaultIPv4 $(cat {folder}/edge) -defaultIPv6 '' -doh '' -http01 '' -https01 '' -tlsalpn01 '' -management ''"
+        );
         let script = format!(
             "cd {folder}; while sleep 0.1; do [ -e on ] || continue; [ -e named ] || {{ touch named; {dns} >>dns.log 2>&1 & }}; \
              {pebble} -config pebble.json -dnsserver 127.0.0.1:8053 >>pebble.log 2>&1 & echo $! >pid; wait $!; done"
@@ -167,7 +169,8 @@ fn policies(directory: &str, root: &str, renew_at_percent: u64) -> String {
 fn machine() -> String {
     let told = Command::new("ip").args(["-4", "-o", "address", "show", "scope", "global"]).output().unwrap();
     let told = text(&told.stdout);
-    let address = told.split_whitespace().skip_while(|word| *word != "inet").nth(1).expect("this machine has an address that is no loopback");
+    let address =
+        told.split_whitespace().skip_while(|word| *word != "inet").nth(1).expect("this machine has an address that is no loopback");
     address.split('/').next().unwrap().to_owned()
 }
 
@@ -238,7 +241,11 @@ fn certificates_are_ordered_from_a_real_authority() {
     assert_eq!(listener(&mesh, "http", "Programmed")["status"], "True");
     assert_eq!(condition(&mesh, "edge", "CertificatesReady")["status"], "False");
     let row = certificate(&mesh, "a.shop.test");
-    assert_eq!((&row["acme"]["order"], &row["acme"]["challenge"], row["acme"]["next_try"].is_string()), (&json!("Failing"), &json!("Http01"), true), "{row}");
+    assert_eq!(
+        (&row["acme"]["order"], &row["acme"]["challenge"], row["acme"]["next_try"].is_string()),
+        (&json!("Failing"), &json!("Http01"), true),
+        "{row}"
+    );
 
     authority.begin();
     for name in ["a", "b"] {
@@ -251,7 +258,9 @@ fn certificates_are_ordered_from_a_real_authority() {
         eventually("a client gets in", Duration::from_secs(10), || (call(&roots, host, port) == "200").then_some(()));
     }
     for policy in ["edge", "alpn"] {
-        eventually("the policy says so", Duration::from_secs(10), || (condition(&mesh, policy, "CertificatesReady")["status"] == "True").then_some(()));
+        eventually("the policy says so", Duration::from_secs(10), || {
+            (condition(&mesh, policy, "CertificatesReady")["status"] == "True").then_some(())
+        });
         assert_eq!(condition(&mesh, policy, "Expiring")["status"], "False");
     }
     let row = certificate(&mesh, "b.shop.test");
@@ -259,7 +268,11 @@ fn certificates_are_ordered_from_a_real_authority() {
     let log = authority.log();
     assert!(log.contains("a.shop.test") && log.contains("b.shop.test"), "{log}");
     // Pending tokens alone are answered.
-    let asked = Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]).arg(format!("http://127.0.0.1:{}/.well-known/acme-challenge/x", PORTS[0])).output().unwrap();
+    let asked = Command::new("curl")
+        .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
+        .arg(format!("http://127.0.0.1:{}/.well-known/acme-challenge/x", PORTS[0]))
+        .output()
+        .unwrap();
     assert_eq!(text(&asked.stdout), "200", "it is the route's");
 
     // It comes back with an empty head, and certificates of a minute and a half, which it wants renewed somewhere in between.
@@ -274,8 +287,13 @@ spec:
   parentRef: {name: edge}
   listeners: [{name: c, port: 28481, protocol: HTTPS, hostname: c.shop.test, tls: {options: {meshwright.dev/acme: \"on\"}}}]
 ";
-    let gateway = manifests(&authority).split("---\n").find(|part| part.contains("kind: Gateway") && part.contains("{name: edge,")).unwrap().to_owned();
-    let open = gateway.replace("gatewayClassName: meshwright", "gatewayClassName: meshwright\n  allowedListeners: {namespaces: {from: Same}}");
+    let gateway = manifests(&authority)
+        .split("---\n")
+        .find(|part| part.contains("kind: Gateway") && part.contains("{name: edge,"))
+        .unwrap()
+        .to_owned();
+    let open =
+        gateway.replace("gatewayClassName: meshwright", "gatewayClassName: meshwright\n  allowedListeners: {namespaces: {from: Same}}");
     mesh.apply(&[&policies(&directory, &root, 95), "---\n", &open, "---", other].concat());
     let first = eventually("a certificate comes", PATIENCE, || certificate(&mesh, "c.shop.test")["serial"].as_str().map(str::to_owned));
     eventually("it is renewed", Duration::from_secs(120), || {

@@ -66,7 +66,8 @@ struct Acme {
 /// Where a directory is.
 #[derive(JsonSchema)]
 struct AcmeDirectory(
-    #[schemars(regex(pattern = r"^(https://[^/?#\s]+|http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?)([/?#]\S*)?$"), length(max = 1024))] String,
+    #[schemars(regex(pattern = r"^(https://[^/?#\s]+|http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?)([/?#]\S*)?$"), length(max = 1024))]
+    String,
 );
 
 /// An address of a mailbox.

@@ -52,7 +52,10 @@ fn barred(gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Op
     }
     let plain = |judged: &Judged<'_>| judged.refused.is_none() && judged.listener.protocol == "HTTP";
     (ordered.terms.challenge == AcmeChallenge::Http01 && !listeners.iter().any(plain)).then(|| {
-        format!("the challenge Http01 is answered at an HTTP listener (port 80), and Gateway {}/{} has none: add one, or use TlsAlpn01", gateway.0, gateway.1)
+        format!(
+            "the challenge Http01 is answered at an HTTP listener (port 80), and Gateway {}/{} has none: add one, or use TlsAlpn01",
+            gateway.0, gateway.1
+        )
     })
 }
 
@@ -179,7 +182,9 @@ pub(super) fn conditions(world: &World, object: &Object, gateway: &Name, spots: 
             reason: "CertificatesReady",
             message: "no listener for HTTPS with a hostname and without certificateRefs goes by it".to_owned(),
         },
-        (_, true) => OwnCondition { kind: "CertificatesReady", holds: true, reason: "CertificatesReady", message: format!("{ready} of {count}") },
+        (_, true) => {
+            OwnCondition { kind: "CertificatesReady", holds: true, reason: "CertificatesReady", message: format!("{ready} of {count}") }
+        }
         (_, false) => OwnCondition {
             kind: "CertificatesReady",
             holds: false,

@@ -45,7 +45,7 @@ fn told(world: &World) -> Vec<String> {
     let all = statuses(world);
     let listeners = all[&ObjectKey::new(Kind::Gateway, "shop", "edge")].listeners.iter().flat_map(|listener| {
         let programmed = listener.conditions.iter().filter(|condition| condition.kind == "Programmed");
-        programmed.map(|told| format!("{} {} {} {}", listener.name, told.status, told.reason, told.message))
+        programmed.map(move |told| format!("{} {} {} {}", listener.name, told.status, told.reason, told.message))
     });
     let ancestors = &all[&ObjectKey::new(Kind::ClientPolicy, "shop", "acme")].ancestors;
     let own = ancestors.iter().flat_map(|ancestor| &ancestor.conditions).filter(|condition| condition.kind != "Accepted");
@@ -70,7 +70,8 @@ fn status_follows_an_order() {
             "Expiring=False NotExpiring ".to_owned(),
         ]
     );
-    let standing = |problem: Option<&str>, expiring| AcmeStanding { problem: problem.map(str::to_owned), expiring, ..AcmeStanding::default() };
+    let standing =
+        |problem: Option<&str>, expiring| AcmeStanding { problem: problem.map(str::to_owned), expiring, ..AcmeStanding::default() };
     let orders = [(key("a.example"), standing(Some("it is away"), false)), (key("b.example"), standing(Some("no"), true))];
     let book = AcmeBook { orders: orders.into_iter().collect(), ..AcmeBook::default() };
     world.apply(vec![Change::Acme(Arc::new(book))]);

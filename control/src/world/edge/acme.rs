@@ -78,7 +78,10 @@ impl AcmeTerms {
             Some(at) => {
                 let word = at.word(&challenges);
                 if word == Some(None) {
-                    at.error("the challenge Dns01 is not supported by this version", "use TlsAlpn01 or Http01; for wildcards name a Secret in certificateRefs");
+                    at.error(
+                        "the challenge Dns01 is not supported by this version",
+                        "use TlsAlpn01 or Http01; for wildcards name a Secret in certificateRefs",
+                    );
                 }
                 word.flatten()
             }

@@ -39,7 +39,9 @@ fn a_pending_token_is_answered_before_any_rule() {
         let told = rest(&mut asked(&world, "HEAD", path).await).await;
         assert!(told.starts_with("HTTP/1.1 200 OK\r\n") && told.ends_with("\r\n\r\n"), "{told}");
         assert!(world.applications.try_recv().is_err());
-        for (method, path) in [("GET", "/.well-known/acme-challenge/other"), ("GET", "/.well-known/acme-challenge/"), ("POST", path), ("GET", "/")] {
+        for (method, path) in
+            [("GET", "/.well-known/acme-challenge/other"), ("GET", "/.well-known/acme-challenge/"), ("POST", path), ("GET", "/")]
+        {
             let _client = asked(&world, method, path).await;
             let request = head(&mut world.application().await).await;
             assert!(request.starts_with(&format!("{method} {path} HTTP/1.1\r\n")), "{request}");

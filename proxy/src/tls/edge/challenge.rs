@@ -23,8 +23,7 @@ impl EdgeTls {
         let failed = |why: String| Failure::new(Reason::TlsFailed, format!("proving a name to a certificate authority: {why}"));
         let builder = ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time));
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(error.to_string()))?.with_no_client_auth();
-        let mut config =
-            builder.with_single_cert(own.chain.clone(), own.key.clone_key()).map_err(|error| failed(error.to_string()))?;
+        let mut config = builder.with_single_cert(own.chain.clone(), own.key.clone_key()).map_err(|error| failed(error.to_string()))?;
         config.alpn_protocols = vec![CHALLENGE_ALPN.as_bytes().to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
