@@ -5,6 +5,7 @@
     allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may use the machine's own clock and sockets")
 )]
 
+pub mod acme;
 pub mod api;
 pub mod app;
 pub mod clock;

@@ -1812,7 +1812,7 @@ impl ::prost::Name for Header {
         "type.googleapis.com/meshwright.v1.Header".into()
     }
 }
-/// kind: "listeners", "routes", "clusters", "endpoints"; the answer is a JSON array.
+/// kind: "listeners", "routes", "clusters", "endpoints", "policies", "limits", "challenges"; the answer is a JSON array.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DumpCommand {
     #[prost(string, tag = "1")]

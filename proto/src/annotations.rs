@@ -39,6 +39,12 @@ pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// The controller name in GatewayClass and in status.
 pub const CONTROLLER: &str = "meshwright.dev/controller";
 
+/// TLS option of a listener without `certificateRefs`: `on` asks for a certificate by ACME, where a ClientPolicy says from whom; and the label of
+/// the Secrets that hold such certificates.
+pub const ACME: &str = "meshwright.dev/acme";
+/// The value of [`ACME`] that means yes.
+pub const ACME_ON: &str = "on";
+
 /// Whether a workload is meshed: its own label decides, else its namespace's.
 pub fn meshed(own: Option<&str>, namespace: Option<&str>) -> bool {
     own.or(namespace) == Some(ENABLED)

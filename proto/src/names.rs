@@ -128,6 +128,19 @@ pub fn tickets(namespace: &str, gateway: &str, hours: u32) -> String {
     }
 }
 
+/// What names of Secrets begin with that prove to a certificate authority whose a name is ([`challenge_answer`], [`challenge_certificate`]).
+pub const CHALLENGE: &str = "acme/";
+
+/// The Secret with what is answered to who asks for that token of a certificate authority (RFC 8555, section 8.3).
+pub fn challenge_answer(token: &str) -> String {
+    format!("{CHALLENGE}http/{token}")
+}
+
+/// The Secret with the certificate that is shown to a certificate authority which asks for that host (RFC 8737).
+pub fn challenge_certificate(host: &str) -> String {
+    format!("{CHALLENGE}tls/{host}")
+}
+
 /// Cluster of a Service port for datagrams.
 pub fn service_datagrams(namespace: &str, service: &str, port: u16) -> String {
     format!("{namespace}/{service}:{port}/udp")

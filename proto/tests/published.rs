@@ -82,7 +82,7 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
         envoy::extensions::load_balancing_policies::round_robin::v3 { RoundRobin }
         envoy::extensions::transport_sockets::raw_buffer::v3 { RawBuffer }
         envoy::extensions::transport_sockets::tls::v3 { CertificateValidationContext, CommonTlsContext, DownstreamTlsContext,
-            SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsCertificate, TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext,
+            GenericSecret, SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsCertificate, TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext,
             certificate_validation_context::SystemRootCerts, common_tls_context::CombinedCertificateValidationContext }
         envoy::extensions::upstreams::http::v3 { HttpProtocolOptions, http_protocol_options::ExplicitHttpConfig,
             http_protocol_options::UseDownstreamHttpConfig }

@@ -91,6 +91,8 @@ const CERTS: Layout = &[
     ("SERIAL", "serial"),
     ("NOT AFTER", "not_after"),
     ("ISSUER", "issuer"),
+    ("ORDER", "acme.order"),
+    ("NEXT TRY", "acme.next_try"),
     ("PROBLEM", "problem"),
 ];
 const EPOCHS: Layout = &[

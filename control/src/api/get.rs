@@ -21,10 +21,10 @@ use crate::publish::peer::{edge_key, of_key, replica_key, sidecar_key};
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{EdgeCertificate, Status as ObjectStatus, edge_certificates, statuses, suggest};
-use crate::world::Versions;
+use crate::translate::{EdgeCertificate, Status as ObjectStatus, acme_names, acme_row, edge_certificates, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
+use crate::world::{Versions, World};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -228,8 +228,44 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
         declared || keys.iter().any(|key| present.contains_key(key))
     };
     let mut rows: Vec<Value> = issued.into_iter().filter(there).map(row).collect();
-    rows.extend(edge_certificates(&edition.world).iter().map(edge_row));
+    rows.extend(shown_by_edges(&edition.world));
     Ok(rows)
+}
+
+/// Certificates that edges show, and those that are ordered for them and have not come.
+fn shown_by_edges(world: &World) -> Vec<Value> {
+    let names = acme_names(world);
+    let at = |ms: i64| moment(u64::try_from(ms).unwrap_or_default());
+    let mut rows = Vec::new();
+    for shown in edge_certificates(world) {
+        let mut row = edge_row(&shown);
+        if let Some(name) = names.iter().find(|name| name.secret == shown.secret) {
+            row["acme"] = acme_row(world, name, at);
+        }
+        rows.push(row);
+    }
+    for name in names.iter().filter(|name| name.certificate.is_none()) {
+        let standing = world.acme().orders.get(&name.secret);
+        let problem = name.barred.clone().or_else(|| standing.and_then(|standing| standing.problem.clone()));
+        for gateway in &name.gateways {
+            rows.push(json!({
+                "namespace": gateway.0,
+                "workload": gateway.1,
+                "instance": gateway.1,
+                "identity": name.host,
+                "serial": null,
+                "not_before": null,
+                "not_after": null,
+                "issuer": null,
+                "holder": "Edge",
+                "secret": format!("{}/{}", name.secret.namespace, name.secret.name),
+                "problem": problem,
+                "trust_bundle": [],
+                "acme": acme_row(world, name, at),
+            }));
+        }
+    }
+    rows
 }
 
 /// A certificate that an edge shows, which its owner put into a Secret.

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::acme::AcmeOrders;
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::node::Agents;
@@ -130,6 +131,8 @@ struct Ground {
     metrics: Arc<Metrics>,
     /// Another replica may have been the holder before.
     taken_over: bool,
+    /// Where ordered certificates are written, if not to the store.
+    cluster: Option<kube::Client>,
 }
 
 /// Reads the book and starts everything behind the doors. Simulations bring doors of their own ([`listen::virtual_door`]).
@@ -147,7 +150,8 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let (board, events) = Board::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
-    let ground = Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over: false };
+    let ground =
+        Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over: false, cluster: cluster.clone() };
     let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
     if let Some(folder) = &args.config {
         plane.tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
@@ -170,7 +174,7 @@ fn stand(
     ground: Ground,
     stop: &CancellationToken,
 ) -> anyhow::Result<Assembled> {
-    let Ground { store, board, events, world, metrics, taken_over } = ground;
+    let Ground { store, board, events, world, metrics, taken_over, cluster } = ground;
     let (tls, seating, lasts) = tls::config(&authority, args.names(), &clock)?;
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
@@ -186,6 +190,9 @@ fn stand(
     let (driver, rotation) = Driver::new(board.clone(), authority.clone(), followers);
     let driver = if taken_over { driver.taking_over() } else { driver };
     tasks.spawn(done(driver.run(stop.clone())));
+    let (orders, counted) = AcmeOrders::new(board.clone(), store.clone(), cluster);
+    metrics.collect(Box::new(counted));
+    tasks.spawn(done(orders.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
     let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);

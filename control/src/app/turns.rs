@@ -282,7 +282,8 @@ async fn begin(
     metrics.holder.set(1);
     metrics.collect(Box::new(Renewals(tenure.clone())));
     let board = standby.board.clone();
-    let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true };
+    let cluster = Some(replica.client.clone());
+    let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true, cluster };
     let plane = stand(args, (means.clock, means.authority, means.certificates), ground, over)?;
     let mut tasks = open(doors, plane, over)?.tasks;
     tasks.spawn(done(show(board.editions(), replica.worlds.clone(), over.clone())));

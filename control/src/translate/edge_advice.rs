@@ -127,6 +127,9 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
         let fate = if served { remedy } else { format!("{remedy}; until then no client gets in") };
         say(if served { Severity::Warning } else { Severity::Error }, message, &fate);
     }
+    if let Some((severity, why)) = &standing.pending {
+        say(*severity, why.clone(), "until then no client gets in by that name, and everything else is served");
+    }
     if let Some(host) = judged.listener.hostname.as_deref().filter(|_| !standing.certificates.is_empty())
         && !standing.certificates.iter().any(|(_, certificate)| certificate.covers(host))
     {

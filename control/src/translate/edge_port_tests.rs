@@ -134,6 +134,7 @@ fn shown(view: &View) -> Vec<String> {
                 secret::Type::TlsCertificate(_) => "certificate",
                 secret::Type::ValidationContext(_) => "cas",
                 secret::Type::SessionTicketKeys(_) => "tickets",
+                secret::Type::GenericSecret(_) => "text",
             };
             lines.push(format!("secret {name}: {what}"));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::names::{self, TICKET_HOURS};
-use proto::xds::core::{DataSource, data_source::Specifier};
+use proto::xds::core::DataSource;
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use proto::xds::tls::downstream_tls_context::SessionTicketKeysType;
@@ -13,15 +13,15 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::edge::client;
+use super::edge::{acme, client};
 use super::edge_listeners::{Edge, Judged};
-use super::wire;
+use super::wire::{self, inline};
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
 use crate::world::edge::ClientPolicy;
 use crate::world::gateway::{ClientDemand, Gateway};
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::listener::ObjectRef;
-use crate::world::{Index, Kind, Name, ObjectKey, World};
+use crate::world::{Index, Kind, Name, ObjectKey, Severity, World};
 
 /// The entry of a ConfigMap (or Secret) that holds CAs.
 pub(super) const CAS: &str = "ca.crt";
@@ -37,9 +37,32 @@ pub(super) struct TlsStanding {
     pub refused: Option<WhyNot>,
     /// What is worth a word although it is served.
     pub remark: Option<String>,
+    /// A certificate is ordered and has not come; how grave that is, and why.
+    pub pending: Option<(Severity, String)>,
 }
 
 impl TlsStanding {
+    /// Of a listener that names no certificate.
+    fn order(&mut self, world: &World, gateway: &Name, judged: &Judged<'_>) {
+        let Some(ordered) = acme::at_listener(world.index(), gateway, judged) else {
+            self.unresolved = Some(WhyNot::new("InvalidCertificateRef", "it names no certificate (tls.certificateRefs)"));
+            return;
+        };
+        match world.credential(&ordered.secret) {
+            Ok((good, fault)) => {
+                self.remark = match fault {
+                    Some(fault) => Some(format!("{}: {fault}; the certificate that it held stays in force for a day", ordered.secret)),
+                    None => dated(world, &ordered.secret, good),
+                };
+                self.certificates.push((ordered.secret, Arc::clone(good)));
+            }
+            Err(_) if acme::wildcard(&ordered).is_some() => {
+                self.unresolved = acme::wildcard(&ordered).map(|why| WhyNot::new("InvalidCertificateRef", why));
+            }
+            Err(_) => self.pending = Some(acme::pending(world, gateway, &ordered)),
+        }
+    }
+
     /// Whether it lets anybody in.
     pub(super) fn serves(&self, judged: &Judged<'_>) -> bool {
         self.refused.is_none() && (!judged.terminates() || !self.certificates.is_empty())
@@ -83,7 +106,10 @@ fn certificate<'a>(world: &'a World, from: &ObjectKey, to: &ObjectRef, reason: &
 }
 
 /// Names of the Secrets that a listener may show, there or not.
-fn permitted(index: &Index, judged: &Judged<'_>) -> Vec<ObjectKey> {
+fn permitted(index: &Index, gateway: &Name, judged: &Judged<'_>) -> Vec<ObjectKey> {
+    if let Some(ordered) = acme::at_listener(index, gateway, judged) {
+        return vec![ordered.secret];
+    }
     let refs = judged.listener.tls.iter().flat_map(|tls| &tls.certificates);
     refs.filter_map(|to| secret_of(index, &judged.owner.key, to, "").ok()).collect()
 }
@@ -96,7 +122,7 @@ pub(super) fn standing(world: &World, gateway: (&Name, &Gateway), judged: &Judge
     }
     let refs = judged.listener.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
     if refs.is_empty() {
-        standing.unresolved = Some(WhyNot::new("InvalidCertificateRef", "it names no certificate (tls.certificateRefs)"));
+        standing.order(world, gateway.0, judged);
     }
     for to in refs {
         match certificate(world, &judged.owner.key, to, "InvalidCertificateRef") {
@@ -208,7 +234,7 @@ pub(super) fn downstream(
 ) -> tls::DownstreamTlsContext {
     let https = judged.listener.protocol == "HTTPS";
     let sds = |name: String| tls::SdsSecretConfig { name, sds_config: Some(wire::ads()) };
-    let mut shown: Vec<String> = permitted(index, judged).iter().map(|key| names::certificate(&key.namespace, &key.name)).collect();
+    let mut shown: Vec<String> = permitted(index, name, judged).iter().map(|key| names::certificate(&key.namespace, &key.name)).collect();
     if shown.is_empty() {
         shown.push(names::NO_CERTIFICATE.to_owned());
     }
@@ -246,30 +272,29 @@ fn alpn(policy: &ClientPolicy) -> Vec<String> {
     all.into_iter().filter(|(_, enabled)| *enabled != Some(false)).map(|(name, _)| name.to_owned()).collect()
 }
 
-fn bytes(bytes: &[u8]) -> Option<DataSource> {
-    Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.to_vec().into())) })
-}
-
 /// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name.
 pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
-    let mut add = |name: String, kind: secret::Type| _ = secrets.insert(name.clone(), Secret { name, r#type: Some(kind) });
+    let mut add = |name: String, kind: Option<secret::Type>| _ = secrets.insert(name.clone(), Secret { name, r#type: kind });
     let shown = |found: &Certificate| {
         secret::Type::TlsCertificate(TlsCertificate {
-            certificate_chain: bytes(&found.chain),
-            private_key: bytes(&found.key),
-            ocsp_staple: found.stapled().and_then(|staple| bytes(staple)),
+            certificate_chain: inline(&found.chain),
+            private_key: inline(&found.key),
+            ocsp_staple: found.stapled().and_then(|staple| inline(staple)),
         })
     };
+    for proof in acme::proofs(world, edge.name) {
+        add(proof.name.clone(), proof.r#type);
+    }
     let mut turned = BTreeSet::new();
     for (_, judged) in edge.served().filter(|(_, judged)| judged.terminates()) {
         turned.insert(client::at_listener(world.index(), edge.name, judged).ticket_hours.unwrap_or(TICKET_HOURS));
         for (object, found) in standing(world, (edge.name, edge.gateway), judged).certificates {
-            add(names::certificate(&object.namespace, &object.name), shown(&found));
+            add(names::certificate(&object.namespace, &object.name), Some(shown(&found)));
         }
     }
     if let Some(Ok((object, found, _))) = client_certificate(world, edge.name, edge.gateway) {
-        add(names::certificate(&object.namespace, &object.name), shown(found));
+        add(names::certificate(&object.namespace, &object.name), Some(shown(found)));
     }
     if turned.is_empty() {
         return secrets;
@@ -277,14 +302,14 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
     for (port, demand) in edge.gateway.clients.all().filter(|(_, demand)| demand.unknown.is_none()) {
         let (pem, _) = client_cas(world, edge.name, demand);
         if !pem.is_empty() {
-            let context = CertificateValidationContext { trusted_ca: bytes(&pem), ..CertificateValidationContext::default() };
-            add(names::client_cas(&edge.name.0, &edge.name.1, port), secret::Type::ValidationContext(context));
+            let context = CertificateValidationContext { trusted_ca: inline(&pem), ..CertificateValidationContext::default() };
+            add(names::client_cas(&edge.name.0, &edge.name.1, port), Some(secret::Type::ValidationContext(context)));
         }
     }
     for hours in turned {
-        let keys: Vec<DataSource> = world.tickets().keys(edge.name, hours).iter().filter_map(|key| bytes(key)).collect();
+        let keys: Vec<DataSource> = world.tickets().keys(edge.name, hours).iter().filter_map(|key| inline(key)).collect();
         if !keys.is_empty() {
-            add(names::tickets(&edge.name.0, &edge.name.1, hours), secret::Type::SessionTicketKeys(TlsSessionTicketKeys { keys }));
+            add(names::tickets(&edge.name.0, &edge.name.1, hours), Some(secret::Type::SessionTicketKeys(TlsSessionTicketKeys { keys })));
         }
     }
     secrets

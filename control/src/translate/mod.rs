@@ -53,6 +53,7 @@ use proto::names::{Mode, NodeId};
 pub use analyze::{analyze, analyze_at, audit, audit_of};
 pub use attach::Backend;
 pub use cluster::{Calling, Destination};
+pub use edge::acme::{AcmeName, acme_names, acme_row, proof_name};
 pub(crate) use edge::counted::{LimitPlaces, limit_exists};
 pub use edge_tls::{EdgeCertificate, edge_certificates};
 pub(crate) use endpoint::arrives_untouched;

@@ -285,7 +285,7 @@ fn of_consumer(world: &World, object: &Object, consumer: &Consumer, by: &Conditi
 /// Of an edge kind: one entry per Gateway.
 fn of_edge(world: &World, object: &Object, by: &Conditions) -> Status {
     let one = |ancestor: edge::EdgeAncestor| {
-        let edge::EdgeAncestor { reference, field: _, accepted, partly, resolved } = ancestor;
+        let edge::EdgeAncestor { reference, field: _, accepted, partly, resolved, own } = ancestor;
         let accepted = match accepted {
             Ok(told) => by.say("Accepted", "True", "Accepted", told),
             Err(refusal) => by.fails("Accepted", &refusal),
@@ -295,7 +295,8 @@ fn of_edge(world: &World, object: &Object, by: &Conditions) -> Status {
             Err(refusal) => by.fails("ResolvedRefs", &refusal),
         });
         let partly = partly.map(|why| by.say("PartiallyInvalid", "True", why.reason, why.message));
-        let conditions = [Some(accepted), resolved, partly].into_iter().flatten().collect();
+        let own = own.into_iter().map(|own| by.say(own.kind, if own.holds { "True" } else { "False" }, own.reason, own.message));
+        let conditions = [Some(accepted), resolved, partly].into_iter().flatten().chain(own).collect();
         AncestorStatus { ancestor_ref: reference, controller_name: CONTROLLER, conditions }
     };
     Status { ancestors: edge::judge(world, object).into_iter().map(one).collect(), ..Status::default() }

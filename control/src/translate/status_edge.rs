@@ -97,7 +97,10 @@ impl<'a> EdgeStatus<'a> {
         conditions.push(match conflict {
             // The suite wants the conflict's own word in all three.
             Some(conflict) => by.fails("Programmed", conflict),
-            None => self.programmed(served && self.serves(place), "Pending", by),
+            None => match &standing.pending {
+                Some((_, why)) if self.accepted(place) => by.say("Programmed", "False", "CertificatePending", why.clone()),
+                _ => self.programmed(served && self.serves(place), "Pending", by),
+            },
         });
         if let Some((reason, message)) = self.overlaps.get(&place) {
             conditions.push(by.say("OverlappingTLSConfig", "True", reason, message.clone()));
@@ -202,7 +205,9 @@ pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Con
     }
     let told = EdgeStatus::of(world, &name)?;
     let own: Vec<usize> = told.of_owner(&object.key).map(|(place, _)| place).collect();
-    let good = own.iter().filter(|place| told.serves(**place)).count();
+    // What waits for its first certificate is as good as its author could make it.
+    let waits = |place: usize| told.accepted(place) && told.standings[place].pending.is_some();
+    let good = own.iter().filter(|place| told.serves(**place) || waits(**place)).count();
     let conditions = if good == 0 {
         let none = WhyNot::new("ListenersNotValid", "no listener can be served");
         vec![by.fails("Accepted", &none), by.fails("Programmed", &none)]

@@ -239,6 +239,7 @@ impl<'a> Sum<'a> {
         if !Arc::ptr_eq(before.tickets(), after.tickets()) && before.tickets() != after.tickets() {
             self.touched.extend(self.is.gateways.keys().map(Subject::secrets));
         }
+        self.touched.extend(edge::acme::proving_otherwise(before, after).into_iter().map(Subject::secrets));
     }
 
     fn slices(&mut self) {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use prost_types::{Struct, Value, value};
 use proto::mesh::Authorization;
 use proto::names;
-use proto::xds::core::{Metadata, SocketAddress, TransportSocket, address, config_source, socket_address, transport_socket};
+use proto::xds::core::data_source::Specifier;
+use proto::xds::core::{DataSource, Metadata, SocketAddress, TransportSocket, address, config_source, socket_address, transport_socket};
 use proto::xds::hcm::http_connection_manager::{
     CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
@@ -194,4 +195,9 @@ pub(super) fn transport<M: prost::Message + prost::Name>(name: &str, config: &M)
 
 pub(super) fn plaintext() -> TransportSocket {
     transport("envoy.transport_sockets.raw_buffer", &raw_buffer::RawBuffer {})
+}
+
+/// Bytes that stand in the resource itself.
+pub(super) fn inline(bytes: &[u8]) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.to_vec().into())) })
 }

@@ -1,7 +1,9 @@
 //! What can happen to a world, and what it came to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::acme::AcmeBook;
 use super::instance::{GatewayState, InstanceState};
 use super::key::{Kind, ObjectKey};
 use super::object::Candidate;
@@ -75,6 +77,8 @@ pub enum Change {
     },
     /// What session tickets are made with from now on.
     Tickets(Seeds),
+    /// How orders of certificates stand from now on.
+    Acme(Arc<AcmeBook>),
     /// A proxy says that it is leaving, or is back.
     Draining {
         /// Its (namespace, instance).

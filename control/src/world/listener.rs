@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use proto::annotations::{ACME, ACME_ON};
+
 use super::door::{Cursor, Fields, is_label};
 use super::key::{CORE, GATEWAY_API, Kind, ObjectKey};
 
@@ -39,6 +41,8 @@ pub struct ListenerTls {
     pub mode: Option<String>,
     /// The certificates it has.
     pub certificates: Vec<ObjectRef>,
+    /// No certificate is to be ordered.
+    pub acme_off: bool,
     /// Line in the file.
     pub line: u32,
 }
@@ -228,17 +232,22 @@ impl ListenerTls {
         for at in fields.get("certificateRefs").map(|at| at.list(CERTIFICATES_MAX)).unwrap_or_default() {
             certificates.extend(ObjectRef::read(&at, Some(Kind::Secret)));
         }
+        let mut acme_off = false;
         if let Some(at) = fields.get("options") {
             let options = at.entries();
             if options.len() > OPTIONS_MAX {
                 at.error(format!("{} options", options.len()), format!("at most {OPTIONS_MAX} are allowed"));
             }
             for (name, at) in options {
+                if name == ACME {
+                    acme_off = at.word(&[(ACME_ON, false), ("off", true)]).unwrap_or(true);
+                    continue;
+                }
                 at.warn(format!("the option `{name}` is not supported by this version; it has no effect"), "remove it");
             }
         }
         fields.done();
-        Self { mode, certificates, line: at.line() }
+        Self { mode, certificates, acme_off, line: at.line() }
     }
 }
 

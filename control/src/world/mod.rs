@@ -4,6 +4,7 @@
 //! An object may have several origins ([`Origin`]): the cluster's version is in force unless the folder has one, and the folder's unless
 //! an applied one lies over it; a refused version never replaces a good one.
 
+pub mod acme;
 mod addressing;
 mod advance;
 mod allocations;
@@ -155,6 +156,8 @@ pub struct World {
     credentials: credentials::Credentials,
     /// What session tickets of edges are made with.
     tickets: Arc<tickets::Seeds>,
+    /// How orders of certificates stand.
+    acme: Arc<acme::AcmeBook>,
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
@@ -179,6 +182,7 @@ impl World {
             bundles: Arc::default(),
             credentials: credentials::Credentials::default(),
             tickets: Arc::default(),
+            acme: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
         }
@@ -210,7 +214,7 @@ impl World {
     fn apply_one(&mut self, change: Change, applied: &mut Applied) {
         applied.shown |= match &change {
             Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
-            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) => false,
+            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) | Change::Acme(_) => false,
             _ => true,
         };
         match change {
@@ -242,6 +246,10 @@ impl World {
             Change::Tickets(seeds) => {
                 applied.runtime |= *self.tickets != seeds;
                 self.tickets = Arc::new(seeds);
+            }
+            Change::Acme(book) => {
+                applied.runtime |= *self.acme != *book;
+                self.acme = book;
             }
             Change::Draining { instance, draining } => {
                 applied.runtime |= self.draining.contains_key(&instance) != draining;
@@ -414,6 +422,11 @@ impl World {
     /// What session tickets of edges are made with.
     pub fn tickets(&self) -> &Arc<tickets::Seeds> {
         &self.tickets
+    }
+
+    /// How orders of certificates stand.
+    pub fn acme(&self) -> &Arc<acme::AcmeBook> {
+        &self.acme
     }
 
     /// What it was told at the start.

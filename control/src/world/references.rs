@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Spec;
+use super::acme::ordered;
 use super::key::{Kind, ObjectKey};
 use super::listener::{Listener, ObjectRef};
 use super::object::Object;
@@ -18,9 +19,16 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         }
         Spec::Gateway(gateway) => {
             let cas = gateway.clients.all().flat_map(|(_, demand)| &demand.cas);
-            named(object, certificates(&gateway.listeners).chain(cas).chain(&gateway.client_certificate))
+            let mut all = named(object, certificates(&gateway.listeners).chain(cas).chain(&gateway.client_certificate));
+            all.extend(orders(object, &gateway.listeners));
+            all
         }
-        Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
+        Spec::ListenerSet(set) => {
+            let mut all = named(object, certificates(&set.listeners));
+            all.extend(orders(object, &set.listeners));
+            all
+        }
+        Spec::ClientPolicy(spec) => spec.acme.iter().filter_map(|acme| acme.account.as_ref()).map(|at| at.object.clone()).collect(),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         Spec::ExternalBackend(spec) => named(object, spec.tls.iter().flat_map(|tls| &tls.cas)),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
@@ -38,6 +46,11 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
 
 fn certificates(listeners: &[Listener]) -> impl Iterator<Item = &ObjectRef> {
     listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates)
+}
+
+/// Where certificates that are ordered will be.
+fn orders(object: &Object, listeners: &[Listener]) -> BTreeSet<ObjectKey> {
+    listeners.iter().filter_map(|listener| ordered(&object.key, listener)).map(|(secret, _)| secret).collect()
 }
 
 /// Each once.
@@ -84,6 +97,14 @@ mod tests {
             (
                 "kind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], introspection: [{url: 'https://id.example/i', clientId: gw, clientSecretRef: {name: gw, key: s}}]}",
                 "Secret shop/gw",
+            ),
+            (
+                "kind: ClientPolicy\nmetadata: {name: c, namespace: shop}\nspec: {targetRefs: [{kind: Gateway, name: g}], acme: {directory: 'https://ca.example/d', accountSecretRef: {name: account}}}",
+                "Secret shop/account",
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: shop}\nspec: {gatewayClassName: meshwright, listeners: [{name: a, port: 443, protocol: HTTPS, hostname: a.example, tls: {options: {meshwright.dev/acme: 'on'}}}]}",
+                "Secret shop/acme-a.example",
             ),
             ("kind: Workload\nmetadata: {name: w, namespace: shop}\nspec: {command: [x]}", ""),
         ] {

@@ -21,7 +21,8 @@ use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::guard::Counted;
 use engine::filter::{Answered, Passage, Resume};
 use engine::model::{ClientRules, Cluster, Protocol, RouteTable, SessionHome, Snapshot};
-use http::{Response, StatusCode, request};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
@@ -285,6 +286,11 @@ impl<D: Door> Connection<D> {
         if D::OUTSIDE {
             account.came_from_outside(rules::takes_json(&parts.headers));
             self.outside(&view.listener, (&received, found.as_ref()), &mut account);
+            if view.snapshot.challenges.are_pending()
+                && let Some(answer) = proof(&view.snapshot, &parts)
+            {
+                return Answering::Ready(Box::new(reply(&self.shared, &answer, parts.version, account)));
+            }
         }
         let version = parts.version;
         match self.decided(&view, &mut parts, (raw, waited, found.as_ref()), &mut account) {
@@ -431,6 +437,17 @@ impl<D: Door> Connection<D> {
             }
         }
     }
+}
+
+/// What is answered to a certificate authority that asks whether a name is ours (RFC 8555, section 8.3), before any rule: of what is pending
+/// alone.
+#[cold]
+fn proof(snapshot: &Snapshot, parts: &request::Parts) -> Option<LocalReply> {
+    let asks = matches!(parts.method, Method::GET | Method::HEAD);
+    let body = snapshot.challenges.answer(parts.uri.path()).filter(|_| asks)?;
+    let headers =
+        vec![(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Some(LocalReply { status: StatusCode::OK, reason: None, headers, body, grpc_status: None })
 }
 
 /// Asks the rules where a request goes.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::decide::{EndedTls, First, Known, Version};
 use engine::failure::{Failure, Reason};
-use engine::model::Snapshot;
+use engine::model::{CHALLENGE_ALPN, Snapshot};
 use engine::sniff::{Sniffed, may_be_request};
 use http::{StatusCode, request};
 
@@ -127,6 +127,14 @@ impl Heard {
     pub fn sni(&self) -> Option<&str> {
         match &self.first {
             Some(Speaker::Client(Sniffed::Tls(hello))) => hello.sni.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The name for which a certificate authority asks whether it is ours (RFC 8737, section 3): it offers nothing else.
+    pub fn challenged(&self) -> Option<&str> {
+        match &self.first {
+            Some(Speaker::Client(Sniffed::Tls(hello))) if hello.alpn.len() == 1 && hello.offers(CHALLENGE_ALPN) => hello.sni.as_deref(),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use engine::claims::Claims;
 use engine::client::{Admitted, ClientFound};
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Chain, Chains, ClientRules, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
+use engine::model::{Chain, Chains, ClientRules, Cluster, Forward, OwnCertificate, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
@@ -107,6 +107,12 @@ impl Visit<'_> {
         let patience = self.patience();
         let mut heard = Heard::after(seen);
         loop {
+            if self.snapshot.challenges.are_pending()
+                && let Some(own) = self.proof(&heard)
+            {
+                Box::pin(self.prove(&own, heard, socket)).await;
+                return None;
+            }
             match self.decide(&heard.known()) {
                 Step::Learn(Learn::Termination) => return self.terminate(heard, socket).await,
                 Step::Learn(_) => {
@@ -135,6 +141,24 @@ impl Visit<'_> {
                     return self.take(course, stream, (EdgeClient::Plaintext, forward, chain), downstream).await;
                 }
             }
+        }
+    }
+
+    /// What is shown to a certificate authority that asks here for a name which is being proved; whatever else is served by that name.
+    fn proof(&self, heard: &Heard) -> Option<Arc<OwnCertificate>> {
+        let name = heard.challenged().filter(|_| self.chains().is_some())?;
+        self.snapshot.challenges.certificate(name)
+    }
+
+    /// Shows it, and nothing else.
+    async fn prove(&self, own: &OwnCertificate, heard: Heard, socket: Socket) {
+        let name = heard.challenged().unwrap_or_default().to_owned();
+        let full = || _ = self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
+        let proving = self.shared.tls.edge().prove(own, Rewound::new(heard.seen, socket));
+        match timeout(self.patience(), self.shared.handshakes.run(full, proving)).await {
+            Ok(Some(Ok(()))) => tracing::info!(peer = %self.peer, name, "proved a name to a certificate authority"),
+            Ok(Some(Err(failure))) => _ = self.refused(&failure),
+            Ok(None) | Err(_) => _ = self.refused(&Failure::new(Reason::TlsFailed, "a certificate authority's handshake took too long")),
         }
     }
 

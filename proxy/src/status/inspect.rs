@@ -35,6 +35,7 @@ pub fn dump(snapshot: &Snapshot, kind: &str, Time { now, wall_secs }: Time) -> R
         "clusters" => json(&dump::clusters(snapshot)),
         "endpoints" => json(&dump::endpoints(snapshot, Some(now))),
         "policies" => json(&dump::policies(snapshot)),
+        "challenges" => json(&snapshot.challenges.names()),
         "limits" => json(&limits::limits(snapshot, engine::limit::Now { moment: now, wall_secs: wall_secs.into() })),
         other => Err(format!("`{other}` is not kept by a proxy; ask for {}", DUMP_KINDS.join(", "))),
     }

@@ -37,6 +37,66 @@ pub(in crate::crds) struct ClientPolicySpec {
     headers: Option<ClientHeaders>,
     /// How TLS is ended.
     tls: Option<ClientTls>,
+    /// From whom certificates are ordered for HTTPS listeners with a hostname and without certificateRefs.
+    acme: Option<Acme>,
+}
+
+/// Certificates by ACME (RFC 8555). Taken whole: a listener's own says all of it.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Acme {
+    /// Where the authority's directory is: https, or http to this machine.
+    directory: AcmeDirectory,
+    /// Whom the authority tells what concerns the account.
+    email: Option<Mailbox>,
+    /// How names are proved.
+    #[schemars(extend("default" = "TlsAlpn01"))]
+    challenge: Option<AcmeChallengeKind>,
+    /// Of which kind keys are.
+    #[schemars(extend("default" = "P256"))]
+    key_type: Option<AcmeKeyKind>,
+    /// After so much of its life a certificate is renewed, unless its authority says when.
+    #[schemars(range(min = 10, max = 95), extend("default" = 66))]
+    renew_at_percent: Option<f64>,
+    /// A Secret of the policy's namespace with the account's key (PEM, PKCS #8, P-256); beside it may be ca.crt, whom to believe at the directory,
+    /// and eab.kid and eab.key, an external account.
+    account_secret_ref: Option<AccountRef>,
+}
+
+/// Where a directory is.
+#[derive(JsonSchema)]
+struct AcmeDirectory(
+    #[schemars(regex(pattern = r"^(https://[^/?#\s]+|http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?)([/?#]\S*)?$"), length(max = 1024))]
+    String,
+);
+
+/// An address of a mailbox.
+#[derive(JsonSchema)]
+struct Mailbox(#[schemars(regex(pattern = r"^[^@\s,?<>]+@[^@\s,?<>]+$"), length(max = 1024))] String);
+
+/// How a name is proved.
+#[derive(JsonSchema)]
+enum AcmeChallengeKind {
+    TlsAlpn01,
+    Http01,
+}
+
+/// A kind of key.
+#[derive(JsonSchema)]
+enum AcmeKeyKind {
+    P256,
+    P384,
+    Rsa2048,
+}
+
+/// An entry of a Secret.
+#[derive(JsonSchema)]
+struct AccountRef {
+    /// Its name.
+    name: String,
+    /// The entry with the account's key.
+    #[schemars(extend("default" = "account.key"))]
+    key: Option<String>,
 }
 
 /// Who is believed.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
+use super::acme::{self, OwnCondition};
 use super::ladder::{Climb, Lost, Spot, places};
 use super::{authorization, basic, client, consumers, external, limits, secret, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
@@ -31,6 +32,8 @@ pub(in crate::translate) struct EdgeAncestor {
     pub partly: Option<WhyNot>,
     /// Whether all that it refers to is there; `None`: it refers to nothing.
     pub resolved: Option<Result<(), WhyNot>>,
+    /// What its kind says beside that.
+    pub own: Vec<OwnCondition>,
 }
 
 /// Where requests come by that an object is about, at one Gateway.
@@ -56,6 +59,7 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
                 accepted: Err(refusal),
                 partly: None,
                 resolved: None,
+                own: Vec::new(),
             }),
         }
     }
@@ -76,9 +80,10 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
         let gateway = (namespace, name);
         let partly =
             locked.or_else(|| authorization::partly(index, object, &gateway)).or_else(|| client::misplaced(index, object, &gateway));
+        let own = acme::conditions(world, object, &gateway, &spots);
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
-        EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
+        EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone(), own }
     }));
     ancestors
 }
@@ -172,7 +177,7 @@ fn nowhere(object: &Object) -> EdgeAncestor {
         (namespace, "no route of this namespace is attached to a Gateway yet")
     };
     let field = ("spec".to_owned(), 0);
-    EdgeAncestor { reference, field, accepted: Ok(message.to_owned()), partly: None, resolved: None }
+    EdgeAncestor { reference, field, accepted: Ok(message.to_owned()), partly: None, resolved: None, own: Vec::new() }
 }
 
 /// The spots of what has no targets.

@@ -1,6 +1,7 @@
 //! Edge kinds on their way to a Gateway's proxy (`edge-kinds.md`): what holds for the requests of one rule, per kind and field (`ladder`), as
 //! the proxy is told it, and where each object stands with each Gateway (`judge`).
 
+pub(super) mod acme;
 mod api_key;
 pub(super) mod authorization;
 mod basic;

@@ -8,7 +8,7 @@ use proto::mesh::client_address::Header;
 use proto::mesh::client_paths::{EscapedSlashes, UnderscoreHeaders};
 use proto::mesh::{ClientAddress, EarlyHeader, ProxyProtocol};
 
-use super::{Cursor, EdgeAttachment};
+use super::{AcmeTerms, Cursor, EdgeAttachment};
 use crate::world::door::Fields;
 use crate::world::traffic::header;
 
@@ -41,6 +41,8 @@ pub enum ClientReach {
     Socket,
     /// Whoever meets a listener.
     Listener,
+    /// A listener's own name.
+    Name,
     /// Requests of a rule.
     Request,
 }
@@ -159,6 +161,8 @@ client_policy! {
     plain_master_secret: bool = "tls.profile" Listener,
     /// After how many hours keys of session tickets are turned.
     ticket_hours: u32 = "tls.sessionTickets.rotate" Listener,
+    /// From whom certificates of listeners that name none are ordered; taken whole.
+    acme: AcmeTerms = "acme" Name,
 }
 
 impl ClientPolicy {
@@ -183,7 +187,7 @@ impl ClientPolicy {
             http3.unsupported(&["altSvcMaxAge"]);
             http3.done();
         }
-        fields.unsupported(&["acme"]);
+        read.acme = fields.get("acme").and_then(|at| AcmeTerms::read(&at));
         read.fits(fields.at());
         fields.done();
         Some(read)

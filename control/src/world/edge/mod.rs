@@ -1,6 +1,7 @@
 //! Edge kinds (`edge-kinds.md`): what holds at Gateways for requests that come from outside. Every field is honoured or refused here. What all
 //! of them share is read here, what each says in a file of its own.
 
+mod acme;
 mod api_key;
 mod basic;
 mod client;
@@ -10,6 +11,7 @@ mod external;
 mod rate_limit;
 mod value;
 
+pub use acme::{AcmeChallenge, AcmeKeyType, AcmeTerms};
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
 pub use client::{ClientPolicy, ClientReach};

@@ -5,6 +5,7 @@
 
 pub mod build;
 mod cell;
+mod challenge;
 mod client;
 mod cluster;
 mod cluster_policy;
@@ -31,6 +32,8 @@ mod trust;
 pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
+pub(crate) use challenge::ANSWER_BYTES_MAX;
+pub use challenge::{CHALLENGE_ALPN, CHALLENGES_MAX, Challenge, Challenges};
 pub use client::{
     CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,

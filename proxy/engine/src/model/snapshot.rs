@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
+use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Who may call from outside: in force at once, whatever the epoch.
     pub consumers: Arc<BookCell>,
+    /// What certificate authorities ask for just now, whatever the epoch.
+    pub challenges: Arc<Challenges>,
     /// What is known of services that policies ask, whatever the epoch.
     pub callouts: Arc<Callouts>,
     /// What limits of edges have counted, whatever the epoch.

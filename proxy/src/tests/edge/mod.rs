@@ -2,6 +2,7 @@
 
 mod backends;
 mod bytes;
+mod challenges;
 mod client_policy;
 mod client_times;
 mod clients;

@@ -4,6 +4,7 @@
 //! with them: no connection pays for another's certificates, and a certificate that rotates changes no configuration.
 
 mod certificates;
+mod challenge;
 mod clients;
 mod tickets;
 

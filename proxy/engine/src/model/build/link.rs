@@ -39,6 +39,7 @@ impl Parts {
             key_cells: self.policies.cells_in_use(),
             doors: self.doors.iter().map(|(port, staged)| (*port, staged.content.clone())).collect(),
             consumers: Arc::clone(&self.consumers.cell),
+            challenges: Arc::clone(&self.secrets.challenges),
             limits: Arc::clone(&self.policies.memories.limits),
             callouts: Arc::clone(&self.policies.memories.services.callouts),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),

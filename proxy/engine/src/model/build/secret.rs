@@ -1,18 +1,24 @@
 //! Secrets, from Envoy's: certificates, authorities, ticket keys. What comes is live at once; what is taken away leaves with the swap, for
-//! a listener of the epoch before may speak of it.
+//! a listener of the epoch before may speak of it. Of what proves to a certificate authority whose a name is nothing speaks: it comes and goes at
+//! once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
+use proto::names;
 use proto::xds::core::DataSource;
 use proto::xds::core::data_source::Specifier;
-use proto::xds::tls::{CertificateValidationContext, Secret as Raw, TlsCertificate, TlsSessionTicketKeys, secret};
+use proto::xds::tls::{CertificateValidationContext, GenericSecret, Secret as Raw, TlsCertificate, TlsSessionTicketKeys, secret};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::interned::Interned;
 use super::{pem, same_name, stamp};
-use crate::model::{Named, OwnCertificate, Secret, SecretCell, TICKET_KEY_BYTES, TlsTerms};
+use crate::model::{
+    ANSWER_BYTES_MAX, CHALLENGES_MAX, Challenge, Challenges, Named, OwnCertificate, Secret, SecretCell, TICKET_KEY_BYTES, TlsTerms,
+};
 use crate::rejected::{Wrong, refuse};
 
 /// Most certificates that vouch for clients of one listener.
@@ -27,13 +33,23 @@ const OCSP_BYTES_MAX: usize = 64 << 10;
 const TICKET_KEYS_MAX: usize = 16;
 
 /// The cells of all names that are held or spoken of, and what is compiled of what speaks of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Secrets {
     /// With the version that each came as.
     staged: BTreeMap<String, (String, Arc<SecretCell>)>,
     cells: BTreeMap<String, Weak<SecretCell>>,
+    /// With the version that each came as.
+    proofs: BTreeMap<String, (String, Challenge)>,
+    pub(super) challenges: Arc<Challenges>,
     pub(super) terms: Interned<TlsTerms>,
     pub(super) named: Interned<Named>,
+}
+
+/// Shows names alone.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").field("staged", &self.staged).field("challenges", &self.challenges).finish_non_exhaustive()
+    }
 }
 
 impl Secrets {
@@ -49,6 +65,9 @@ impl Secrets {
     }
 
     pub(super) fn put(&mut self, name: &str, version: String, raw: &Raw) -> Result<(), Wrong> {
+        if name.starts_with(names::CHALLENGE) {
+            return self.prove(name, version, raw);
+        }
         let secret = compile(name, raw)?;
         let cell = self.cell(name);
         cell.put(stamp(), Some(secret));
@@ -56,9 +75,27 @@ impl Secrets {
         Ok(())
     }
 
-    /// It is held until [`Secrets::forget`].
+    /// What an authority asks for is answered from now on.
+    fn prove(&mut self, name: &str, version: String, raw: &Raw) -> Result<(), Wrong> {
+        let proof = challenge(name, raw)?;
+        if self.proofs.len() >= CHALLENGES_MAX && !self.proofs.contains_key(name) {
+            return Err(Wrong::new("", format!("{CHALLENGES_MAX} challenges are pending already")));
+        }
+        self.proofs.insert(name.to_owned(), (version, proof));
+        self.challenge();
+        Ok(())
+    }
+
+    fn challenge(&self) {
+        self.challenges.publish(self.proofs.iter().map(|(name, (_, proof))| (name.clone(), proof.clone())).collect());
+    }
+
+    /// It is held until [`Secrets::forget`], unless it is a proof.
     pub(super) fn remove(&mut self, name: &str) {
         self.staged.remove(name);
+        if self.proofs.remove(name).is_some() {
+            self.challenge();
+        }
     }
 
     /// Empties the cells of what was taken away.
@@ -71,11 +108,12 @@ impl Secrets {
     }
 
     pub(super) fn version(&self, name: &str) -> Option<&str> {
-        self.staged.get(name).map(|(version, _)| version.as_str())
+        let proof = || self.proofs.get(name).map(|(version, _)| version.as_str());
+        self.staged.get(name).map(|(version, _)| version.as_str()).or_else(proof)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.staged.len()
+        self.staged.len() + self.proofs.len()
     }
 }
 
@@ -93,7 +131,30 @@ fn compile(name: &str, raw: &Raw) -> Result<Secret, Wrong> {
         Some(secret::Type::SessionTicketKeys(raw)) => {
             ticket_keys(raw).map(Secret::TicketKeys).map_err(|wrong| wrong.within("session_ticket_keys"))
         }
+        Some(secret::Type::GenericSecret(GenericSecret { secret: _ })) => Err(Wrong::unsupported("generic_secret")),
         None => Err(Wrong::new("type", "is missing: tls_certificate, validation_context or session_ticket_keys")),
+    }
+}
+
+/// What a challenge's name promises: an answer, or a certificate.
+fn challenge(name: &str, raw: &Raw) -> Result<Challenge, Wrong> {
+    let Raw { name: inner, r#type } = raw;
+    same_name(name, inner, "name")?;
+    let shown = name.starts_with(&names::challenge_certificate(""));
+    match r#type {
+        Some(secret::Type::TlsCertificate(raw)) if shown => {
+            let own = certificate(raw).map_err(|wrong| wrong.within("tls_certificate"))?;
+            Ok(Challenge::Certificate(Arc::new(own)))
+        }
+        Some(secret::Type::GenericSecret(GenericSecret { secret })) if !shown => {
+            let answer = inline(secret.as_ref(), "generic_secret.secret")?;
+            if answer.is_empty() || answer.len() > ANSWER_BYTES_MAX {
+                return Err(Wrong::new("generic_secret.secret", format!("has {} bytes, not 1 to {ANSWER_BYTES_MAX}", answer.len())));
+            }
+            Ok(Challenge::Answer(Bytes::copy_from_slice(answer)))
+        }
+        _ if shown => Err(Wrong::new("type", "must be tls_certificate")),
+        _ => Err(Wrong::new("type", "must be generic_secret")),
     }
 }
 

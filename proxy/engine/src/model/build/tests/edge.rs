@@ -266,3 +266,39 @@ fn datagrams_have_a_port_of_their_own() {
         assert!(text.contains(part), "{text} should hold {part}");
     }
 }
+
+#[test]
+fn challenges_are_answered_at_once_and_over_at_once() {
+    // Aim: what an authority asks for is answered by a snapshot that is already live, until it is taken away, without a swap; what its name does
+    // not promise is refused, and so is one too many; nothing of it is a certificate of a listener.
+    use proto::xds::core::{DataSource, data_source::Specifier};
+    use proto::xds::tls::GenericSecret;
+    let answer = |name: &str, text: &str| {
+        let secret = Some(DataSource { specifier: Some(Specifier::InlineString(text.into())) });
+        Secret { name: name.into(), r#type: Some(secret::Type::GenericSecret(GenericSecret { secret })) }
+    };
+    let mut parts = Parts::default();
+    let live = parts.assemble(1, &Snapshot::default());
+    put(&mut parts, "acme/http/t", &answer("acme/http/t", "t.hash")).unwrap();
+    assert_eq!(live.challenges.answer("/.well-known/acme-challenge/t").as_deref(), Some(&b"t.hash"[..]));
+    put(&mut parts, "acme/tls/a.example", &fixture::certificate("acme/tls/a.example", 1)).unwrap();
+    assert!(live.challenges.certificate("a.example").is_some() && live.challenges.certificate("b.example").is_none());
+    for (name, raw, part) in [
+        ("acme/http/u", fixture::certificate("acme/http/u", 1), "type: must be generic_secret"),
+        ("acme/tls/b", answer("acme/tls/b", "x"), "type: must be tls_certificate"),
+        ("acme/http/v", answer("acme/http/v", ""), "has 0 bytes, not 1 to 1024"),
+        ("tls/a/b", answer("tls/a/b", "x"), "generic_secret: is not supported"),
+    ] {
+        let text = put(&mut parts, name, &raw).unwrap_err().to_string();
+        assert!(text.contains(part), "{text} should hold {part}");
+    }
+    parts.remove(proto::xds::SECRET, "acme/http/t");
+    assert!(live.challenges.answer("/.well-known/acme-challenge/t").is_none() && live.challenges.are_pending());
+    for number in 1..crate::model::CHALLENGES_MAX {
+        let name = format!("acme/http/{number}");
+        put(&mut parts, &name, &answer(&name, "x")).unwrap();
+    }
+    assert!(put(&mut parts, "acme/http/t", &answer("acme/http/t", "x")).unwrap_err().to_string().contains("are pending already"));
+    parts.remove(proto::xds::SECRET, "acme/tls/a.example");
+    assert!(live.challenges.certificate("a.example").is_none());
+}

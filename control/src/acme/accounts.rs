@@ -1,0 +1,206 @@
+//! Accounts at authorities: made once for each directory, mailbox and key, and kept by whoever keeps the book.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use instant_acme::{Account, AccountCredentials, ExternalAccountKey, Key, NewAccount};
+use parking_lot::Mutex;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
+
+use super::calls::{Calls, ComeAgain};
+use super::order::{Trouble, says};
+use crate::world::content::{Contents, KeptBytes};
+use crate::world::edge::AcmeTerms;
+
+/// Accounts that are kept; beyond them the first is made anew when it is wanted.
+const ACCOUNTS_MAX: usize = 64;
+/// Entries of an account's Secret, beside its key.
+const ROOTS: &str = "ca.crt";
+const BINDING: [&str; 2] = ["eab.kid", "eab.key"];
+
+/// What a Secret says of an account.
+#[derive(Clone, Default)]
+pub(super) struct AccountSecret {
+    /// The account's key, PEM.
+    key: Option<KeptBytes>,
+    /// Whom to believe at the directory, PEM.
+    roots: Option<KeptBytes>,
+    /// An account elsewhere that pays for it (RFC 8555, section 7.3.4).
+    binding: Option<[KeptBytes; 2]>,
+}
+
+impl AccountSecret {
+    /// Of what that Secret holds, whose entry `key` is the account's key.
+    pub(super) fn read(contents: &Contents, key: &str) -> Self {
+        let entry = |name: &str| contents.entry(name).cloned();
+        let binding = entry(BINDING[0]).zip(entry(BINDING[1])).map(|(id, key)| [id, key]);
+        Self { key: entry(key), roots: entry(ROOTS), binding }
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Accounts {
+    kept: Mutex<BTreeMap<String, Value>>,
+    /// Held by whoever makes one, so that others who want the same one find it.
+    making: tokio::sync::Mutex<()>,
+    /// Some are not written down yet.
+    fresh: AtomicBool,
+}
+
+impl Accounts {
+    pub(super) fn new(kept: BTreeMap<String, Value>) -> Self {
+        Self { kept: Mutex::new(kept), ..Self::default() }
+    }
+
+    /// Whether there are any that are not written down yet; they count as written from now on.
+    pub(super) fn are_fresh(&self) -> bool {
+        self.fresh.swap(false, Ordering::Relaxed)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> BTreeMap<String, Value> {
+        self.kept.lock().clone()
+    }
+
+    /// The account for an authority, which is made where there is none.
+    pub(super) async fn open(&self, terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
+        let name = name(terms, secret);
+        if let Some(known) = self.known(&name) {
+            return reopened(known, secret, told).await;
+        }
+        let _making = self.making.lock().await;
+        if let Some(known) = self.known(&name) {
+            return reopened(known, secret, told).await;
+        }
+        let (account, credentials) = made(terms, secret, told).await?;
+        let credentials = serde_json::to_value(&credentials).map_err(|error| Trouble::Failed(error.to_string()))?;
+        let mut kept = self.kept.lock();
+        if kept.len() >= ACCOUNTS_MAX && !kept.contains_key(&name) {
+            kept.pop_first();
+        }
+        kept.insert(name, credentials);
+        self.fresh.store(true, Ordering::Relaxed);
+        tracing::info!(directory = terms.directory, "made an account at a certificate authority");
+        Ok(account)
+    }
+
+    /// `None`: there is none, or none that reads any more.
+    fn known(&self, name: &str) -> Option<AccountCredentials> {
+        let known = self.kept.lock().get(name).cloned()?;
+        serde_json::from_value(known).ok()
+    }
+
+    /// An authority that does not know the account any more gets another one; whether that is so.
+    pub(super) fn doubt(&self, terms: &AcmeTerms, secret: &AccountSecret, trouble: &Trouble) -> bool {
+        let unknown = matches!(trouble, Trouble::Refused(error) if says(error, "accountDoesNotExist"))
+            && self.kept.lock().remove(&name(terms, secret)).is_some();
+        if unknown {
+            self.fresh.store(true, Ordering::Relaxed);
+        }
+        unknown
+    }
+}
+
+fn calls(secret: &AccountSecret, told: &ComeAgain) -> Result<Box<Calls>, Trouble> {
+    Calls::new(secret.roots.as_deref(), told.clone()).map(Box::new).map_err(Trouble::Failed)
+}
+
+async fn reopened(credentials: AccountCredentials, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
+    Ok(Account::builder_with_http(calls(secret, told)?).from_credentials(credentials).await?)
+}
+
+async fn made(terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<(Account, AccountCredentials), Trouble> {
+    let builder = Account::builder_with_http(calls(secret, told)?);
+    let contact = terms.email.as_ref().map(|email| format!("mailto:{email}"));
+    let contact: Vec<&str> = contact.as_deref().into_iter().collect();
+    let Some(pem) = &secret.key else {
+        let wanted = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let binding = secret.binding.as_ref().map(bound).transpose()?;
+        return Ok(builder.create(&wanted, terms.directory.clone(), binding.as_ref()).await?);
+    };
+    let (account, credentials) = builder.create_from_key(own_key(pem)?, terms.directory.clone()).await?;
+    if !contact.is_empty() {
+        account.update_contacts(&contact).await?;
+    }
+    Ok((account, credentials))
+}
+
+/// What an account is kept by: with another key, or another account behind it, it is another one.
+fn name(terms: &AcmeTerms, secret: &AccountSecret) -> String {
+    let own = secret.key.as_ref().map(|key| proto::epoch::version(key)).unwrap_or_default();
+    let bound = secret.binding.as_ref().map(|[id, _]| proto::epoch::version(id)).unwrap_or_default();
+    format!("{} {} {own} {bound}", terms.directory, terms.email.as_deref().unwrap_or_default())
+}
+
+fn own_key(pem: &[u8]) -> Result<(Key, PrivateKeyDer<'static>), Trouble> {
+    let wrong =
+        || Trouble::Failed("the account's key in the Secret that accountSecretRef names is no ECDSA P-256 key in PKCS #8 (PEM)".to_owned());
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| wrong())?;
+    let key = Key::from_pkcs8_der(der.clone_key()).map_err(|_| wrong())?;
+    Ok((key, PrivateKeyDer::Pkcs8(der)))
+}
+
+fn bound([id, key]: &[KeptBytes; 2]) -> Result<ExternalAccountKey, Trouble> {
+    let text = |bytes: &KeptBytes| std::str::from_utf8(bytes).ok().map(|text| text.trim().trim_end_matches('=').to_owned());
+    let key = text(key).and_then(|key| URL_SAFE_NO_PAD.decode(key).ok());
+    let wrong = "entries `eab.kid` and `eab.key` (base64url) of the Secret that accountSecretRef names are no external account";
+    let (id, key) = text(id).zip(key).ok_or_else(|| Trouble::Failed(wrong.to_owned()))?;
+    Ok(ExternalAccountKey::new(id, &key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::parse;
+    use crate::world::Spec;
+    use crate::world::edge::{AcmeChallenge, AcmeKeyType};
+
+    fn secret(entries: &str) -> AccountSecret {
+        let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a, namespace: shop}}\nstringData: {{{entries}}}");
+        let object = parse("s.yaml", &text).candidates.remove(0).object.unwrap();
+        let Spec::Secret(contents) = &object.spec else { panic!("no Secret") };
+        AccountSecret::read(contents, "account.key")
+    }
+
+    #[test]
+    fn an_account_is_another_one_by_directory_mailbox_and_key() {
+        // Aim: each of them tells accounts apart; roots do not.
+        let terms = |directory: &str, email: Option<&str>| AcmeTerms {
+            directory: directory.into(),
+            email: email.map(str::to_owned),
+            challenge: AcmeChallenge::Http01,
+            key_type: AcmeKeyType::P256,
+            renew_at_percent: 66.0,
+            account: None,
+        };
+        let plain = terms("https://a.example", None);
+        let first = name(&plain, &secret(""));
+        assert_eq!(first, name(&plain, &secret("ca.crt: x")));
+        for other in [
+            name(&terms("https://b.example", None), &secret("")),
+            name(&terms("https://a.example", Some("a@b.example")), &secret("")),
+            name(&plain, &secret("account.key: x")),
+            name(&plain, &secret("eab.kid: x, eab.key: eHg")),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_an_account_is_said() {
+        // Aim: a key of another kind and a binding that is no base64 are refused by the name of their entries; a good key and a binding are read.
+        let failed = |trouble: Trouble| if let Trouble::Failed(why) = trouble { why } else { panic!("not ours") };
+        assert!(failed(own_key(b"x").err().unwrap()).contains("accountSecretRef"));
+        let good = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        assert!(own_key(good.serialize_pem().as_bytes()).is_ok());
+        let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        assert!(failed(own_key(other.serialize_pem().as_bytes()).err().unwrap()).contains("P-256"));
+        assert!(bound(&secret("eab.kid: x, eab.key: eHh4").binding.unwrap()).is_ok());
+        assert!(failed(bound(&secret("eab.kid: x, eab.key: \"%\"").binding.unwrap()).err().unwrap()).contains("eab.key"));
+    }
+}

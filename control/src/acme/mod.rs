@@ -1,0 +1,350 @@
+//! AcmeOrders certificates for listeners (RFC 8555): look which names want one, decide what is next for each, and do that, a few at a time. One driver
+//! runs in the control plane that serves; every replica of a Gateway answers what the authority asks, and what comes is a Secret like any other.
+//! An order that fails touches nothing that is in force.
+
+mod accounts;
+mod calls;
+mod counts;
+mod decide;
+mod order;
+mod proving;
+mod shelf;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::accounts::{AccountSecret, Accounts};
+use self::calls::ComeAgain;
+pub use self::counts::AcmeCounts;
+use self::counts::OrderEnd;
+use self::decide::{Lifetime, ToDo, Track, next};
+use self::order::{Trouble, identifier, obtain, told};
+use self::proving::Proof;
+pub use self::proving::Proving;
+use self::shelf::{KeptAcme, Shelf};
+use crate::publish::board::{Board, Errand};
+use crate::publish::edition::Edition;
+use crate::store::Store;
+use crate::translate::{AcmeName, acme_names};
+use crate::world::acme::AcmeBook;
+use crate::world::certificate::Certificate;
+use crate::world::{Change, ObjectKey, Spec, World};
+
+/// AcmeOrders and questions under way at once; the most urgent first, the others wait.
+const ORDERS_MAX: usize = 4;
+/// One order, with all that is waited for in it.
+const ORDER_MAX: Duration = Duration::from_secs(600);
+/// Editions come in crowds: one look for those of this long.
+const CROWD: Duration = Duration::from_millis(500);
+/// Look again at least this often: the driver goes by wall time, which may jump.
+const LOOK: Duration = Duration::from_secs(30);
+/// So long after the start what was ordered before is believed to be about to be read.
+const READING: Duration = Duration::from_secs(30);
+/// Proofs that wait to be told.
+const PROOFS_MAX: usize = 16;
+
+/// What became of a task.
+enum CameOf {
+    /// A certificate is in force.
+    Obtained { serial: String, renewed: bool },
+    /// There is none.
+    Failed { why: String, retry_after: Option<Duration> },
+    /// When the authority wants it renewed, and when to ask again.
+    Answered { serial: String, window: (i64, i64), again: Duration },
+    /// It says nothing of that.
+    Unanswered { serial: String },
+}
+
+/// A task under way.
+struct UnderWay {
+    ordering: bool,
+    abort: AbortHandle,
+}
+
+/// The task. See the module.
+pub struct AcmeOrders {
+    shelf: Arc<Shelf>,
+    accounts: Arc<Accounts>,
+    tracks: BTreeMap<ObjectKey, Track>,
+    book: AcmeBook,
+    /// The one that was told last.
+    told: AcmeBook,
+    tasks: JoinSet<(ObjectKey, CameOf)>,
+    under_way: BTreeMap<ObjectKey, UnderWay>,
+    proving: Proving,
+    proofs: mpsc::Receiver<Proof>,
+    counts: AcmeCounts,
+    began: Instant,
+    /// What is remembered has changed.
+    unkept: bool,
+}
+
+impl AcmeOrders {
+    /// A task that has not begun, and what it counts. `cluster`: where Secrets are written, if not to the book.
+    pub fn new(board: Arc<Board>, store: Arc<Store>, cluster: Option<kube::Client>) -> (Self, AcmeCounts) {
+        let (sender, proofs) = mpsc::channel(PROOFS_MAX);
+        let counts = AcmeCounts::new(board.clock.clone());
+        let proving = Proving { board: board.clone(), proofs: sender };
+        let orders = Self {
+            shelf: Arc::new(Shelf { board, store, cluster }),
+            accounts: Arc::default(),
+            tracks: BTreeMap::new(),
+            book: AcmeBook::default(),
+            told: AcmeBook::default(),
+            tasks: JoinSet::new(),
+            under_way: BTreeMap::new(),
+            proving,
+            proofs,
+            counts: counts.clone(),
+            began: Instant::now(),
+            unkept: false,
+        };
+        (orders, counts)
+    }
+
+    /// Runs until `stop`. An order under way is given up then; whoever comes next begins it anew.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let kept = self.shelf.read().await;
+        self.accounts = Arc::new(Accounts::new(kept.accounts));
+        self.tracks = kept.tracks.into_iter().collect();
+        let mut editions = self.shelf.board.editions();
+        let mut stale = true;
+        let (mut looked, mut due) = (Instant::now(), Instant::now());
+        loop {
+            let at = if stale { due.min(looked + CROWD) } else { due };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.tasks.shutdown().await,
+                Some(proof) = self.proofs.recv() => {
+                    self.book.proofs.insert(proof.secret, proof.proof);
+                    self.tell().await;
+                    // Whoever waited may have been given up.
+                    let _ = proof.told.send(());
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    self.ended(ended);
+                    (stale, due) = (true, Instant::now());
+                }
+                changed = editions.changed(), if !stale => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    stale = true;
+                }
+                () = sleep_until(at) => {
+                    editions.mark_unchanged();
+                    let edition = self.shelf.board.edition();
+                    let pause = edition.map_or(LOOK, |edition| self.look(&edition));
+                    self.tell().await;
+                    self.keep().await;
+                    (stale, looked) = (false, Instant::now());
+                    due = looked + pause;
+                }
+            }
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.shelf.board.clock.age_ms()
+    }
+
+    /// Looks at every name, and begins what is due; how long nothing else is, at most.
+    fn look(&mut self, edition: &Edition) -> Duration {
+        let (names, now_ms) = (acme_names(&edition.world), self.now_ms());
+        self.forget(&names);
+        let known = self.began.elapsed() >= READING;
+        let (mut due, mut rest_ms) = (Vec::new(), now_ms + i64::try_from(LOOK.as_millis()).unwrap_or(i64::MAX));
+        let mut ends_ms = BTreeMap::new();
+        for name in &names {
+            let life = name.certificate.as_deref().map(life);
+            let track = self.tracks.entry(name.secret.clone()).or_default();
+            let percent = name.terms.renew_at_percent;
+            let step = next(life.as_ref(), percent, track, known, now_ms);
+            let under_way = self.under_way.get(&name.secret);
+            let ordering = under_way.is_some_and(|task| task.ordering);
+            let standing = track.standing(life.as_ref(), percent, ordering, step, now_ms);
+            self.book.orders.insert(name.secret.clone(), standing);
+            ends_ms.extend(life.iter().map(|life| (name.host.clone(), life.ends_ms)));
+            if under_way.is_some() || name.barred.is_some() {
+                continue;
+            }
+            match step {
+                ToDo::Rest(at) => rest_ms = rest_ms.min(at),
+                ToDo::Order(since) => due.push((since, name, step)),
+                ToDo::Ask => due.push((now_ms, name, step)),
+            }
+        }
+        self.counts.there(ends_ms, names.iter().filter(|name| name.barred.is_some()).count());
+        due.sort_by_key(|(since, name, _)| (*since, name.secret.clone()));
+        for (_, name, step) in due.into_iter().take(ORDERS_MAX.saturating_sub(self.under_way.len())) {
+            self.begin(&edition.world, name, step);
+        }
+        Duration::from_millis(u64::try_from(rest_ms - now_ms).unwrap_or_default().max(1))
+    }
+
+    /// What nobody wants any more is given up.
+    fn forget(&mut self, names: &[AcmeName]) {
+        let wanted: BTreeSet<&ObjectKey> = names.iter().map(|name| &name.secret).collect();
+        for (secret, task) in &self.under_way {
+            if !wanted.contains(secret) {
+                task.abort.abort();
+            }
+        }
+        let before = self.tracks.len();
+        self.tracks.retain(|secret, _| wanted.contains(secret));
+        self.unkept |= self.tracks.len() != before;
+        self.book.orders.retain(|secret, _| wanted.contains(secret));
+        self.book.proofs.retain(|secret, _| wanted.contains(secret));
+    }
+
+    fn begin(&mut self, world: &World, name: &AcmeName, step: ToDo) {
+        let task = Task {
+            accounts: self.accounts.clone(),
+            proving: self.proving.clone(),
+            shelf: self.shelf.clone(),
+            secret: account_secret(world, name),
+            name: name.clone(),
+        };
+        let (secret, ordering) = (name.secret.clone(), step != ToDo::Ask);
+        if ordering {
+            tracing::info!(host = name.host, directory = name.terms.directory, "ordering a certificate");
+            if let Some(standing) = self.book.orders.get_mut(&secret) {
+                (standing.order, standing.next_try_ms) = (crate::world::acme::AcmeOrder::Ordering, 0);
+            }
+        }
+        let key = secret.clone();
+        let abort = self.tasks.spawn(async move { (key, if ordering { task.order().await } else { task.ask().await }) });
+        self.under_way.insert(secret, UnderWay { ordering, abort });
+    }
+
+    /// A task has come to its end, or was given up.
+    fn ended(&mut self, ended: Result<(ObjectKey, CameOf), JoinError>) {
+        let Ok((secret, ended)) = ended else {
+            self.under_way.retain(|_, task| !task.abort.is_finished());
+            let under_way = &self.under_way;
+            self.book.proofs.retain(|secret, _| under_way.contains_key(secret));
+            return;
+        };
+        self.under_way.remove(&secret);
+        self.book.proofs.remove(&secret);
+        let now_ms = self.now_ms();
+        let Some(track) = self.tracks.get_mut(&secret) else { return };
+        self.unkept = true;
+        match ended {
+            CameOf::Obtained { serial, renewed } => {
+                self.counts.ended(if renewed { OrderEnd::Renewed } else { OrderEnd::Issued });
+                tracing::info!(%secret, serial, renewed, "a certificate came");
+                track.obtained(&serial, draw(), now_ms);
+            }
+            CameOf::Failed { why, retry_after } => {
+                self.counts.ended(OrderEnd::Failed);
+                track.failed(&why, retry_after, draw(), now_ms);
+                tracing::warn!(%secret, why, failures = track.failures, "no certificate came; what is in force stays, and it is tried again");
+            }
+            CameOf::Answered { serial, window, again } => track.answered(&serial, window, again, draw(), now_ms),
+            CameOf::Unanswered { serial } => track.unanswered(&serial, now_ms),
+        }
+    }
+
+    /// Tells the world how orders stand, if they stand otherwise.
+    async fn tell(&mut self) {
+        if self.book == self.told {
+            return;
+        }
+        self.told.clone_from(&self.book);
+        // An end of the writer is the end of all.
+        self.shelf.board.send(Errand::Runtime(Change::Acme(Arc::new(self.book.clone())))).await;
+    }
+
+    async fn keep(&mut self) {
+        let fresh = self.accounts.are_fresh();
+        if std::mem::take(&mut self.unkept) || fresh {
+            let tracks = self.tracks.iter().map(|(secret, track)| (secret.clone(), track.clone())).collect();
+            self.shelf.write(&KeptAcme { accounts: self.accounts.all(), tracks }).await;
+        }
+    }
+}
+
+fn life(certificate: &Certificate) -> Lifetime {
+    Lifetime { serial: certificate.serial.clone(), begins_ms: certificate.begins_ms, ends_ms: certificate.ends_ms }
+}
+
+/// By chance, 0 to 1.
+fn draw() -> f64 {
+    let mut bytes = [0; 4];
+    // Without random bytes it is as good a moment as any.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// What the Secret says that a policy names for its account. `Err`: there is none.
+fn account_secret(world: &World, name: &AcmeName) -> Result<AccountSecret, String> {
+    let Some(at) = &name.terms.account else { return Ok(AccountSecret::default()) };
+    match world.get(&at.object).map(|object| &object.spec) {
+        Some(Spec::Secret(contents)) => Ok(AccountSecret::read(contents, &at.key)),
+        _ => Err(format!("there is no {} (accountSecretRef)", at.object)),
+    }
+}
+
+/// One thing that is done for one name.
+struct Task {
+    accounts: Arc<Accounts>,
+    proving: Proving,
+    shelf: Arc<Shelf>,
+    secret: Result<AccountSecret, String>,
+    name: AcmeName,
+}
+
+impl Task {
+    /// AcmeOrders a certificate and puts it in force.
+    async fn order(self) -> CameOf {
+        let noted = ComeAgain::default();
+        let trouble = match timeout(ORDER_MAX, self.by_an_account(&noted)).await {
+            Ok(Ok(serial)) => return CameOf::Obtained { serial, renewed: self.name.certificate.is_some() },
+            Ok(Err(trouble)) => trouble,
+            Err(_) => Trouble::Failed(format!("the order came to no end within {} s", ORDER_MAX.as_secs())),
+        };
+        let why = match &trouble {
+            Trouble::Refused(error) => told(error),
+            Trouble::Failed(why) => why.clone(),
+        };
+        CameOf::Failed { why, retry_after: noted.take() }
+    }
+
+    /// An authority that has forgotten the account is met with another one at once.
+    async fn by_an_account(&self, noted: &ComeAgain) -> Result<String, Trouble> {
+        match (self.go(noted).await, &self.secret) {
+            (Err(trouble), Ok(secret)) if self.accounts.doubt(&self.name.terms, secret, &trouble) => self.go(noted).await,
+            (came, _) => came,
+        }
+    }
+
+    async fn go(&self, noted: &ComeAgain) -> Result<String, Trouble> {
+        let secret = self.secret.as_ref().map_err(|why| Trouble::Failed(why.clone()))?;
+        let account = self.accounts.open(&self.name.terms, secret, noted).await?;
+        let replaces = self.name.certificate.as_deref().and_then(identifier);
+        let issued = obtain(&account, &self.name, replaces, &self.proving).await?;
+        self.shelf.put(&self.name.secret, &issued.secret).await.map_err(Trouble::Failed)?;
+        Ok(issued.certificate.serial)
+    }
+
+    /// Asks the authority when it wants the certificate renewed. An authority that is away is no failure of an order.
+    async fn ask(self) -> CameOf {
+        let serial = self.name.certificate.as_ref().map(|current| current.serial.clone()).unwrap_or_default();
+        let asked = async {
+            let (secret, current) = (self.secret.as_ref().ok()?, self.name.certificate.as_deref().and_then(identifier)?);
+            let account = self.accounts.open(&self.name.terms, secret, &ComeAgain::default()).await.ok()?;
+            account.renewal_info(&current).await.ok()
+        };
+        let Ok(Some((info, again))) = timeout(ORDER_MAX, asked).await else { return CameOf::Unanswered { serial } };
+        let ms = |at: time::OffsetDateTime| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        let window = (ms(info.suggested_window.start), ms(info.suggested_window.end));
+        CameOf::Answered { serial, window, again }
+    }
+}

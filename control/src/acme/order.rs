@@ -1,0 +1,260 @@
+//! One order, from the account to the certificate (RFC 8555, section 7). It touches nothing that is in force: what comes of it is judged before it
+//! takes the place of anything.
+
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use proto::annotations::{ACME, ACME_ON};
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
+    RsaKeySize,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
+
+use super::proving::Proving;
+use crate::source::parse;
+use crate::translate::{AcmeName, proof_name};
+use crate::world::acme::{AcmeProof, AcmeShown};
+use crate::world::certificate::{Certificate, judge};
+use crate::world::edge::{AcmeChallenge, AcmeKeyType};
+use crate::world::{ObjectKey, Spec};
+
+/// How long an authority has to look at a proof, and to sign.
+const VALIDATION_MAX: Duration = Duration::from_secs(120);
+/// Before it is asked a second time.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+
+/// A certificate that came: its Secret as text, and what it holds.
+pub(super) struct NewCertificate {
+    /// The Secret, JSON.
+    pub secret: Zeroizing<String>,
+    /// Judged.
+    pub certificate: Certificate,
+}
+
+/// What an authority says wrong, as people read it.
+pub(super) fn told(error: &Error) -> String {
+    match error {
+        Error::Timeout(_) => format!("the authority came to no end within {} s", VALIDATION_MAX.as_secs()),
+        Error::Api(problem) => problem.to_string().replacen("API error", "the authority refuses", 1),
+        other => other.to_string(),
+    }
+}
+
+/// Whether an authority says that: one of the words of RFC 8555, section 6.7, or RFC 9773.
+pub(super) fn says(error: &Error, word: &str) -> bool {
+    let kind = if let Error::Api(problem) = error { problem.r#type.as_deref() } else { None };
+    kind.is_some_and(|kind| kind.strip_prefix("urn:ietf:params:acme:error:") == Some(word))
+}
+
+/// Which certificate an authority is asked about (RFC 9773, section 4.1); `None`: it does not say who has signed it.
+pub(super) fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static>> {
+    let leaf = CertificateDer::from_pem_slice(&certificate.chain).ok()?;
+    CertificateIdentifier::try_from(&leaf).ok().map(CertificateIdentifier::into_owned)
+}
+
+/// Why there is no certificate.
+pub(super) enum Trouble {
+    /// In the authority's words.
+    Refused(Error),
+    /// In ours.
+    Failed(String),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Orders a certificate for a name. `replaces`: in place of that one.
+pub(super) async fn obtain(
+    account: &Account,
+    name: &AcmeName,
+    replaces: Option<CertificateIdentifier<'static>>,
+    proving: &Proving,
+) -> Result<NewCertificate, Trouble> {
+    let names = [Identifier::Dns(name.host.clone())];
+    let in_place = match replaces {
+        Some(replaced) => Some(account.new_order(&NewOrder::new(&names).replaces(replaced)).await),
+        None => None,
+    };
+    let mut order = match in_place {
+        Some(Ok(order)) => order,
+        Some(Err(error)) if !minds_replacing(&error) => return Err(error.into()),
+        // Another authority's, or replaced already: then it is one more.
+        Some(Err(_)) | None => account.new_order(&NewOrder::new(&names)).await?,
+    };
+    authorize(&mut order, name, proving).await?;
+    let patience = RetryPolicy::new().initial_delay(FIRST_LOOK).backoff(1.5).timeout(VALIDATION_MAX);
+    let ready = order.poll_ready(&patience).await;
+    if !matches!(ready, Ok(OrderStatus::Ready)) {
+        // What the authority saw says more than that it did not like it.
+        let seen = refused(&mut order).await;
+        return Err(match (seen, ready) {
+            (Some(why), _) => Trouble::Failed(why),
+            (None, Err(error)) => error.into(),
+            (None, Ok(status)) => Trouble::Failed(format!("the authority holds the order {status:?}")),
+        });
+    }
+    let kind = name.terms.key_type;
+    let key = spawn_blocking(move || key(kind)).await.map_err(|_| Trouble::Failed("making a key ended unexpectedly".to_owned()))??;
+    let csr = request(&name.host, &key)?;
+    order.finalize_csr(&csr).await?;
+    let chain = order.poll_certificate(&patience).await?;
+    issued(&name.secret, &name.host, &chain, &key)
+}
+
+/// Whether an authority may take the same order without a word of what it replaces (RFC 9773, section 5).
+fn minds_replacing(error: &Error) -> bool {
+    match error {
+        Error::Api(_) => {
+            !["rateLimited", "serverInternal", "accountDoesNotExist", "rejectedIdentifier"].iter().any(|word| says(error, word))
+        }
+        Error::Unsupported(_) => true,
+        _ => false,
+    }
+}
+
+/// Meets the challenges of an order that are still open.
+async fn authorize(order: &mut Order, name: &AcmeName, proving: &Proving) -> Result<(), Trouble> {
+    let mut open = order.authorizations();
+    while let Some(authorization) = open.next().await {
+        let mut authorization = authorization?;
+        match authorization.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            other => return Err(Trouble::Failed(format!("the authority holds the authorization for {} {other:?}", name.host))),
+        }
+        let kind = match name.terms.challenge {
+            AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            AcmeChallenge::Http01 => ChallengeType::Http01,
+        };
+        let none = || Trouble::Failed(format!("the authority offers no challenge {} for {}", name.terms.challenge, name.host));
+        let mut challenge = authorization.challenge(kind).ok_or_else(none)?;
+        let answer = challenge.key_authorization();
+        let shown = match name.terms.challenge {
+            AcmeChallenge::Http01 => AcmeShown::Answer(answer.as_str().to_owned()),
+            AcmeChallenge::TlsAlpn01 => certificate(&name.host, answer.digest().as_ref())?,
+        };
+        let proof =
+            AcmeProof { gateways: name.gateways.clone(), name: proof_name(name.terms.challenge, &challenge.token, &name.host), shown };
+        proving.show(&name.secret, proof).await.map_err(Trouble::Failed)?;
+        challenge.set_ready().await?;
+    }
+    Ok(())
+}
+
+/// What the authority says of a challenge that it did not find met.
+async fn refused(order: &mut Order) -> Option<String> {
+    let mut all = order.authorizations();
+    while let Some(Ok(mut authorization)) = all.next().await {
+        let Ok(state) = authorization.refresh().await else { continue };
+        let error = state.challenges.iter().find_map(|challenge| challenge.error.clone());
+        if let Some(error) = error {
+            return Some(told(&Error::Api(error)));
+        }
+    }
+    None
+}
+
+fn faulty(error: rcgen::Error) -> Trouble {
+    Trouble::Failed(format!("a key or a certificate cannot be made: {error}"))
+}
+
+fn key(kind: AcmeKeyType) -> Result<KeyPair, Trouble> {
+    let made = match kind {
+        AcmeKeyType::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
+        AcmeKeyType::P384 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),
+        AcmeKeyType::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
+    };
+    made.map_err(faulty)
+}
+
+/// A request to sign (RFC 8555, section 7.4): the name alone, where clients look.
+fn request(host: &str, key: &KeyPair) -> Result<Vec<u8>, Trouble> {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).map_err(faulty)?;
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(key).map_err(faulty)?.der().to_vec())
+}
+
+/// What RFC 8737, section 3, wants to be shown: the name, and the hash of what would be answered.
+fn certificate(host: &str, digest: &[u8]) -> Result<AcmeShown, Trouble> {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).map_err(faulty)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(faulty)?;
+    let shown = params.self_signed(&key).map_err(faulty)?;
+    Ok(AcmeShown::Certificate(shown.pem(), Zeroizing::new(key.serialize_pem())))
+}
+
+/// A chain that came, judged as that of any Secret.
+fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<NewCertificate, Trouble> {
+    let document = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": secret.name, "namespace": secret.namespace, "labels": {ACME: ACME_ON}},
+        "stringData": {"tls.crt": chain, "tls.key": key.serialize_pem()},
+    });
+    let text = Zeroizing::new(document.to_string());
+    let read = parse("acme", &text).candidates.into_iter().find_map(|candidate| candidate.object);
+    let judged = match read.as_deref().map(|object| &object.spec) {
+        Some(Spec::Secret(contents)) => judge(contents).map_err(|fault| fault.to_string()),
+        _ => Err("it cannot be read".to_owned()),
+    };
+    let wrong = |why: String| Trouble::Failed(format!("what the authority issued for {host} is not used: {why}"));
+    let certificate = judged.map_err(wrong)?;
+    if !certificate.covers(host) {
+        return Err(wrong(format!("it is for {}", certificate.names.join(", "))));
+    }
+    Ok(NewCertificate { secret: text, certificate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Kind;
+
+    #[test]
+    fn what_is_shown_to_an_authority_is_for_the_name_and_its_hash() {
+        // Aim: one DNS name, and the critical extension 1.3.6.1.5.5.7.1.31 with the hash as an octet string (RFC 8737, section 3).
+        let Ok(AcmeShown::Certificate(chain, key)) = certificate("a.example", &[7; 32]) else { panic!("no certificate") };
+        let der = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+        let (_, read) = x509_parser::parse_x509_certificate(&der).unwrap();
+        let extension = read.extensions().iter().find(|one| one.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
+        assert!(extension.critical);
+        assert_eq!(extension.value, [&[4, 32][..], &[7; 32]].concat());
+        let names = read.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names.len(), 1);
+        assert!(key.contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn what_comes_is_judged_before_it_is_used() {
+        // Aim: another key, another name and no certificate are refused with words; a good one is a Secret that says that it is ours; every kind
+        // of key makes a request.
+        let secret = ObjectKey::new(Kind::Secret, "shop", "acme-a.example");
+        let own = key(AcmeKeyType::P256).ok().unwrap();
+        let signed = |host: &str, key: &KeyPair| CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(key).unwrap().pem();
+        let failed = |chain: &str| match issued(&secret, "a.example", chain, &own) {
+            Err(Trouble::Failed(why)) => why,
+            _ => panic!("it should be refused"),
+        };
+        assert!(failed("nonsense").contains("holds no certificate"), "{}", failed("nonsense"));
+        assert!(failed(&signed("a.example", &key(AcmeKeyType::P256).ok().unwrap())).contains("not that of its certificate"));
+        assert!(failed(&signed("b.example", &own)).contains("it is for b.example"));
+        let good = issued(&secret, "a.example", &signed("a.example", &own), &own).ok().unwrap();
+        let document: serde_json::Value = serde_json::from_str(&good.secret).unwrap();
+        assert_eq!((document["metadata"]["labels"][ACME].as_str(), document["type"].as_str()), (Some("on"), Some("kubernetes.io/tls")));
+        for kind in [AcmeKeyType::P256, AcmeKeyType::P384, AcmeKeyType::Rsa2048] {
+            assert!(request("a.example", &key(kind).ok().unwrap()).is_ok_and(|csr| csr.len() > 100), "{kind:?}");
+        }
+    }
+}
