@@ -362,6 +362,7 @@ pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::Client
     mesh::ClientPolicy {
         proxy_protocol: Some(mesh::ProxyProtocol { required: true, trusted_cidrs: vec!["10.0.0.0/8".into()], timeout: secs(2) }),
         connections: Some(mesh::ClientConnections { max: 100, per_address: 10, new_per_second: 20 }),
+        http3: None,
         chains: vec![mesh::ClientChain {
             chain: chain.into(),
             policy: "shop/edge".into(),

@@ -15,6 +15,8 @@ pub struct ClientPolicy {
     pub proxy: Option<ProxyRule>,
     /// How many may be connected. Its counts outlive epochs.
     pub admission: Option<Arc<Admission>>,
+    /// HTTP/3 is served at the same number of port.
+    pub http3: bool,
     /// By filter chain.
     pub chains: Vec<(Arc<str>, Arc<ClientRules>)>,
     /// Of a chain of which nothing is said.
@@ -70,6 +72,8 @@ pub struct ClientRules {
     pub paths: PathRules,
     /// What is changed before anything is asked.
     pub headers: EarlyHeaders,
+    /// `alt-svc` of answers over TLS by other versions: where HTTP/3 is served (RFC 9114, section 3.1.1).
+    pub alt_svc: Option<HeaderValue>,
 }
 
 /// How long a client may take.
