@@ -101,7 +101,7 @@ pub(super) fn hostname(text: &str) -> Result<Option<String>, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, Version};
     use proto::mesh::path_change::Kind;
 
     use super::*;
