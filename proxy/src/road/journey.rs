@@ -299,7 +299,7 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
             draining = self.shared.draining(account.direction());
-            account.tell_strictly(response.headers_mut());
+            account.tell_strictly(response.headers_mut(), self.version);
         }
         if !self.call.forward().is_bare() {
             self.call.forward().back(self.place(), &self.answered, response.headers_mut());

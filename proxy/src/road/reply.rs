@@ -34,7 +34,7 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
             }
         }
     }
-    account.tell_strictly(response.headers_mut());
+    account.tell_strictly(response.headers_mut(), version);
     if draining && !has_streams(version) {
         close_after(&mut response);
     }

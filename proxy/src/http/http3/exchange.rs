@@ -17,9 +17,9 @@ use http::{HeaderValue, Response, request};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::incoming::Incoming;
-use super::serve::{Streams, UnderWay};
-use super::transport::{Ends, Sending, Transport};
+use super::incoming::Arriving;
+use super::requests::{Asking, Requests};
+use super::transport::{Beside, Outward, Quic};
 use crate::ground::body::{Body, Cut, Delivery, Received};
 use crate::ground::limits::QUIC_ACKNOWLEDGED_WAIT;
 use crate::ground::line::{Interim, Line};
@@ -27,7 +27,7 @@ use crate::ground::windows::Share;
 use crate::http::http2::{fit_answer, too_large};
 use crate::http::reply::CutOff;
 
-type Answering = RequestStream<Sending, Bytes>;
+type Answering = RequestStream<Outward, Bytes>;
 
 /// Why an answer did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -58,25 +58,25 @@ impl Halt {
 }
 
 /// Reads a request's head in its time, has it answered, and sends the answer; counts while it lasts. Dropping the future resets the stream.
-pub(super) async fn exchange<F, A>(resolver: RequestResolver<Transport, Bytes>, mut ends: Ends, streams: Rc<Streams>, answer: Rc<F>)
+pub(super) async fn exchange<F, A>(resolver: RequestResolver<Quic, Bytes>, mut beside: Beside, asking: Asking, answer: Rc<F>)
 where
     F: Fn(request::Parts, Received) -> A,
     A: Future<Output = Result<Response<Body>, CutOff>>,
 {
-    let under_way = UnderWay::begin(&streams);
-    let (head, stream) = match timeout(streams.terms().head, resolver.resolve_request()).await {
+    let requests = asking.requests();
+    let (head, stream) = match timeout(requests.terms().head, resolver.resolve_request()).await {
         Ok(Ok((request, stream))) => (request.into_parts().0, stream),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a request over HTTP/3 is none");
-            return streams.taken_back();
+            return requests.taken_back();
         }
         // The stream is reset where it is dropped.
         Err(_) => return tracing::debug!("a head over HTTP/3 takes too long"),
     };
     let (mut sending, receiving) = stream.split();
     let line = Arc::<Line>::default();
-    let delivery = Incoming::of(receiving).map(|incoming| Box::new(incoming) as Box<dyn Delivery>);
-    let admitted = admitted(&head, &streams, delivery.is_some());
+    let delivery = Arriving::of(receiving).map(|incoming| Box::new(incoming) as Box<dyn Delivery>);
+    let admitted = admitted(&head, requests, delivery.is_some());
     let received = match Received::delivered(delivery, &head.headers, admitted, Arc::clone(&line)) {
         Ok(received) => received,
         Err(error) => {
@@ -84,40 +84,40 @@ where
             return sending.stop_stream(Code::H3_MESSAGE_ERROR);
         }
     };
-    let sent = match answered(answer(head, received), &mut sending, (&line, &mut ends)).await {
+    let sent = match answered(answer(head, received), &mut sending, (&line, &mut beside)).await {
         Ok(Ok(response)) => {
-            under_way.answered(&line);
-            send(response, &mut sending, (&mut ends, streams.terms().stall)).await
+            asking.answered(&line);
+            send(response, &mut sending, (&mut beside, requests.terms().stall)).await
         }
         Ok(Err(CutOff)) => return sending.stop_stream(Code::H3_INTERNAL_ERROR),
         Err(halt) => Err(halt),
     };
     match sent {
         // Who ends the connection now would take from the client what has not arrived.
-        Ok(()) => drop(timeout(QUIC_ACKNOWLEDGED_WAIT, ends.stopped).await),
+        Ok(()) => drop(timeout(QUIC_ACKNOWLEDGED_WAIT, beside.stopped).await),
         Err(halt) => {
             tracing::debug!(why = %halt, "an answer did not arrive whole");
             if matches!(halt, Halt::Gone) {
-                streams.taken_back();
+                requests.taken_back();
             }
             sending.stop_stream(halt.code());
         }
     }
 }
 
-fn admitted(head: &request::Parts, streams: &Streams, has_body: bool) -> Result<Option<Share>, Reason> {
+fn admitted(head: &request::Parts, requests: &Requests, has_body: bool) -> Result<Option<Share>, Reason> {
     if too_large(&head.headers, Some(&head.uri), false) {
         return Err(Reason::TooLarge);
     }
     match has_body {
         false => Ok(None),
-        true if streams.windows().full() => Err(Reason::Overflow),
-        true => Ok(Some(streams.windows().enter())),
+        true if requests.windows().full() => Err(Reason::Overflow),
+        true => Ok(Some(requests.windows().enter())),
     }
 }
 
 /// Waits for the answer, and passes on what comes before it. Who resets the stream is not waited for: the answer is dropped.
-async fn answered<A: Future>(answer: A, sending: &mut Answering, (line, ends): (&Line, &mut Ends)) -> Result<A::Output, Halt> {
+async fn answered<A: Future>(answer: A, sending: &mut Answering, (line, beside): (&Line, &mut Beside)) -> Result<A::Output, Halt> {
     enum Next<T> {
         Answer(T),
         Interim(Interim),
@@ -132,7 +132,7 @@ async fn answered<A: Future>(answer: A, sending: &mut Answering, (line, ends): (
             if let Poll::Ready(interim) = line.poll_interim(cx) {
                 return Poll::Ready(Next::Interim(interim));
             }
-            ends.stopped.as_mut().poll(cx).map(|()| Next::Gone)
+            beside.stopped.as_mut().poll(cx).map(|()| Next::Gone)
         });
         match next.await {
             Next::Interim(interim) => pass(interim, sending).await?,
@@ -161,16 +161,16 @@ fn unsent(error: StreamError) -> Halt {
     }
 }
 
-async fn send(response: Response<Body>, sending: &mut Answering, (ends, stall): (&mut Ends, Option<Duration>)) -> Result<(), Halt> {
+async fn send(response: Response<Body>, sending: &mut Answering, (beside, stall): (&mut Beside, Option<Duration>)) -> Result<(), Halt> {
     let (mut head, mut body) = response.into_parts();
     fit_answer(&mut head.headers);
     if let Body::Bytes(bytes) = &body {
         head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
     }
-    let mut stall = Stall::of(stall, &ends.passed);
+    let mut stall = Stall::of(stall, &beside.passed);
     write(sending.send_response(Response::from_parts(head, ())), &mut body, &mut stall).await?;
     while !body.is_end_stream() {
-        let Some(frame) = next(&mut body, &mut ends.stopped).await? else { break };
+        let Some(frame) = next(&mut body, &mut beside.stopped).await? else { break };
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
             Ok(data) => write(sending.send_data(data), &mut body, &mut stall).await?,

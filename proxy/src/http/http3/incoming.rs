@@ -8,12 +8,12 @@ use h3::error::{Code, StreamError};
 use h3::server::RequestStream;
 use http::HeaderMap;
 
-use super::transport::Receiving;
+use super::transport::Inward;
 use crate::ground::body::Delivery;
 
 /// See the module.
-pub(super) struct Incoming {
-    stream: RequestStream<Receiving, Bytes>,
+pub(super) struct Arriving {
+    stream: RequestStream<Inward, Bytes>,
     /// What was looked at.
     first: Option<Bytes>,
     /// All data has been taken off the stream: the library must not be asked for more then.
@@ -23,9 +23,9 @@ pub(super) struct Incoming {
     over: bool,
 }
 
-impl Incoming {
+impl Arriving {
     /// Looks at once whether anything comes behind a head; `None`: it was all.
-    pub(super) fn of(stream: RequestStream<Receiving, Bytes>) -> Option<Self> {
+    pub(super) fn of(stream: RequestStream<Inward, Bytes>) -> Option<Self> {
         let mut incoming = Self { stream, first: None, data_over: false, trailers: None, over: false };
         let mut cx = Context::from_waker(Waker::noop());
         match incoming.poll_piece(&mut cx) {
@@ -65,7 +65,7 @@ impl Incoming {
     }
 }
 
-impl Delivery for Incoming {
+impl Delivery for Arriving {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(Ok(first))),

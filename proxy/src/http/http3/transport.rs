@@ -19,7 +19,7 @@ use super::frames::{BadFrames, Frames};
 type Waiting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>>>>;
 
 /// What is known of a request's stream beside the library.
-pub(super) struct Ends {
+pub(super) struct Beside {
     /// Resolves when the client wants no more of the answer, or has all of it.
     pub(super) stopped: Pin<Box<dyn Future<Output = ()>>>,
     /// Bytes of the answer that have gone.
@@ -27,19 +27,19 @@ pub(super) struct Ends {
 }
 
 /// A connection of QUIC.
-pub(super) struct Transport {
+pub(super) struct Quic {
     connection: quinn::Connection,
     /// Of the stream that was accepted last.
-    latest: Rc<Cell<Option<Ends>>>,
+    latest: Rc<Cell<Option<Beside>>>,
     both_ways: Option<Waiting<(quinn::SendStream, quinn::RecvStream)>>,
     one_way: Option<Waiting<quinn::RecvStream>>,
     opener: Opener,
 }
 
-impl Transport {
+impl Quic {
     /// And where what is known of each stream is put as it is accepted.
-    pub(super) fn new(connection: quinn::Connection) -> (Self, Rc<Cell<Option<Ends>>>) {
-        let latest = Rc::<Cell<Option<Ends>>>::default();
+    pub(super) fn new(connection: quinn::Connection) -> (Self, Rc<Cell<Option<Beside>>>) {
+        let latest = Rc::<Cell<Option<Beside>>>::default();
         let opener = Opener { connection: connection.clone(), one_way: None };
         (Self { connection, latest: Rc::clone(&latest), both_ways: None, one_way: None, opener }, latest)
     }
@@ -53,12 +53,12 @@ pub(super) struct Opener {
 
 /// A request's stream.
 pub(super) struct BothWays {
-    sending: Sending,
-    receiving: Receiving,
+    sending: Outward,
+    receiving: Inward,
 }
 
 /// What goes to the client.
-pub(super) struct Sending {
+pub(super) struct Outward {
     stream: quinn::SendStream,
     writing: Option<WriteBuf<Bytes>>,
     passed: Rc<Cell<u64>>,
@@ -66,7 +66,7 @@ pub(super) struct Sending {
 }
 
 /// What comes from it.
-pub(super) struct Receiving {
+pub(super) struct Inward {
     stream: quinn::RecvStream,
     frames: Frames,
     /// What has come and was not given on.
@@ -125,18 +125,18 @@ fn poll_waiting<T>(place: &mut Option<Waiting<T>>, begin: impl FnOnce() -> Waiti
     Poll::Ready(done)
 }
 
-impl quic::Connection<Bytes> for Transport {
-    type RecvStream = Receiving;
+impl quic::Connection<Bytes> for Quic {
+    type RecvStream = Inward;
     type OpenStreams = Opener;
 
-    fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
+    fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inward, ConnectionErrorIncoming>> {
         let connection = &self.connection;
         let begin = || -> Waiting<quinn::RecvStream> {
             let connection = connection.clone();
             Box::pin(async move { connection.accept_uni().await })
         };
         let stream = ready!(poll_waiting(&mut self.one_way, begin, cx)).map_err(lost)?;
-        Poll::Ready(Ok(Receiving { stream, frames: Frames::of_client(), come: Bytes::new(), over: false }))
+        Poll::Ready(Ok(Inward { stream, frames: Frames::of_client(), come: Bytes::new(), over: false }))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BothWays, ConnectionErrorIncoming>> {
@@ -148,10 +148,10 @@ impl quic::Connection<Bytes> for Transport {
         let (sending, receiving) = ready!(poll_waiting(&mut self.both_ways, begin, cx)).map_err(lost)?;
         let (stopped, passed) = (sending.stopped(), Rc::<Cell<u64>>::default());
         let stopped = Box::pin(async move { drop(stopped.await) });
-        self.latest.set(Some(Ends { stopped, passed: Rc::clone(&passed) }));
+        self.latest.set(Some(Beside { stopped, passed: Rc::clone(&passed) }));
         Poll::Ready(Ok(BothWays {
-            sending: Sending { stream: sending, writing: None, passed, over: false },
-            receiving: Receiving { stream: receiving, frames: Frames::of_request(), come: Bytes::new(), over: false },
+            sending: Outward { stream: sending, writing: None, passed, over: false },
+            receiving: Inward { stream: receiving, frames: Frames::of_request(), come: Bytes::new(), over: false },
         }))
     }
 
@@ -160,15 +160,15 @@ impl quic::Connection<Bytes> for Transport {
     }
 }
 
-impl quic::OpenStreams<Bytes> for Transport {
+impl quic::OpenStreams<Bytes> for Quic {
     type BidiStream = BothWays;
-    type SendStream = Sending;
+    type SendStream = Outward;
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BothWays, StreamErrorIncoming>> {
         self.opener.poll_open_bidi(cx)
     }
 
-    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outward, StreamErrorIncoming>> {
         self.opener.poll_open_send(cx)
     }
 
@@ -179,7 +179,7 @@ impl quic::OpenStreams<Bytes> for Transport {
 
 impl quic::OpenStreams<Bytes> for Opener {
     type BidiStream = BothWays;
-    type SendStream = Sending;
+    type SendStream = Outward;
 
     /// A server opens none (RFC 9114, section 6.1).
     fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<BothWays, StreamErrorIncoming>> {
@@ -187,14 +187,14 @@ impl quic::OpenStreams<Bytes> for Opener {
         Poll::Ready(Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error }))
     }
 
-    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Outward, StreamErrorIncoming>> {
         let connection = &self.connection;
         let begin = || -> Waiting<quinn::SendStream> {
             let connection = connection.clone();
             Box::pin(async move { connection.open_uni().await })
         };
         let stream = ready!(poll_waiting(&mut self.one_way, begin, cx)).map_err(of_connection)?;
-        Poll::Ready(Ok(Sending { stream, writing: None, passed: Rc::default(), over: false }))
+        Poll::Ready(Ok(Outward { stream, writing: None, passed: Rc::default(), over: false }))
     }
 
     fn close(&mut self, of: Code, reason: &[u8]) {
@@ -203,10 +203,10 @@ impl quic::OpenStreams<Bytes> for Opener {
 }
 
 impl quic::BidiStream<Bytes> for BothWays {
-    type SendStream = Sending;
-    type RecvStream = Receiving;
+    type SendStream = Outward;
+    type RecvStream = Inward;
 
-    fn split(self) -> (Sending, Receiving) {
+    fn split(self) -> (Outward, Inward) {
         (self.sending, self.receiving)
     }
 }
@@ -249,7 +249,7 @@ impl quic::SendStream<Bytes> for BothWays {
     }
 }
 
-impl quic::RecvStream for Receiving {
+impl quic::RecvStream for Inward {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
@@ -283,7 +283,7 @@ impl quic::RecvStream for Receiving {
     }
 }
 
-impl Drop for Receiving {
+impl Drop for Inward {
     fn drop(&mut self) {
         if !self.over {
             // What is left of it is not wanted, which is no fault (RFC 9114, section 4.1).
@@ -292,7 +292,7 @@ impl Drop for Receiving {
     }
 }
 
-impl quic::SendStream<Bytes> for Sending {
+impl quic::SendStream<Bytes> for Outward {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         if let Some(writing) = &mut self.writing {
             while writing.has_remaining() {
@@ -330,7 +330,7 @@ impl quic::SendStream<Bytes> for Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for Outward {
     fn drop(&mut self) {
         if !self.over {
             let _ = self.stream.reset(code(Code::H3_REQUEST_CANCELLED));
