@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{
-    QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX, QUIC_STREAM_WINDOW_BYTES, QUIC_UNPROVED_MAX,
+    QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX, QUIC_STREAM_WINDOW_BYTES,
 };
 use crate::http::http3::{self, QuicTerms};
 use crate::observe::{Direction, Downstream, EdgeReadings, client_tls};
@@ -38,9 +38,10 @@ const VERSION: u32 = 1;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Serves a port's clients of HTTP/3 for as long as `wanted` says so; then those who are there end in order, and so does this. It goes on if it is wanted
-/// again meanwhile. Once a drain has shut the doors no further ones come in. Dropping the future cuts all of them.
-pub async fn serve(socket: UdpSocket, port: u16, shared: Rc<Shared>, mut wanted: watch::Receiver<bool>) {
-    let hall = match Hall::open(socket, port, &shared) {
+/// again meanwhile. Once a drain has shut the doors no further ones come in. Dropping the future cuts all of them. `unproved_max`: handshakes under way
+/// at which further clients have to prove their address first.
+pub async fn serve(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: Rc<Shared>, mut wanted: watch::Receiver<bool>) {
+    let hall = match Hall::open(socket, (port, unproved_max), &shared) {
         Ok(hall) => hall,
         Err(why) => return tracing::error!(port, why, "HTTP/3 cannot be served"),
     };
@@ -93,6 +94,7 @@ struct Hall {
     /// Ends those that are there.
     closing: RefCell<CancellationToken>,
     handshakes: Cell<usize>,
+    unproved_max: usize,
     local: SocketAddr,
     shared: Rc<Shared>,
 }
@@ -107,7 +109,7 @@ impl Drop for Shaking {
 }
 
 impl Hall {
-    fn open(socket: UdpSocket, port: u16, shared: &Rc<Shared>) -> Result<Rc<Self>, String> {
+    fn open(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: &Rc<Shared>) -> Result<Rc<Self>, String> {
         let told = |error: std::io::Error| error.to_string();
         let local = socket.local_addr().map_err(told)?;
         let snapshots = shared.snapshots.clone();
@@ -125,7 +127,7 @@ impl Hall {
         let endpoint = Endpoint::new(config, Some(usual.clone()), socket, Arc::new(TokioRuntime)).map_err(told)?;
         let config = RefCell::new((Arc::default(), Arc::new(usual.clone())));
         let (closing, handshakes, shared) = (RefCell::default(), Cell::new(0), Rc::clone(shared));
-        Ok(Rc::new(Self { endpoint, port, config, usual, closing, handshakes, local, shared }))
+        Ok(Rc::new(Self { endpoint, port, config, usual, closing, handshakes, unproved_max, local, shared }))
     }
 
     fn readings(&self) -> &EdgeReadings {
@@ -158,7 +160,7 @@ impl Hall {
     fn admit(self: &Rc<Self>, incoming: Incoming, taken: impl FnOnce() -> Guest) {
         let snapshot = self.shared.reader.load();
         let Some(edge) = snapshot.edges.get(&self.port).filter(|edge| edge.clients.http3) else { return incoming.refuse() };
-        if !incoming.remote_address_validated() && self.handshakes.get() >= QUIC_UNPROVED_MAX {
+        if !incoming.remote_address_validated() && self.handshakes.get() >= self.unproved_max {
             self.readings().http3_retries.fetch_add(1, Ordering::Relaxed);
             // It may always be sent one that has proved nothing.
             let _ = incoming.retry();

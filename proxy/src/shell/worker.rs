@@ -19,6 +19,8 @@ use crate::ground::drain::DrainStage;
 use crate::ground::limits::{
     DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
 };
+#[cfg(feature = "http3")]
+use crate::ground::limits::QUIC_UNPROVED_MAX;
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::{Serving, WrittenDate};
@@ -377,7 +379,7 @@ impl Halls {
         // Beside a socket that still serves a former time's clients it would get some of their datagrams.
         let former = !wanted.send_replace(true) && !serving.is_empty();
         if !former {
-            serving.push(tokio::task::spawn_local(road::quic::serve(socket, port, Rc::clone(shared), wanted.subscribe())));
+            serving.push(tokio::task::spawn_local(road::quic::serve(socket, (port, QUIC_UNPROVED_MAX), Rc::clone(shared), wanted.subscribe())));
         }
     }
 
