@@ -7,6 +7,8 @@
 
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/http3.rs"]
+mod http3;
 #[path = "foreign/identity.rs"]
 mod identity;
 #[path = "foreign/install.rs"]

@@ -25,7 +25,7 @@ use crate::ground::windows::Share;
 pub use cut::Cut;
 pub(crate) use cut::breaks_coding;
 #[cfg(feature = "http3")]
-pub(crate) use delivered::{BadLength, Delivery};
+pub(crate) use delivered::Delivery;
 pub use looked::Beginning;
 use looked::Looked;
 

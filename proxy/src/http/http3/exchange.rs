@@ -156,7 +156,7 @@ async fn pass(Interim { status, headers }: Interim, sending: &mut Answering) -> 
 
 fn unsent(error: StreamError) -> Halt {
     match error {
-        StreamError::RemoteTerminate { .. } | StreamError::ConnectionError(..) => Halt::Gone,
+        StreamError::RemoteTerminate { .. } | StreamError::ConnectionError { .. } => Halt::Gone,
         other => Halt::Unsent(other),
     }
 }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::Ordering;
 
-use bytes::Buf as _;
+use ::bytes::{Buf as _, Bytes};
 use engine::client::{Admission, AdmissionBounds};
 use engine::failure::{LocalReply, Reason};
 use engine::model::{ClientCertificates, ClientLimits, ClientPolicy, ClientRules, Http2Rules, Secret, TlsTerms};
@@ -13,7 +13,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
-use super::tls::{cell, certificate, client, connect, https, replying, serve_chains, serve_chains_under, showing, table_of, terms};
+use super::tls::{cell, certificate, client, connect, https, put, replying, serve_chains, serve_chains_under, showing, table_of, terms};
 use super::*;
 use crate::ground::limits::QUIC_UNPROVED_MAX;
 use crate::road::quic;
@@ -203,7 +203,7 @@ fn a_name_leads_to_its_chain_and_shows_its_certificate() {
         for (name, place) in [("a.example", 0), ("b.example", 1)] {
             assert_eq!(shown(&call(port.address, config(), name).await.unwrap()), own(place), "{name}");
         }
-        super::tls::put(&cells[0], Some(certificate(&authority, &["a.example"])));
+        put(&cells[0], Some(certificate(&authority, &["a.example"])));
         assert_eq!(shown(&call(port.address, config(), "a.example").await.unwrap()), own(0));
         let error = call(port.address, config(), "other.org").await.err().unwrap();
         assert!(matches!(&error, quinn::ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == 0x170), "{error:?}");
