@@ -90,8 +90,8 @@ spec:
 
 /// One order of the client's, begun.
 fn begin(authority: &str, order: &[&str]) -> Child {
-    let address = format!("127.0.0.1:{PORT}");
-    let arguments = [&[client("http3.py").as_str(), authority, &address, HOST][..], order].concat();
+    let (address, program) = (format!("127.0.0.1:{PORT}"), client("http3.py"));
+    let arguments = [&[program.as_str(), authority, &address, HOST][..], order].concat();
     Command::new(python()).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

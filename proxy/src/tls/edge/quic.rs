@@ -33,7 +33,7 @@ const ALPN_H3: &[u8] = b"h3";
 const QUIC_V1: u32 = 1;
 
 /// Says which chain has a name; `None`: the client names nobody.
-pub type Naming = dyn Fn(Option<&str>) -> Result<Arc<Chain>, Alert> + Send + Sync;
+type Naming = dyn Fn(Option<&str>) -> Result<Arc<Chain>, Alert> + Send + Sync;
 
 /// Ends TLS of the clients of one port.
 pub struct QuicDoor {
