@@ -16,7 +16,10 @@ use engine::client::Admitted;
 use engine::decide;
 use engine::failure::{Failure, Reason};
 use engine::model::{ClientPolicy, ClientRules, Serves, Snapshot};
-use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode, VarInt};
+use quinn::{
+    ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode,
+    VarInt,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

@@ -235,14 +235,7 @@ impl Edges {
                     worker.open_datagrams(port, socket).await;
                 }
             }
-            Takes::Http3 => {
-                #[cfg(feature = "http3")]
-                if let Some(worker) = self.of_http3(port) {
-                    worker.open_http3(port, socket).await;
-                }
-                #[cfg(not(feature = "http3"))]
-                drop(socket);
-            }
+            Takes::Http3 => self.open_http3(port, socket).await,
         }
     }
 
@@ -253,20 +246,39 @@ impl Edges {
                     worker.close_datagrams(port).await;
                 }
             }
-            Takes::Http3 => {
-                #[cfg(feature = "http3")]
-                if let Some(worker) = self.of_http3(port) {
-                    worker.close_http3(port).await;
-                }
-            }
+            Takes::Http3 => self.close_http3(port).await,
         }
     }
+}
 
+#[cfg(feature = "http3")]
+impl Edges {
     /// The worker that serves a port's HTTP/3: not the same for all.
-    #[cfg(feature = "http3")]
     fn of_http3(&self, port: u16) -> Option<&Worker> {
         self.workers.get(usize::from(port) % self.workers.len().max(1))
     }
+
+    async fn open_http3(&self, port: u16, socket: UdpSocket) {
+        if let Some(worker) = self.of_http3(port) {
+            worker.open_http3(port, socket).await;
+        }
+    }
+
+    async fn close_http3(&self, port: u16) {
+        if let Some(worker) = self.of_http3(port) {
+            worker.close_http3(port).await;
+        }
+    }
+}
+
+/// Of a build that has none: nothing leads here.
+#[cfg(not(feature = "http3"))]
+impl Edges {
+    #[allow(clippy::unused_async, reason = "as where it is served")]
+    async fn open_http3(&self, _: u16, _: UdpSocket) {}
+
+    #[allow(clippy::unused_async, reason = "as where it is served")]
+    async fn close_http3(&self, _: u16) {}
 }
 
 /// What comes in at a port for datagrams.
@@ -289,8 +301,8 @@ impl Takes {
 
 /// What an epoch wants at each port for datagrams. Where one is for both, whoever has said the port has it.
 fn datagram_ports(live: &Snapshot) -> BTreeMap<u16, Takes> {
-    let http3 = live.edges.iter().filter(|(_, edge)| edge.clients.http3).map(|(port, _)| (*port, Takes::Http3));
-    let http3 = http3.filter(|_| cfg!(feature = "http3"));
+    let http3 = live.edges.iter().filter(|(_, edge)| cfg!(feature = "http3") && edge.clients.http3);
+    let http3 = http3.map(|(port, _)| (*port, Takes::Http3));
     http3.chain(live.datagrams.keys().map(|port| (*port, Takes::Datagrams))).collect()
 }
 

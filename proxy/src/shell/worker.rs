@@ -16,11 +16,11 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
+#[cfg(feature = "http3")]
+use crate::ground::limits::QUIC_UNPROVED_MAX;
 use crate::ground::limits::{
     DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
 };
-#[cfg(feature = "http3")]
-use crate::ground::limits::QUIC_UNPROVED_MAX;
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::{Serving, WrittenDate};
@@ -366,26 +366,39 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
     }
 }
 
-/// Ports of HTTP/3, and whether each is open; one that was closed is there until its clients have gone.
+/// Ports of HTTP/3; one that was closed is there until its clients have gone.
 #[cfg(feature = "http3")]
 #[derive(Default)]
-struct Halls(HashMap<u16, (watch::Sender<bool>, Vec<tokio::task::JoinHandle<()>>)>);
+struct Halls(HashMap<u16, HallDoor>);
+
+/// See [`Halls`].
+#[cfg(feature = "http3")]
+struct HallDoor {
+    wanted: watch::Sender<bool>,
+    serving: Vec<tokio::task::JoinHandle<()>>,
+    /// It was opened again before its clients had gone.
+    reopened: bool,
+}
 
 #[cfg(feature = "http3")]
 impl Halls {
     fn open(&mut self, port: u16, socket: std::net::UdpSocket, shared: &Rc<Shared>) {
-        let (wanted, serving) = self.0.entry(port).or_insert_with(|| (watch::Sender::new(true), Vec::new()));
-        serving.retain(|serving| !serving.is_finished());
-        // Beside a socket that still serves a former time's clients it would get some of their datagrams.
-        let former = !wanted.send_replace(true) && !serving.is_empty();
-        if !former {
-            serving.push(tokio::task::spawn_local(road::quic::serve(socket, (port, QUIC_UNPROVED_MAX), Rc::clone(shared), wanted.subscribe())));
+        let fresh = || HallDoor { wanted: watch::Sender::new(true), serving: Vec::new(), reopened: false };
+        let door = self.0.entry(port).or_insert_with(fresh);
+        door.serving.retain(|serving| !serving.is_finished());
+        if !door.wanted.send_replace(true) {
+            door.reopened = !door.serving.is_empty();
+        }
+        // Beside a socket that still serves a former time's clients another would get some of their datagrams.
+        if !door.reopened {
+            let serving = road::quic::serve(socket, (port, QUIC_UNPROVED_MAX), Rc::clone(shared), door.wanted.subscribe());
+            door.serving.push(tokio::task::spawn_local(serving));
         }
     }
 
     fn close(&mut self, port: u16) {
-        if let Some((wanted, _)) = self.0.get(&port) {
-            wanted.send_replace(false);
+        if let Some(door) = self.0.get(&port) {
+            door.wanted.send_replace(false);
         }
     }
 }

@@ -71,7 +71,10 @@ where
             return requests.taken_back();
         }
         // The stream is reset where it is dropped.
-        Err(_) => return tracing::debug!("a head over HTTP/3 takes too long"),
+        Err(_) => {
+            tracing::debug!("a head over HTTP/3 takes too long");
+            return requests.taken_back();
+        }
     };
     let (mut sending, receiving) = stream.split();
     let line = Arc::<Line>::default();

@@ -145,6 +145,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What goes on of these bytes, however they come.
@@ -191,5 +193,16 @@ mod tests {
         assert_eq!(passed(Frames::of_client(), &control, 1), ([&[0][..], &settings].concat(), Ok(())));
         let instructions = [2, 0x3f, 0xe1, 0x1f];
         assert_eq!(passed(Frames::of_client(), &instructions, 1), (instructions.to_vec(), Ok(())));
+    }
+    proptest! {
+        #[test]
+        fn how_bytes_come_changes_nothing(bytes in proptest::collection::vec(0_u8..=16, 0..200), at_once in 1_usize..20) {
+            // Aim: whatever is sent, in pieces of whatever size: the same goes on, and nothing breaks.
+            for frames in [Frames::of_request, Frames::of_client] {
+                let (whole, piecewise) = (passed(frames(), &bytes, 1000), passed(frames(), &bytes, at_once));
+                prop_assert_eq!(&whole, &piecewise);
+                prop_assert!(whole.0.len() <= bytes.len());
+            }
+        }
     }
 }

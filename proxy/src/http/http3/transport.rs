@@ -119,7 +119,11 @@ fn bad(frames: BadFrames) -> StreamErrorIncoming {
 }
 
 /// Waits in a place that lasts: what was made anew at each poll would forget who waits.
-fn poll_waiting<T>(place: &mut Option<Waiting<T>>, begin: impl FnOnce() -> Waiting<T>, cx: &mut Context<'_>) -> Poll<Result<T, ConnectionError>> {
+fn poll_waiting<T>(
+    place: &mut Option<Waiting<T>>,
+    begin: impl FnOnce() -> Waiting<T>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<T, ConnectionError>> {
     let done = ready!(place.get_or_insert_with(begin).as_mut().poll(cx));
     *place = None;
     Poll::Ready(done)

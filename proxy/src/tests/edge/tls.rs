@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::failure::{LocalReply, Reason};
 use engine::model::{
-    ApplicationProtocol, Chain, Chains, ClientCertificates, ClientPolicy, Edge, Made, OwnCertificate, Port, Secret, SecretCell, Serves, TICKET_KEY_BYTES,
-    TlsTerms, TlsVersion,
+    ApplicationProtocol, Chain, Chains, ClientCertificates, ClientPolicy, Edge, Made, OwnCertificate, Port, Secret, SecretCell, Serves,
+    TICKET_KEY_BYTES, TlsTerms, TlsVersion,
 };
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};

@@ -142,7 +142,8 @@ impl QuicSession {
     fn meet(&self, hello: ClientHello) -> Result<Meeting, TransportError> {
         let name: Option<Arc<str>> = hello.sni.as_deref().map(Into::into);
         let chain = (self.door.naming)(name.as_deref()).map_err(|alert| told(alert.description(), "no listener has that name"))?;
-        let terms = chain.terms.clone().ok_or_else(|| told(Alert::UnrecognizedName.description(), "TLS of that name passes by TCP alone"))?;
+        let terms =
+            chain.terms.clone().ok_or_else(|| told(Alert::UnrecognizedName.description(), "TLS of that name passes by TCP alone"))?;
         let stamp = terms.clients.as_ref().map_or(0, |clients| clients.authorities.stamp());
         let away = |error: &dyn fmt::Display| told(Alert::InternalError.description(), &error.to_string());
         let termination = self.door.tls.edge().server(&terms).map_err(|error| away(&error))?;
