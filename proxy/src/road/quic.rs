@@ -224,7 +224,13 @@ impl Hall {
 
     async fn shake(&self, incoming: Incoming, clients: &Arc<ClientPolicy>) -> Result<(quinn::Connection, QuicMet), Failure> {
         let failed = |why: String| Failure::new(Reason::TlsFailed, format!("QUIC from the client: {why}"));
-        let connecting = incoming.accept_with(self.config(clients)).map_err(|error| failed(error.to_string()))?;
+        let ended = |error: ConnectionError| {
+            if is_unnamed(&error) {
+                self.readings().unnamed.fetch_add(1, Ordering::Relaxed);
+            }
+            failed(error.to_string())
+        };
+        let connecting = incoming.accept_with(self.config(clients)).map_err(ended)?;
         let full = || _ = self.readings().handshakes_full.fetch_add(1, Ordering::Relaxed);
         let handshake = self.shared.handshakes.run(full, connecting);
         let shaken = match Box::pin(timeout(clients.only().timeouts.tls_handshake, handshake)).await {
@@ -232,12 +238,7 @@ impl Hall {
             Ok(None) => return Err(failed("the handshake was the slowest of as many as may be, and made room".to_owned())),
             Err(_) => return Err(failed("the handshake took too long".to_owned())),
         };
-        let connection = shaken.map_err(|error| {
-            if is_unnamed(&error) {
-                self.readings().unnamed.fetch_add(1, Ordering::Relaxed);
-            }
-            failed(error.to_string())
-        })?;
+        let connection = shaken.map_err(ended)?;
         let met = connection.handshake_data().and_then(|met| met.downcast::<Result<QuicMet, QuicUnproved>>().ok());
         match met.map(|met| *met) {
             Some(Ok(met)) => Ok((connection, met)),
