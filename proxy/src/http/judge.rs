@@ -70,7 +70,7 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
         fields = (fields + parts.headers.len()).saturating_sub(before);
     }
     if parts.version == Version::HTTP_3 && parts.method == Method::CONNECT {
-        let why = "CONNECT, and so WebSocket, is not carried over HTTP/3 (RFC 9220): come by HTTP/2 or HTTP/1.1";
+        let why = "CONNECT is not carried over HTTP/3: come by HTTP/2 or HTTP/1.1";
         return Err(Fault { status: StatusCode::NOT_IMPLEMENTED, ..bad(why) });
     }
     host(parts, hop)?;
