@@ -230,10 +230,8 @@ struct NoTime(#[schemars(regex(pattern = super::parts::DURATION), length(max = 2
 #[schemars(rename_all = "camelCase")]
 struct Http3 {
     /// Whether it is spoken.
-    #[schemars(extend("default" = false))]
     enabled: Option<bool>,
     /// How long clients may remember that it is (`alt-svc`).
-    #[schemars(extend("default" = "24h"))]
     alt_svc_max_age: Option<AltSvcAge>,
 }
 

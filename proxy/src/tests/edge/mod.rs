@@ -5,6 +5,7 @@ mod bytes;
 mod client_policy;
 mod clients;
 mod datagrams;
+#[cfg(feature = "http3")]
 mod http3;
 mod tls;
 mod told;
