@@ -969,6 +969,9 @@ pub struct ClientPolicy {
     /// Of clients that meet a filter chain.
     #[prost(message, repeated, tag = "3")]
     pub chains: ::prost::alloc::vec::Vec<ClientChain>,
+    /// HTTP/3 by UDP at the same number of port, for chains that end TLS and carry requests; absent: none.
+    #[prost(message, optional, tag = "4")]
+    pub http3: ::core::option::Option<ClientHttp3>,
 }
 impl ::prost::Name for ClientPolicy {
     const NAME: &'static str = "ClientPolicy";
@@ -1253,6 +1256,22 @@ impl ::prost::Name for ClientHttp2 {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ClientHttp2".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientHttp3 {
+    /// How long clients may remember that it is there (`alt-svc`, RFC 7838); absent: a day.
+    #[prost(message, optional, tag = "1")]
+    pub alt_svc_max_age: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ClientHttp3 {
+    const NAME: &'static str = "ClientHttp3";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientHttp3".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientHttp3".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

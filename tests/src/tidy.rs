@@ -54,7 +54,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 
 /// The same for the pure half of the proxy: policy knows no cluster, the model no decision.
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
-    (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout"]),
+    (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout", "versions"]),
     (1, &["limit", "spread", "budget", "gate", "health", "matching", "consumers"]),
     (2, &["filter", "retry", "authenticate", "authorize", "client"]),
     (3, &["model"]),

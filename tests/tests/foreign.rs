@@ -19,6 +19,8 @@ mod envoy;
 mod faults;
 #[path = "foreign/h2spec.rs"]
 mod h2spec;
+#[path = "foreign/http3.rs"]
+mod http3;
 #[path = "foreign/identity.rs"]
 mod identity;
 #[path = "foreign/install.rs"]

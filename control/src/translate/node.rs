@@ -11,6 +11,7 @@ use proto::mesh::{
 use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
+use super::edge::client;
 use super::edge_listeners::{self, Family};
 use super::{attach, dns, edge, settings};
 use crate::world::core::ServicePort;
@@ -36,9 +37,10 @@ pub fn instance_fingerprint(world: &World, instance: &Instance) -> Option<String
     instance_order(world, instance).map(|order| order.fingerprint)
 }
 
-/// The ports that a Gateway of ours serves; whether for datagrams.
+/// The ports that a Gateway of ours serves; whether for datagrams, which HTTP/3 comes in.
 pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<(u16, bool)> {
-    edge_listeners::ports(world.index(), name).into_iter().map(|(port, family)| (port, family == Family::Udp)).collect()
+    let listened = edge_listeners::ports(world.index(), name).into_iter().map(|(port, family)| (port, family == Family::Udp));
+    listened.chain(client::http3_ports(world.index(), name).into_iter().map(|port| (port, true))).collect()
 }
 
 fn gateways(world: &World) -> Vec<GatewayOrder> {

@@ -368,6 +368,7 @@ pub(crate) fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::Client
             readiness_grace: secs(7),
             go_away_grace: secs(8),
         }),
+        http3: None,
         chains: vec![mesh::ClientChain {
             chain: chain.into(),
             policy: "shop/edge".into(),

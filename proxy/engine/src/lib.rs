@@ -34,5 +34,6 @@ pub mod retry;
 pub mod sketch;
 pub mod sniff;
 pub(crate) mod spread;
+pub mod versions;
 
 pub use moment::Moment;

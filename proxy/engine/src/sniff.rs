@@ -157,6 +157,22 @@ fn tls(bytes: &[u8]) -> Sniffed {
     }
 }
 
+/// What a ClientHello says that comes without records, as in QUIC (RFC 9001, section 4.1.3); `None`: it is not whole yet, and no longer than one
+/// may be. What is none, is broken or is too long says nothing: the handshake will tell.
+pub fn hello_of(message: &[u8]) -> Option<ClientHello> {
+    match message {
+        [1, a, b, c, body @ ..] => {
+            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+            if length > CLIENT_HELLO_BYTES_MAX {
+                return Some(ClientHello::default());
+            }
+            body.get(..length).map(|body| client_hello(body).unwrap_or_default())
+        }
+        [] | [1, ..] => None,
+        _ => Some(ClientHello::default()),
+    }
+}
+
 enum Reassembled {
     Whole(Vec<u8>),
     Incomplete,
@@ -296,6 +312,20 @@ mod tests {
     fn usual() -> [Vec<u8>; 2] {
         let name = [&[0][..], &block16(b"Shop.Example")].concat();
         [extension(0, &block16(&name)), extension(16, &block16(b"\x05mw-h2\x02h2"))]
+    }
+
+    #[test]
+    fn a_hello_without_records_is_read_when_it_is_whole() {
+        // Aim: the same words as with records, at its last byte and not before; what is no ClientHello, or too long for one, says nothing.
+        let whole = hello(&usual(), 1 << 14)[5..].to_vec();
+        for length in 0..whole.len() {
+            assert_eq!(hello_of(&whole[..length]), None, "{length}");
+        }
+        let said = hello_of(&whole).unwrap();
+        assert_eq!((said.sni.as_deref(), said.offers("h2")), (Some("shop.example"), true));
+        for other in [&[2, 0][..], &[1, 1, 0, 0]] {
+            assert_eq!(hello_of(other), Some(ClientHello::default()));
+        }
     }
 
     #[test]

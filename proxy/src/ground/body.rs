@@ -1,6 +1,8 @@
 //! The one body type of the road.
 
 mod cut;
+#[cfg(feature = "http3")]
+mod delivered;
 mod looked;
 
 use std::collections::VecDeque;
@@ -22,6 +24,8 @@ use crate::ground::line::Line;
 use crate::ground::windows::Share;
 pub use cut::Cut;
 pub(crate) use cut::breaks_coding;
+#[cfg(feature = "http3")]
+pub(crate) use delivered::Delivery;
 pub use looked::Beginning;
 use looked::Looked;
 
@@ -60,6 +64,8 @@ pub struct Received(BodySource);
 enum BodySource {
     Http1(Single),
     Http2(Streamed),
+    #[cfg(feature = "http3")]
+    Delivered(Box<delivered::Delivered>),
     /// Boxed because few are looked at.
     Looked(Box<Looked>),
 }
@@ -195,6 +201,8 @@ impl Received {
         match &self.0 {
             BodySource::Http1(_) => None,
             BodySource::Http2(streamed) => streamed.refused,
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.refused(),
             BodySource::Looked(looked) => looked.rest().refused(),
         }
     }
@@ -204,6 +212,8 @@ impl Received {
         match &self.0 {
             BodySource::Http1(single) => single.line.as_ref(),
             BodySource::Http2(streamed) => streamed.line.as_ref(),
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.line(),
             BodySource::Looked(looked) => looked.rest().line(),
         }
     }
@@ -213,6 +223,8 @@ impl Received {
         match &self.0 {
             BodySource::Http1(single) => single.is_end_stream(),
             BodySource::Http2(streamed) => streamed.over,
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.is_over(),
             BodySource::Looked(looked) => looked.is_end_stream(),
         }
     }
@@ -223,6 +235,8 @@ impl Received {
             BodySource::Http1(single) => single.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
             BodySource::Http2(Streamed { left: NO_LENGTH, .. }) => SizeHint::default(),
             BodySource::Http2(streamed) => SizeHint::with_exact(streamed.left),
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.size_hint(),
             BodySource::Looked(looked) => looked.size_hint(),
         }
     }
@@ -232,6 +246,8 @@ impl Received {
         match &mut self.0 {
             BodySource::Http1(single) => single.poll_frame(cx).map_err(Cut::from),
             BodySource::Http2(streamed) => streamed.poll_frame(cx).map_err(Cut::from),
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.poll_frame(cx).map_err(Cut::from),
             BodySource::Looked(looked) => looked.poll_frame(cx),
         }
     }
@@ -241,6 +257,8 @@ impl Received {
         match &mut self.0 {
             BodySource::Http1(single) => single.over = true,
             BodySource::Http2(streamed) => (streamed.over, streamed.share) = (true, None),
+            #[cfg(feature = "http3")]
+            BodySource::Delivered(delivered) => delivered.stop(),
             BodySource::Looked(looked) => looked.stop(),
         }
     }

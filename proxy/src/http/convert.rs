@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use engine::versions::has_streams;
 use http::header::{COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Uri, Version, request};
@@ -11,7 +12,7 @@ use http::{HeaderValue, Method, Uri, Version, request};
 /// A request in absolute form gets its `host` from the target (RFC 9112, section 3.2.2); one without either gets `destination`. One of HTTP/1.1 was
 /// judged to have a host.
 pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
-    let (from_http2, names_host) = (parts.version == Version::HTTP_2, parts.version == Version::HTTP_11);
+    let (from_http2, names_host) = (has_streams(parts.version), parts.version == Version::HTTP_11);
     parts.version = Version::HTTP_11;
     if parts.method == Method::CONNECT {
         return;
@@ -39,13 +40,14 @@ pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
 
 /// Makes a request fit for an HTTP/2 upstream: scheme and authority in the target, no headers that HTTP/2 forbids.
 pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
-    if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
+    if has_streams(parts.version) && parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
+        parts.version = Version::HTTP_2;
         if let Some(host) = parts.headers.remove(HOST) {
             rename(parts, &host);
         }
         return;
     }
-    if parts.version != Version::HTTP_2 {
+    if !has_streams(parts.version) {
         parts.headers.remove(TRANSFER_ENCODING);
         parts.headers.remove(UPGRADE);
     }

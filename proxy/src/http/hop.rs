@@ -2,6 +2,7 @@
 
 use engine::consumers::CONSUMER_HEADER;
 use engine::failure::REASON_HEADER;
+use engine::versions::has_streams;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
@@ -85,7 +86,7 @@ pub fn clean_request(parts: &mut request::Parts, there: OfHop) -> Upgrade {
 
 /// Leaves a target's authority, which was judged, the only name: another beside it would be believed by some.
 fn only_name(headers: &mut HeaderMap, authority: &Authority, version: Version, connect: bool) {
-    if version == Version::HTTP_2 {
+    if has_streams(version) {
         // RFC 9113, section 8.3.1.
         headers.remove(HOST);
     } else if !connect
@@ -201,7 +202,7 @@ pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, do
     if there.connection && !switching {
         clean_connection(headers, false, there);
     }
-    if there.upgrade && !switching && downstream == Version::HTTP_2 {
+    if there.upgrade && !switching && has_streams(downstream) {
         headers.remove(UPGRADE);
     }
     there.clean_keeping_alive(headers);

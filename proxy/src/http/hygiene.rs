@@ -44,7 +44,8 @@ const fn large(status: StatusCode, why: &'static str) -> Fault {
 fn version(version: Version, rules: &ClientRules) -> Result<(), Fault> {
     match version {
         Version::HTTP_2 if rules.http2.disabled => Err(bad("HTTP/2 is not spoken here (ClientPolicy http2.enabled)")),
-        Version::HTTP_2 => Ok(()),
+        // It is on where its port is open.
+        Version::HTTP_2 | Version::HTTP_3 => Ok(()),
         _ if rules.http1.disabled => Err(bad("HTTP/1 is not spoken here (ClientPolicy http1.enabled)")),
         Version::HTTP_10 if rules.http1.refuse_10 => Err(bad("HTTP/1.0 is not spoken here (ClientPolicy http1.allow10)")),
         _ => Ok(()),

@@ -4,6 +4,7 @@
 
 use engine::decide::Fault;
 use engine::failure::{Failure, Reason};
+use engine::versions::has_streams;
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
@@ -67,6 +68,10 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
         let before = parts.headers.len();
         hop = unpacked(&mut parts.headers, at).ok_or(bad("packed fields are not packed as a mesh peer does"))?;
         fields = (fields + parts.headers.len()).saturating_sub(before);
+    }
+    if parts.version == Version::HTTP_3 && parts.method == Method::CONNECT {
+        let why = "CONNECT is not carried over HTTP/3: come by HTTP/2 or HTTP/1.1";
+        return Err(Fault { status: StatusCode::NOT_IMPLEMENTED, ..bad(why) });
     }
     host(parts, hop)?;
     target(parts)?;
@@ -144,7 +149,7 @@ fn host(parts: &request::Parts, hop: OfHop) -> Result<(), Fault> {
         None if parts.version != Version::HTTP_11 || authority.is_some() => return Ok(()),
         None => return Err(bad("no Host")),
     }
-    if parts.version == Version::HTTP_2
+    if has_streams(parts.version)
         && let Some(name) = authority
         && parts.headers.get(HOST).is_some_and(|host| !name.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()))
     {

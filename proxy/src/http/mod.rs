@@ -9,6 +9,8 @@ mod grpc_web;
 pub(crate) mod health;
 mod hop;
 pub(crate) mod http2;
+#[cfg(feature = "http3")]
+pub(crate) mod http3;
 mod hygiene;
 mod judge;
 mod kept;

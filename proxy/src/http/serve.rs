@@ -55,6 +55,12 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// Those of the worker.
+    #[cfg(feature = "http3")]
+    pub(crate) const fn bodies(&self) -> &Rc<Bodies> {
+        &self.bodies
+    }
+
     /// `bodies` are those of the worker, `patience` its time, `pressure` its want of places.
     pub fn new(bodies: Rc<Bodies>, patience: Rc<Patience>, pressure: Pressure) -> Self {
         Self {

@@ -12,9 +12,9 @@ use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
 use engine::model::{ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule};
-use http::header::{HeaderName, STRICT_TRANSPORT_SECURITY};
+use http::header::{ALT_SVC, HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
@@ -77,15 +77,19 @@ impl Account {
         }
     }
 
-    /// What its answer says of encryption, whoever makes it.
+    /// What its answer says of encryption and of HTTP/3, whoever makes it.
     pub fn says_strictly(&mut self, rules: &Arc<ClientRules>) {
-        self.strictly = rules.headers.hsts.is_some().then(|| Arc::clone(rules));
+        self.strictly = (rules.headers.hsts.is_some() || rules.alt_svc.is_some()).then(|| Arc::clone(rules));
     }
 
-    /// Says it.
-    pub fn tell_strictly(&self, headers: &mut HeaderMap) {
-        if let Some(value) = self.strictly.as_ref().and_then(|rules| rules.headers.hsts.as_ref()) {
+    /// Says it. An application speaks of no other way in: it does not know this one.
+    pub fn tell_strictly(&self, headers: &mut HeaderMap, version: Version) {
+        let Some(rules) = &self.strictly else { return };
+        if let Some(value) = &rules.headers.hsts {
             headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
+        }
+        if let Some(value) = rules.alt_svc.as_ref().filter(|_| cfg!(feature = "http3") && version != Version::HTTP_3) {
+            headers.insert(ALT_SVC, value.clone());
         }
     }
 

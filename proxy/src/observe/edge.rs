@@ -31,6 +31,16 @@ pub struct EdgeReadings {
     not_admitted: [AtomicU64; 3],
     /// Clients that asked for a name that nobody has.
     pub unnamed: AtomicU64,
+    /// Connections of HTTP/3 now.
+    pub http3_open: AtomicI64,
+    /// Connections of HTTP/3 that began.
+    pub http3_connections: AtomicU64,
+    /// Handshakes over QUIC that failed.
+    pub http3_handshakes_failed: AtomicU64,
+    /// Clients of HTTP/3 that had to prove their address first.
+    pub http3_retries: AtomicU64,
+    /// Connections of HTTP/3 that were ended because too many requests were taken back.
+    pub http3_floods: AtomicU64,
     /// Sessions of datagrams now.
     pub sessions: AtomicI64,
     /// Sessions of datagrams that were not begun: a worker had as many as it may.
@@ -83,6 +93,7 @@ impl EdgeReadings {
                 ConstCounter::new(of(&self.not_admitted[why as usize])).encode(metric.encode_family(&[("bound", why.text())])?)?;
             }
         }
+        self.encode_http3(encoder)?;
         let datagrams = of(&self.datagrams_received) + of(&self.datagrams_dropped) + of(&self.sessions_full);
         if datagrams > 0 {
             let sessions = ConstGauge::new(self.sessions.load(Ordering::Relaxed));
@@ -97,6 +108,23 @@ impl EdgeReadings {
             count(encoder, &counters)?;
         }
         Ok(())
+    }
+}
+
+impl EdgeReadings {
+    fn encode_http3(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counters = [
+            ("meshwright_http3_connections", "Connections of HTTP/3 that began", &self.http3_connections),
+            ("meshwright_http3_handshakes_failed", "Handshakes over QUIC that failed", &self.http3_handshakes_failed),
+            ("meshwright_http3_retries", "Clients of HTTP/3 that had to prove their address first", &self.http3_retries),
+            ("meshwright_http3_floods", "Connections of HTTP/3 ended for requests taken back", &self.http3_floods),
+        ];
+        if counters.iter().all(|(.., counter)| counter.load(Ordering::Relaxed) == 0) {
+            return Ok(());
+        }
+        let open = ConstGauge::new(self.http3_open.load(Ordering::Relaxed));
+        open.encode(encoder.encode_descriptor("meshwright_http3_open", "Connections of HTTP/3 now", None, MetricType::Gauge)?)?;
+        count(encoder, &counters)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use engine::model::{Ejected, Endpoint, Snapshot};
+use engine::versions::has_streams;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
@@ -165,7 +166,7 @@ impl Observer {
 }
 
 fn wire(parts: &Parts) -> Wire {
-    if parts.version != http::Version::HTTP_2 {
+    if !has_streams(parts.version) {
         return Wire::Http1;
     }
     match parts.headers.get(CONTENT_TYPE) {

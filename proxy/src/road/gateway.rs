@@ -21,6 +21,8 @@ use crate::http::{Caller, OfHop, Outsider, mark_outside};
 use crate::io::{Abrupt as _, Rewound, Socket, Stream};
 use crate::observe::{Direction, Downstream, client_tls};
 use crate::pool::To;
+#[cfg(feature = "http3")]
+use crate::road::answer::Answers;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::OpenedTcp;
@@ -29,6 +31,8 @@ use crate::road::opening;
 use crate::road::shared::Shared;
 use crate::road::standing::{self, AskedOutside, Denial, Rejudge};
 use crate::road::watch;
+#[cfg(feature = "http3")]
+use crate::tls::QuicMet;
 use crate::tls::{Alert, EdgeAccepted, Proof, Shown};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -86,6 +90,18 @@ struct Visit<'a> {
     near: IpAddr,
     place: Option<Arc<Admitted>>,
     destination: SocketAddr,
+}
+
+/// Requests of a client of HTTP/3 at a Gateway's port, whose TLS was ended inside QUIC. Whoever has sent its first packet is the client, wherever it moves.
+#[cfg(feature = "http3")]
+pub fn over_quic(shared: &Rc<Shared>, (port, snapshot): (u16, Arc<Snapshot>), met: QuicMet, downstream: Downstream) -> Rc<dyn Answers> {
+    let QuicMet { terms, name, shown, proof, .. } = met;
+    let peer = downstream.address.ip().to_canonical();
+    let address = HeaderValue::from_str(&peer.to_string()).ok();
+    let client = Rc::new(EdgeClient::Tls { name, terms, shown, proof });
+    let door = Edge { shared: Rc::clone(shared), port, peer, near: downstream.address.ip(), address, client };
+    let listener = door.served(&snapshot);
+    Connection::new(shared, door, downstream, InForce { snapshot, listener })
 }
 
 impl Visit<'_> {

@@ -14,6 +14,7 @@ use engine::filter::Answered;
 use engine::filter::guard::{Counted, Found};
 use engine::limit::Now;
 use engine::model::{ClientTimeouts, Cluster, Forward, Policy, Protocol};
+use engine::versions::has_streams;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::upgrade::OnUpgrade;
@@ -187,7 +188,7 @@ impl Journey {
             Carries::H2 => to_http2(&mut parts, destination),
             Carries::H1 | Carries::Tcp => {
                 to_http1(&mut parts, destination);
-                if version == Version::HTTP_2 {
+                if has_streams(version) {
                     frame_for_http1(&mut parts, received.is_end_stream(), received.size_hint().exact());
                 }
             }
@@ -200,7 +201,7 @@ impl Journey {
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = expects && version != Version::HTTP_10;
-        let ends = account.is_grpc() && version == Version::HTTP_2;
+        let ends = account.is_grpc() && has_streams(version);
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
         // Whoever speaks in messages says the next one when it is time, and a tunnel has a life of its own: neither is slow.
@@ -214,7 +215,7 @@ impl Journey {
         if long {
             overdue.wait.upload().spoil(Spoilt::TooLong);
         }
-        let upgraded = (upgrades && version != Version::HTTP_2)
+        let upgraded = (upgrades && !has_streams(version))
             .then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller, place: admitted }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
@@ -300,7 +301,7 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
             draining = self.shared.draining(account.direction());
-            account.tell_strictly(response.headers_mut());
+            account.tell_strictly(response.headers_mut(), self.version);
         }
         if !self.call.forward().is_bare() {
             self.call.forward().back(self.place(), &self.answered, response.headers_mut());
@@ -315,10 +316,10 @@ impl Journey {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
         }
         *response.version_mut() = Version::HTTP_11;
-        if self.peer && self.version != Version::HTTP_2 {
+        if self.peer && !has_streams(self.version) {
             pack(response.headers_mut());
         }
-        if draining && self.version != Version::HTTP_2 && !switching {
+        if draining && !has_streams(self.version) && !switching {
             close_after(&mut response);
         }
         if switching {
@@ -326,7 +327,7 @@ impl Journey {
             return response.map(|_| Body::Empty);
         }
         if response.status() == StatusCode::NOT_MODIFIED
-            && self.version != Version::HTTP_2
+            && !has_streams(self.version)
             && let Some(length) = declared_length(response.headers())
         {
             return response.map(|received| self.claim(received, length));
@@ -481,7 +482,7 @@ impl Follower for Journey {
 
     /// A caller of gRPC looks for the code there; a stream that is cut tells it only that something broke, unless its own clock says more.
     fn farewell(&mut self, reason: Reason) -> Option<HeaderMap> {
-        let account = self.account.as_mut().filter(|account| account.is_grpc() && self.version == Version::HTTP_2)?;
+        let account = self.account.as_mut().filter(|account| account.is_grpc() && has_streams(self.version))?;
         let reply = LocalReply::of(reason);
         account.grpc_status(u32::from(grpc_status(&reply)));
         // Its stream ends with the trailers, which a client may still send on otherwise.
@@ -506,12 +507,12 @@ impl Drop for Journey {
     }
 }
 
-/// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, unless the application is known to speak one only. What upgrades is HTTP/1.1.
+/// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, which HTTP/3 becomes, unless the application is known to speak one only. What upgrades is HTTP/1.1.
 const fn carries(protocol: Protocol, version: Version, upgrade: Upgrade) -> Carries {
     match (protocol, version, upgrade) {
-        (_, Version::HTTP_2, Upgrade::Asked) => Carries::H2,
+        (_, Version::HTTP_2 | Version::HTTP_3, Upgrade::Asked) => Carries::H2,
         (_, _, Upgrade::Asked) | (Protocol::Http1, ..) => Carries::H1,
-        (Protocol::Http2, ..) | (_, Version::HTTP_2, _) => Carries::H2,
+        (Protocol::Http2, ..) | (_, Version::HTTP_2 | Version::HTTP_3, _) => Carries::H2,
         _ => Carries::H1,
     }
 }

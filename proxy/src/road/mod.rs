@@ -21,6 +21,8 @@ pub mod mirror;
 pub mod opening;
 pub mod outbound;
 pub mod outside;
+#[cfg(feature = "http3")]
+pub mod quic;
 pub mod reply;
 pub mod session;
 pub mod shared;

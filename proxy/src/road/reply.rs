@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::decide::TurnedAway;
 use engine::failure::{Blame, Failure, LocalReply, Reason};
 use engine::model::Snapshot;
+use engine::versions::has_streams;
 use http::header::{CONNECTION, CONTENT_TYPE, DATE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 
@@ -33,8 +34,8 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
             }
         }
     }
-    account.tell_strictly(response.headers_mut());
-    if draining && version != Version::HTTP_2 {
+    account.tell_strictly(response.headers_mut(), version);
+    if draining && !has_streams(version) {
         close_after(&mut response);
     }
     response
@@ -69,7 +70,7 @@ pub fn refused(shared: &Shared, refusal: TurnedAway, version: Version, mut accou
         account.failed(&Failure::new(refusal.reason, why));
     }
     let mut response = reply(shared, &refusal.reply(), version, account);
-    if refusal.last && version != Version::HTTP_2 {
+    if refusal.last && !has_streams(version) {
         close_after(&mut response);
     }
     response

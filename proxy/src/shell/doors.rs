@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::model::Snapshot;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,7 @@ impl Edges {
     /// tried again.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.snapshots.changes();
-        let (mut open_doors, mut open_datagrams) = (BTreeSet::new(), BTreeSet::new());
+        let (mut open_doors, mut open_datagrams) = (BTreeSet::new(), BTreeMap::new());
         loop {
             let failed = self.follow(&mut open_doors).await | self.follow_datagrams(&mut open_datagrams).await;
             tokio::select! {
@@ -98,7 +99,7 @@ impl Edges {
                     // Nobody will bring what these wait for.
                     None => {
                         open_doors.retain(|port| self.passed.contains_key(port));
-                        open_datagrams.retain(|port| self.passed_datagrams.contains_key(port));
+                        open_datagrams.retain(|port, _| self.passed_datagrams.contains_key(port));
                     }
                 },
                 () = sleep(RETRY), if failed => {}
@@ -113,15 +114,14 @@ impl Edges {
         self.passed.entry(port).or_default().push(listener);
     }
 
-    async fn datagrams_arrived(&mut self, port: u16, socket: UdpSocket, opened: &BTreeSet<u16>) {
+    async fn datagrams_arrived(&mut self, port: u16, socket: UdpSocket, opened: &BTreeMap<u16, Takes>) {
         let of_port = self.passed_datagrams.entry(port).or_default();
         of_port.push(socket);
-        if opened.contains(&port) {
-            let arrived = of_port.last().map(UdpSocket::try_clone);
-            match (arrived, self.workers.first()) {
-                (Some(Ok(own)), Some(worker)) => worker.open_datagrams(port, own).await,
-                (Some(Err(error)), _) => warn!(port, "edge listener of datagrams: {error}"),
-                _ => {}
+        if let Some(takes) = opened.get(&port) {
+            match of_port.last().map(UdpSocket::try_clone) {
+                Some(Ok(own)) => self.hand(0, (port, *takes), own).await,
+                Some(Err(error)) => warn!(port, "edge listener of datagrams: {error}"),
+                None => {}
             }
         }
     }
@@ -136,12 +136,10 @@ impl Edges {
         }
     }
 
-    async fn datagrams_gone(&mut self, port: u16, opened: &BTreeSet<u16>) {
+    async fn datagrams_gone(&mut self, port: u16, opened: &BTreeMap<u16, Takes>) {
         self.passed_datagrams.remove(&port);
-        if opened.contains(&port) {
-            for worker in self.workers.iter() {
-                worker.close_datagrams(port).await;
-            }
+        if let Some(takes) = opened.get(&port) {
+            self.close_datagrams(port, *takes).await;
         }
     }
 
@@ -183,45 +181,129 @@ impl Edges {
         failed
     }
 
-    /// The same for ports of datagrams. Each worker has sockets of its own, among which the kernel divides clients; a socket that was handed
-    /// over has one reader, so that a client's datagrams stay with one worker.
-    async fn follow_datagrams(&self, opened: &mut BTreeSet<u16>) -> bool {
-        let wanted: BTreeSet<u16> = self.snapshots.load().datagrams.keys().copied().collect();
+    /// The same for ports of datagrams, and of HTTP/3, which comes in datagrams.
+    async fn follow_datagrams(&self, opened: &mut BTreeMap<u16, Takes>) -> bool {
+        let wanted = datagram_ports(&self.snapshots.load());
         let mut failed = false;
-        for port in wanted.difference(&opened.clone()).copied() {
-            let all: anyhow::Result<Vec<Vec<UdpSocket>>> = match self.passed_datagrams.get(&port) {
-                Some(passed) => {
-                    let own: std::io::Result<Vec<_>> = passed.iter().map(UdpSocket::try_clone).collect();
-                    own.map(|own| vec![own]).map_err(anyhow::Error::from)
-                }
-                None if self.arrivals.is_some() => Ok(Vec::new()),
-                None => self.workers.iter().map(|_| ports::open_datagrams(port, "the Gateway's listener")).collect(),
-            };
-            match all {
-                Ok(all) => {
-                    for (worker, sockets) in self.workers.iter().zip(all) {
-                        for socket in sockets {
-                            worker.open_datagrams(port, socket).await;
-                        }
-                    }
-                    info!(port, "edge listener of datagrams open");
-                    opened.insert(port);
+        // One that is to take something else is closed first: both would get some of what comes.
+        for (port, takes) in opened.clone().into_iter().filter(|(port, takes)| wanted.get(port).is_some_and(|other| other != takes)) {
+            self.close_datagrams(port, takes).await;
+            opened.remove(&port);
+        }
+        for (port, takes) in wanted.iter().filter(|(port, _)| !opened.contains_key(*port)).collect::<Vec<_>>() {
+            match self.open_datagrams(*port, *takes).await {
+                Ok(()) => {
+                    info!(port, what = takes.text(), "edge listener of datagrams open");
+                    opened.insert(*port, *takes);
                 }
                 Err(error) => {
-                    warn!(port, "edge listener of datagrams: {error}");
+                    warn!(port, what = takes.text(), "edge listener of datagrams: {error}");
                     failed = true;
                 }
             }
         }
-        for port in opened.difference(&wanted).copied().collect::<Vec<_>>() {
-            for worker in self.workers.iter() {
-                worker.close_datagrams(port).await;
-            }
-            info!(port, "edge listener of datagrams closed");
+        for (port, takes) in opened.clone().into_iter().filter(|(port, _)| !wanted.contains_key(port)) {
+            self.close_datagrams(port, takes).await;
+            info!(port, what = takes.text(), "edge listener of datagrams closed");
             opened.remove(&port);
         }
         failed
     }
+
+    /// Each worker has sockets of its own, among which the kernel divides clients; a socket that was handed over has one reader, so that a client's
+    /// datagrams stay with one worker. A port of HTTP/3 has one reader in any case.
+    async fn open_datagrams(&self, port: u16, takes: Takes) -> anyhow::Result<()> {
+        let open = || ports::open_datagrams(port, "the Gateway's listener");
+        let all: Vec<Vec<UdpSocket>> = match self.passed_datagrams.get(&port) {
+            Some(passed) => vec![passed.iter().map(UdpSocket::try_clone).collect::<std::io::Result<_>>()?],
+            None if self.arrivals.is_some() => Vec::new(),
+            None if takes == Takes::Http3 => vec![open()?],
+            None => self.workers.iter().map(|_| open()).collect::<anyhow::Result<_>>()?,
+        };
+        for (number, sockets) in all.into_iter().enumerate() {
+            for socket in sockets {
+                self.hand(number, (port, takes), socket).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand(&self, number: usize, (port, takes): (u16, Takes), socket: UdpSocket) {
+        match takes {
+            Takes::Datagrams => {
+                if let Some(worker) = self.workers.get(number) {
+                    worker.open_datagrams(port, socket).await;
+                }
+            }
+            Takes::Http3 => self.open_http3(port, socket).await,
+        }
+    }
+
+    async fn close_datagrams(&self, port: u16, takes: Takes) {
+        match takes {
+            Takes::Datagrams => {
+                for worker in self.workers.iter() {
+                    worker.close_datagrams(port).await;
+                }
+            }
+            Takes::Http3 => self.close_http3(port).await,
+        }
+    }
+}
+
+#[cfg(feature = "http3")]
+impl Edges {
+    /// The worker that serves a port's HTTP/3: not the same for all.
+    fn of_http3(&self, port: u16) -> Option<&Worker> {
+        self.workers.get(usize::from(port) % self.workers.len().max(1))
+    }
+
+    async fn open_http3(&self, port: u16, socket: UdpSocket) {
+        if let Some(worker) = self.of_http3(port) {
+            worker.open_http3(port, socket).await;
+        }
+    }
+
+    async fn close_http3(&self, port: u16) {
+        if let Some(worker) = self.of_http3(port) {
+            worker.close_http3(port).await;
+        }
+    }
+}
+
+/// Of a build that has none: nothing leads here.
+#[cfg(not(feature = "http3"))]
+impl Edges {
+    #[allow(clippy::unused_async, reason = "as where it is served")]
+    async fn open_http3(&self, _: u16, _: UdpSocket) {}
+
+    #[allow(clippy::unused_async, reason = "as where it is served")]
+    async fn close_http3(&self, _: u16) {}
+}
+
+/// What comes in at a port for datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// Datagrams that go on as they are.
+    Datagrams,
+    /// Clients of HTTP/3.
+    Http3,
+}
+
+impl Takes {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Datagrams => "datagrams",
+            Self::Http3 => "HTTP/3",
+        }
+    }
+}
+
+/// What an epoch wants at each port for datagrams. Where one is for both, whoever has said the port has it.
+fn datagram_ports(live: &Snapshot) -> BTreeMap<u16, Takes> {
+    let http3 = live.edges.iter().filter(|(_, edge)| cfg!(feature = "http3") && edge.clients.http3);
+    let http3 = http3.map(|(port, _)| (*port, Takes::Http3));
+    http3.chain(live.datagrams.keys().map(|port| (*port, Takes::Datagrams))).collect()
 }
 
 /// The next one; `None`, once: no more will come.

@@ -16,6 +16,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
+#[cfg(feature = "http3")]
+use crate::ground::limits::QUIC_UNPROVED_MAX;
 use crate::ground::limits::{
     DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
 };
@@ -224,6 +226,11 @@ enum Instruction {
     /// An edge's port of datagrams.
     OpenDatagrams(u16, std::net::UdpSocket),
     CloseDatagrams(u16),
+    /// An edge's port of HTTP/3.
+    #[cfg(feature = "http3")]
+    OpenHttp3(u16, std::net::UdpSocket),
+    #[cfg(feature = "http3")]
+    CloseHttp3(u16),
     Check,
     Part,
     Drain(Duration, oneshot::Sender<()>),
@@ -279,6 +286,18 @@ impl Worker {
         let _ = self.commands.send(Instruction::CloseDatagrams(port)).await;
     }
 
+    /// Starts taking clients of HTTP/3 at an edge's port, at a socket of its own. A port that was closed and still has clients goes on with the sockets that it has.
+    #[cfg(feature = "http3")]
+    pub async fn open_http3(&self, port: u16, socket: std::net::UdpSocket) {
+        let _ = self.commands.send(Instruction::OpenHttp3(port, socket)).await;
+    }
+
+    /// Takes no further ones; those who are there end in order.
+    #[cfg(feature = "http3")]
+    pub async fn close_http3(&self, port: u16) {
+        let _ = self.commands.send(Instruction::CloseHttp3(port)).await;
+    }
+
     /// Lets it do the active checks of the whole proxy. Told to one worker, once.
     pub async fn check(&self) {
         let _ = self.commands.send(Instruction::Check).await;
@@ -311,6 +330,8 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
     let shared = shared(&means, seed);
     let mut doors: HashMap<Purpose, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
     let mut datagrams: HashMap<u16, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    #[cfg(feature = "http3")]
+    let mut halls = Halls::default();
     while let Some(command) = commands.recv().await {
         match command {
             Instruction::Open(door, listener) => match Listening::adopt(listener) {
@@ -328,6 +349,10 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
                 Err(error) => tracing::error!(port, %error, "a socket of datagrams cannot be used"),
             },
             Instruction::CloseDatagrams(port) => datagrams.remove(&port).into_iter().flatten().for_each(|serving| serving.abort()),
+            #[cfg(feature = "http3")]
+            Instruction::OpenHttp3(port, socket) => halls.open(port, socket, &shared),
+            #[cfg(feature = "http3")]
+            Instruction::CloseHttp3(port) => halls.close(port),
             Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
             Instruction::Check => drop(tokio::task::spawn_local(checks::run(Rc::downgrade(&shared)))),
             Instruction::Part => {
@@ -341,6 +366,43 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
                     let _ = done.send(());
                 });
             }
+        }
+    }
+}
+
+/// Ports of HTTP/3; one that was closed is there until its clients have gone.
+#[cfg(feature = "http3")]
+#[derive(Default)]
+struct Halls(HashMap<u16, HallDoor>);
+
+/// See [`Halls`].
+#[cfg(feature = "http3")]
+struct HallDoor {
+    wanted: watch::Sender<bool>,
+    serving: Vec<tokio::task::JoinHandle<()>>,
+    /// It was opened again before its clients had gone.
+    reopened: bool,
+}
+
+#[cfg(feature = "http3")]
+impl Halls {
+    fn open(&mut self, port: u16, socket: std::net::UdpSocket, shared: &Rc<Shared>) {
+        let fresh = || HallDoor { wanted: watch::Sender::new(true), serving: Vec::new(), reopened: false };
+        let door = self.0.entry(port).or_insert_with(fresh);
+        door.serving.retain(|serving| !serving.is_finished());
+        if !door.wanted.send_replace(true) {
+            door.reopened = !door.serving.is_empty();
+        }
+        // Beside a socket that still serves a former time's clients another would get some of their datagrams.
+        if !door.reopened {
+            let serving = road::quic::serve(socket, (port, QUIC_UNPROVED_MAX), Rc::clone(shared), door.wanted.subscribe());
+            door.serving.push(tokio::task::spawn_local(serving));
+        }
+    }
+
+    fn close(&mut self, port: u16) {
+        if let Some(door) = self.0.get(&port) {
+            door.wanted.send_replace(false);
         }
     }
 }

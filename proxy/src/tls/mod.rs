@@ -44,6 +44,8 @@ pub use bonds::{Bond, Bonds, bound};
 pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
 pub use edge::{Alert, EdgeAccepted, EdgeTls, Proof, Shown};
+#[cfg(feature = "http3")]
+pub use edge::{QuicDoor, QuicMet, QuicUnproved};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 #[cfg(test)]

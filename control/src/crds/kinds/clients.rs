@@ -29,7 +29,7 @@ pub(in crate::crds) struct ClientPolicySpec {
     http1: Option<Http1>,
     /// HTTP/2.
     http2: Option<Http2>,
-    /// HTTP/3, which is not served yet.
+    /// HTTP/3, by UDP at the port of each HTTPS listener.
     http3: Option<Http3>,
     /// How paths and names are read.
     path: Option<Paths>,
@@ -294,12 +294,20 @@ struct Http2 {
 
 /// HTTP/3.
 #[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[("!has(self.enabled) || !self.enabled", "not supported by this version")])))]
+#[schemars(rename_all = "camelCase")]
 struct Http3 {
     /// Whether it is spoken.
-    #[schemars(extend("default" = false))]
     enabled: Option<bool>,
+    /// How long clients may remember that it is (`alt-svc`).
+    alt_svc_max_age: Option<AltSvcAge>,
 }
+
+/// One second to thirty days.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "duration(self) >= duration('1s') && duration(self) <= duration('720h')", "use 1s to 720h",
+)])))]
+struct AltSvcAge(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
 
 /// How paths and names are read.
 #[derive(JsonSchema)]

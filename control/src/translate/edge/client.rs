@@ -10,6 +10,7 @@ use proto::mesh::{
 use proto::xds::listener::{ListenerFilter, listener_filter};
 use proto::xds::pack;
 
+use super::http3;
 use super::ladder::{Climb, Held, Rung, Spot, places};
 use crate::translate::attach::WhyNot;
 use crate::translate::edge_listeners::{self, Edge, Family, Judged};
@@ -76,9 +77,9 @@ pub(in crate::translate) fn sent(
     if index.edge.is_empty() {
         return None;
     }
-    let socket = held(index, &of_socket(edge, port, family)).map(|held| held.says).unwrap_or_default();
+    let socket = at_socket(index, edge, (port, family));
     let told = mesh::ClientPolicy {
-        proxy_protocol: socket.proxy.filter(|proxy| *proxy != ProxyProtocol::default()),
+        proxy_protocol: socket.proxy.clone().filter(|proxy| *proxy != ProxyProtocol::default()),
         connections: some(ClientConnections {
             max: socket.max.unwrap_or_default(),
             per_address: socket.per_address.unwrap_or_default(),
@@ -86,6 +87,7 @@ pub(in crate::translate) fn sent(
             readiness_grace: socket.readiness_grace.filter(|grace| !grace.is_zero()).and_then(wire),
             go_away_grace: socket.go_away_grace.and_then(wire),
         }),
+        http3: http3::sent(edge, (port, family), &socket),
         chains: chains
             .iter()
             .filter_map(|(name, judged)| {
@@ -173,6 +175,11 @@ pub(in crate::translate) fn ending(index: &Index, gateway: &Name) -> Option<Dura
     (readiness.is_some() || go_away.is_some()).then(|| readiness.unwrap_or_default() + go_away.unwrap_or(GO_AWAY_GRACE))
 }
 
+/// What holds for a port's socket; with defaults for what nobody says.
+fn at_socket(index: &Index, edge: &Edge<'_>, (port, family): (u16, Family)) -> ClientPolicy {
+    held(index, &of_socket(edge, port, family)).map(|held| held.says).unwrap_or_default()
+}
+
 fn some<M: Default + PartialEq>(message: M) -> Option<M> {
     (message != M::default()).then_some(message)
 }
@@ -212,6 +219,33 @@ pub(in crate::translate) fn misplaced(index: &Index, object: &Object, gateway: &
     }
     let told = fields.into_iter().collect::<Vec<_>>().join(", ");
     (!told.is_empty()).then(|| WhyNot::new("UnsupportedValue", format!("{told}: {why}")))
+}
+
+/// The ports of a Gateway that have HTTP/3.
+pub(in crate::translate) fn http3_ports(index: &Index, gateway: &Name) -> BTreeSet<u16> {
+    if index.edge.is_empty() {
+        return BTreeSet::new();
+    }
+    let Some(edge) = Edge::of(index, gateway) else { return BTreeSet::new() };
+    let with = |at: &(u16, Family)| http3::sent(&edge, *at, &at_socket(index, &edge, *at)).is_some();
+    edge.ports(index).into_iter().filter(with).map(|(port, _)| port).collect()
+}
+
+/// What stands in the way of an object that asks for HTTP/3 at a Gateway.
+pub(in crate::translate) fn hindered(index: &Index, object: &Object, gateway: &Name) -> Option<WhyNot> {
+    let says = ClientPolicy::of(object).filter(|says| says.http3 == Some(true) && !says.attachment.targets.is_empty())?;
+    let edge = Edge::of(index, gateway)?;
+    let of_https = |(_, judged): (usize, &Judged<'_>)| (judged.listener.protocol == "HTTPS").then_some(judged.listener.port);
+    let https: BTreeSet<u16> = edge.served().filter_map(of_https).collect();
+    let hindrance = |port: u16| {
+        let socket = at_socket(index, &edge, (port, Family::Tls));
+        http3::hindrance(&edge, port, &socket).filter(|_| socket.http3 == says.http3)
+    };
+    let why = match https.is_empty() {
+        true => Some("the Gateway has no listener for HTTPS".to_owned()),
+        false => https.into_iter().find_map(hindrance),
+    };
+    why.map(|why| WhyNot::new("UnsupportedValue", format!("http3.enabled: {why}")))
 }
 
 #[cfg(test)]

@@ -22,11 +22,15 @@ spec:
 ";
 
 fn world(policies: &[(&str, &str, &str)]) -> World {
+    world_of(GATEWAY, policies)
+}
+
+fn world_of(gateway: &str, policies: &[(&str, &str, &str)]) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
     let texts = policies.iter().map(|(name, namespace, spec)| {
         format!("apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n")
     });
-    for (age, text) in std::iter::once(GATEWAY.to_owned()).chain(texts).enumerate() {
+    for (age, text) in std::iter::once(gateway.to_owned()).chain(texts).enumerate() {
         let candidates = parse("f.yaml", &text).candidates.into_iter();
         let put = |candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: i64::try_from(age).unwrap() };
         world.apply(candidates.map(put).collect());
@@ -149,4 +153,40 @@ fn what_tls_and_pings_are_to_be_reaches_each_chain() {
     };
     let wanted = [("tls".to_owned(), true, Some(30)), ("other".to_owned(), false, None)];
     assert_eq!(told.chains.iter().map(said).collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn http3_is_where_requests_come_by_tls_and_nothing_is_in_its_way() {
+    // Aim: told of the port with HTTPS alone, beside UDP of the node's order; a UDP listener of that number, a PROXY protocol that is required by
+    // somebody else, a Gateway without HTTPS, and a listener that shares its port are told in status, and nothing is sent.
+    let on = |more: &str| world(&[("p", "shop", &format!("{EDGE}, http3: {{enabled: true{more}}}"))]);
+    let built = on(", altSvcMaxAge: 1h");
+    assert_eq!(told(&built, 443, Family::Tls).unwrap().http3.unwrap().alt_svc_max_age.unwrap().seconds, 3600);
+    assert_eq!(told(&built, 80, Family::Http), None);
+    let name = ("shop".to_owned(), "edge".to_owned());
+    let ports = crate::translate::gateway_ports(&built, &name);
+    assert!(ports.contains(&(443, true)) && !ports.contains(&(80, true)), "{ports:?}");
+    assert_eq!(standing(&built, "p"), "Accepted=True Accepted ");
+    assert!(told(&on(""), 443, Family::Tls).unwrap().http3.unwrap().alt_svc_max_age.is_none());
+    let off = world(&[("p", "shop", &format!("{EDGE}, http3: {{enabled: false, altSvcMaxAge: 1h}}"))]);
+    assert_eq!(told(&off, 443, Family::Tls), None);
+    let policy = format!("{EDGE}, http3: {{enabled: true}}");
+    let proxied = world(&[("p", "shop", &policy), ("mesh", "meshwright-system", "proxyProtocol: {mode: Require}")]);
+    assert!(told(&proxied, 443, Family::Tls).unwrap().http3.is_none());
+    let why = standing(&proxied, "p");
+    assert!(why.contains("PartiallyInvalid=True UnsupportedValue http3.enabled: at port 443 the PROXY protocol is required"), "{why}");
+    let section = "targetRefs: [{kind: Gateway, name: edge, sectionName: tls}], http3: {enabled: true}";
+    let why = standing(&world(&[("p", "shop", section)]), "p");
+    assert!(why.contains("UnsupportedValue http3.enabled: a port's socket is its Gateway's"), "{why}");
+    let of_listeners = |listeners: &str| {
+        let gateway = GATEWAY.split("  listeners:").next().unwrap();
+        world_of(&format!("{gateway}  listeners: [{listeners}]\n"), &[("p", "shop", &policy)])
+    };
+    let https = "{name: tls, port: 443, protocol: HTTPS, hostname: c.example, tls: {certificateRefs: [{name: c}]}}";
+    let taken = of_listeners(&format!("{https}, {{name: dns, port: 443, protocol: UDP}}"));
+    assert_eq!(told(&taken, 443, Family::Tls), None);
+    let why = standing(&taken, "p");
+    assert!(why.contains("http3.enabled: port 443 is the listener dns's for UDP"), "{why}");
+    let why = standing(&of_listeners("{name: web, port: 80, protocol: HTTP}"), "p");
+    assert!(why.contains("http3.enabled: the Gateway has no listener for HTTPS"), "{why}");
 }

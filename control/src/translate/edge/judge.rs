@@ -78,8 +78,10 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
             accepted = Err(WhyNot::new("Invalid", message));
         }
         let gateway = (namespace, name);
-        let partly =
-            locked.or_else(|| authorization::partly(index, object, &gateway)).or_else(|| client::misplaced(index, object, &gateway));
+        let partly = locked
+            .or_else(|| authorization::partly(index, object, &gateway))
+            .or_else(|| client::misplaced(index, object, &gateway))
+            .or_else(|| client::hindered(index, object, &gateway));
         let own = acme::conditions(world, object, &gateway, &spots);
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});

@@ -9,6 +9,7 @@ pub(super) mod client;
 pub(crate) mod consumers;
 pub(super) mod counted;
 pub(super) mod external;
+mod http3;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;

@@ -141,6 +141,10 @@ client_policy! {
     resets_per_minute: u32 = "http2.resetsPerMinute" Listener,
     /// How often a client is asked whether it lives; zero: never.
     ping_interval: Duration = "http2.pingInterval" Listener,
+    /// Whether HTTP/3 is spoken beside HTTPS.
+    http3: bool = "http3.enabled" Socket,
+    /// How long clients may remember that.
+    alt_svc_max_age: Duration = "http3.altSvcMaxAge" Socket,
     /// How slashes are read.
     escaped_slashes: EscapedSlashes = "path.escapedSlashes" Listener,
     /// What becomes of names with underscores.
@@ -179,12 +183,8 @@ impl ClientPolicy {
         read.tls(&mut fields);
         if let Some(at) = fields.get("http3") {
             let mut http3 = at.fields();
-            if let Some(at) = http3.get("enabled")
-                && at.flag() == Some(true)
-            {
-                at.unsupported();
-            }
-            http3.unsupported(&["altSvcMaxAge"]);
+            read.http3 = http3.get("enabled").and_then(|at| at.flag());
+            read.alt_svc_max_age = http3.get("altSvcMaxAge").and_then(|at| time(&at, 1000, LIFE_MAX));
             http3.done();
         }
         read.acme = fields.get("acme").and_then(|at| AcmeTerms::read(&at));
@@ -323,6 +323,9 @@ impl ClientPolicy {
         }
         if self.http1 == Some(false) && self.http2 == Some(false) {
             at.below("http1.enabled").error("no version of HTTP is left", "leave one enabled");
+        }
+        if self.http3 == Some(true) && self.proxy.as_ref().is_some_and(|proxy| proxy.required) {
+            at.below("http3.enabled").error("no balancer says by UDP whom it speaks for", "make proxyProtocol.mode Optional, or remove it");
         }
         let of_rules = self.attachment.targets.iter().any(|target| target.kind.routes_http());
         let namespace = self.attachment.targets.is_empty() && at.key().namespace != proto::annotations::ROOT_NAMESPACE;

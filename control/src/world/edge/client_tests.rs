@@ -33,11 +33,12 @@ fn every_field_is_read() {
          limits: {headerBytes: 2048, headers: 20, uriBytes: 100, bodyBytes: 1000}, \
          http1: {enabled: true, allow10: false, keepHeaderCase: false}, \
          http2: {enabled: true, maxStreams: 10, streamWindow: 65536, connectionWindow: 655360, resetsPerMinute: 9, pingInterval: 0s}, \
-         http3: {enabled: false}, path: {escapedSlashes: Decode, underscoreHeaders: Keep}, \
+         http3: {enabled: true, altSvcMaxAge: 1h}, path: {escapedSlashes: Decode, underscoreHeaders: Keep}, \
          headers: {early: {set: [{name: X-A, value: b}], remove: [X-C]}, requestId: KeepTrusted, hsts: 24h, forwardClientCert: Drop}, \
          tls: {profile: Strict13, sessionTickets: {rotate: 12h}, ocspStapling: IfGiven}",
     );
-    assert_eq!(read.said().len(), 33);
+    assert_eq!(read.said().len(), 35);
+    assert_eq!((read.http3, read.alt_svc_max_age), (Some(true), Some(Duration::from_secs(3600))));
     let address = read.address.clone().unwrap();
     assert_eq!((address.trusted_hops, address.header), (2, Header::Forwarded.into()));
     assert!(!read.proxy.as_ref().unwrap().required);
@@ -79,7 +80,8 @@ fn what_cannot_be_honoured_is_refused() {
         ("http2: {maxStreams: 200, streamWindow: 65536, connectionWindow: 6553600}", "would stop the others"),
         ("http2: {streamWindow: 65536}", "one choice"),
         ("http1: {enabled: false}, http2: {enabled: false}", "no version"),
-        ("http3: {enabled: true}", "not supported"),
+        ("http3: {enabled: true}, proxyProtocol: {mode: Require}", "no balancer says by UDP"),
+        ("http3: {altSvcMaxAge: 10ms}", "no such time"),
         ("acme: {email: a@b.example}", "directory"),
         ("acme: {directory: \"http://ca.example/dir\"}", "no address of a directory"),
         ("acme: {directory: \"https://ca.example/dir\", challenge: Dns01}", "Dns01 is not supported"),

@@ -2,6 +2,7 @@
 //! and not what was sent.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -66,7 +67,7 @@ pub struct ChainRow {
     /// The oldest and the newest version that is spoken; where TLS is ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<&'static str>,
-    /// What is agreed to by ALPN.
+    /// What is agreed to by ALPN; `h3` by UDP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<&'static str>,
     /// Names of the certificates that may be shown.
@@ -331,7 +332,16 @@ fn edge_port(edge: &Edge, address: String) -> ListenerRow {
         Port::Bytes(forward) => {
             ListenerRow { tcp: backends(forward), idle_timeout_ms: forward.policy.idle_timeout.map(millis), ..row("tcp") }
         }
-        Port::Tls(chains) => ListenerRow { chains: chains.rows().map(|(names, chain)| chain_row(names, chain)).collect(), ..row("tls") },
+        Port::Tls(chains) => {
+            let row_of = |(names, chain): (Vec<String>, &Arc<Chain>)| {
+                let mut row = chain_row(names, chain);
+                if edge.clients.http3 && row.mode == "Terminate" && row.routes.is_some() {
+                    row.alpn.push("h3");
+                }
+                row
+            };
+            ListenerRow { chains: chains.rows().map(row_of).collect(), ..row("tls") }
+        }
     }
 }
 

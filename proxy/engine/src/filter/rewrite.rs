@@ -1,12 +1,13 @@
 //! Changes what a request asks for before it is sent on (Gateway API, `URLRewrite`).
 
 use http::uri::{Parts, PathAndQuery};
-use http::{HeaderValue, Uri, Version, header, request};
+use http::{HeaderValue, Uri, header, request};
 
 use super::path::PathChange;
 use super::{Exchange, Verdict};
 use crate::failure::Reason;
 use crate::rejected::Wrong;
+use crate::versions::has_streams;
 
 /// Longest host name (RFC 1035).
 const HOST_BYTES_MAX: usize = 253;
@@ -73,7 +74,7 @@ fn repath(request: &mut request::Parts, change: &PathChange) -> bool {
 /// before it, so that becomes a path.
 fn rename(request: &mut request::Parts, host: &HeaderValue) {
     request.headers.insert(header::HOST, host.clone());
-    if request.version != Version::HTTP_2
+    if !has_streams(request.version)
         && request.uri.authority().is_some()
         && let Some(target) = request.uri.path_and_query()
     {
@@ -100,7 +101,7 @@ pub(super) fn hostname(text: &str) -> Result<Option<String>, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, Version};
     use proto::mesh::path_change::Kind;
 
     use super::*;

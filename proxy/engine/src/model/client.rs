@@ -17,6 +17,8 @@ pub struct ClientPolicy {
     pub admission: Option<Arc<Admission>>,
     /// How a proxy ends that has it.
     pub ending: Ending,
+    /// HTTP/3 is served at the same number of port.
+    pub http3: bool,
     /// By filter chain.
     pub chains: Vec<(Arc<str>, Arc<ClientRules>)>,
     /// Of a chain of which nothing is said.
@@ -95,6 +97,8 @@ pub struct ClientRules {
     pub headers: EarlyHeaders,
     /// TLS 1.2 is spoken without the extended master secret (RFC 7627), too.
     pub plain_master_secret: bool,
+    /// `alt-svc` of answers over TLS by other versions: where HTTP/3 is served (RFC 9114, section 3.1.1).
+    pub alt_svc: Option<HeaderValue>,
 }
 
 /// How long a client may take.

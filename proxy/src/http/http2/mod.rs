@@ -93,6 +93,12 @@ pub(crate) fn client_builder(windows: &Windows) -> client::Builder {
     builder
 }
 
+/// Makes an answer's head, or its trailers, fit for a stream; HTTP/3 forbids the same (RFC 9114, section 4.2).
+#[cfg(feature = "http3")]
+pub(crate) fn fit_answer(headers: &mut http::HeaderMap) {
+    fit(headers, false);
+}
+
 /// Makes a request's head fit for a stream.
 pub(crate) fn fit_request(headers: &mut http::HeaderMap) {
     fit(headers, true);

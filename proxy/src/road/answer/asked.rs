@@ -9,8 +9,9 @@ use engine::failure::{LocalReply, Reason};
 use engine::filter::Resume;
 use engine::filter::guard::{BodyWanted, CheckAsk, IntrospectionAsk, Question, RateAsk};
 use engine::model::{Forward, Target};
+use engine::versions::has_streams;
 use http::header::EXPECT;
-use http::{HeaderMap, StatusCode, Version, request};
+use http::{HeaderMap, StatusCode, request};
 use tokio::time::{Instant, timeout};
 
 use super::{Answering, Connection, Door, Passing, shown};
@@ -181,7 +182,7 @@ impl<D: Door> Connection<D> {
         let Some(place) = self.shared.replays.place(room) else { return Glance::Told(received, CalloutTold::Away(CalloutAway::Full)) };
         if leg.expects {
             // The service is an upstream that wants the body. hyper asks for it by itself when it is read.
-            if leg.version == Version::HTTP_2
+            if has_streams(leg.version)
                 && let Some(line) = received.line()
             {
                 line.pass(Interim { status: StatusCode::CONTINUE, headers: HeaderMap::new() });

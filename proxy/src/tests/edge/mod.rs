@@ -8,6 +8,8 @@ mod client_times;
 mod clients;
 mod datagrams;
 mod ending;
+#[cfg(feature = "http3")]
+mod http3;
 mod tls;
 mod told;
 

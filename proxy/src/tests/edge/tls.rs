@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::failure::{LocalReply, Reason};
 use engine::model::{
-    ApplicationProtocol, Chain, Chains, ClientCertificates, Edge, Made, OwnCertificate, Port, Secret, SecretCell, Serves, TICKET_KEY_BYTES,
-    TlsTerms, TlsVersion,
+    ApplicationProtocol, Chain, Chains, ClientCertificates, ClientPolicy, Edge, Made, OwnCertificate, Port, Secret, SecretCell, Serves,
+    TICKET_KEY_BYTES, TlsTerms, TlsVersion,
 };
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -64,10 +64,15 @@ pub(super) fn https(name: &str, terms: TlsTerms, table: &Arc<RouteTable>) -> Arc
 
 /// Makes these chains live at the client's proxy, in an epoch of its own.
 pub(super) fn serve_chains(world: &World, chains: Vec<(&str, Arc<Chain>)>) {
+    serve_chains_under(world, chains, ClientPolicy::default());
+}
+
+/// The same, where something is said of clients.
+pub(super) fn serve_chains_under(world: &World, chains: Vec<(&str, Arc<Chain>)>, clients: ClientPolicy) {
     let epoch = world.client_means.snapshots.load().epoch + 1;
     let mut snapshot = client_snapshot(&world.setup, epoch);
     let port = Port::Tls(Arc::new(Chains::leading(chains)));
-    snapshot.edges.insert(PORT, Arc::new(Edge { name: "edge/443".into(), port, clients: Arc::default(), content: epoch }));
+    snapshot.edges.insert(PORT, Arc::new(Edge { name: "edge/443".into(), port, clients: Arc::new(clients), content: epoch }));
     world.client_means.snapshots.publish(Arc::new(snapshot));
 }
 

@@ -6,11 +6,15 @@
 mod certificates;
 mod challenge;
 mod clients;
+#[cfg(feature = "http3")]
+mod quic;
 mod tickets;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+#[cfg(feature = "http3")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::failure::{Failure, Reason};
@@ -32,6 +36,8 @@ use clients::{Anyhow, verifier};
 use tickets::{SharedTickets, binding};
 
 pub use clients::Shown;
+#[cfg(feature = "http3")]
+pub use quic::{QuicDoor, QuicMet, QuicUnproved};
 
 /// Tickets for a client that does not say how many it wants: browsers open two connections at once.
 const TICKETS_UNASKED: usize = 2;
@@ -84,13 +90,17 @@ pub enum Alert {
 }
 
 impl Alert {
-    /// One record, as every version reads it: fatal.
-    const fn record(self) -> [u8; 7] {
-        let description = match self {
+    /// Its number.
+    const fn description(self) -> u8 {
+        match self {
             Self::UnrecognizedName => 112,
             Self::InternalError => 80,
-        };
-        [21, 3, 3, 0, 2, 2, description]
+        }
+    }
+
+    /// One record, as every version reads it: fatal.
+    const fn record(self) -> [u8; 7] {
+        [21, 3, 3, 0, 2, 2, self.description()]
     }
 
     /// Tells the client, and ends our side. What does not arrive is told by the end of the connection.
@@ -106,6 +116,9 @@ struct Termination {
     config: Arc<ServerConfig>,
     /// Who judges clients once more where rustls did not.
     judge: Option<Arc<dyn ClientCertVerifier>>,
+    /// The same for HTTP/3.
+    #[cfg(feature = "http3")]
+    quic: OnceLock<Arc<ServerConfig>>,
 }
 
 impl EdgeTls {
@@ -246,7 +259,12 @@ impl EdgeTls {
             config.ticketer = Arc::new(SharedTickets::new(keys, &binding(terms, authorities)));
             config.send_tls13_tickets = TICKETS_UNASKED;
         }
-        Ok(Termination { config: Arc::new(config), judge: judge.map(|(judge, _)| judge) })
+        Ok(Termination {
+            config: Arc::new(config),
+            judge: judge.map(|(judge, _)| judge),
+            #[cfg(feature = "http3")]
+            quic: OnceLock::new(),
+        })
     }
 }
 

@@ -28,15 +28,25 @@ const PROXY_WAIT: Duration = Duration::from_secs(3);
 const GRACE_MAX: Duration = Duration::from_secs(3600);
 /// Shortest time between two questions whether a client lives.
 const PING_EVERY_MIN: Duration = Duration::from_secs(1);
+/// How long clients may remember HTTP/3 where nothing is said.
+const ALT_SVC_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Windows of HTTP/2 (RFC 9113, section 6.9.1).
 const WINDOW_BYTES_MAX: u32 = i32::MAX as u32;
 /// A connection's window begins as large as this, and cannot be made smaller.
 const WINDOW_BYTES_MIN: u32 = 65_535;
 
-/// `names` are those of the listener's chains; `before` counted the clients of the same port.
-pub(super) fn compile(raw: &mesh::ClientPolicy, names: &HashSet<&str>, before: Option<&Admission>) -> Result<ClientPolicy, Wrong> {
-    let mesh::ClientPolicy { proxy_protocol, connections, chains } = raw;
+/// `names` are those of the chains of the listener at `port`; `before` counted the clients of the same port.
+pub(super) fn compile(
+    raw: &mesh::ClientPolicy,
+    (port, names): (u16, &HashSet<&str>),
+    before: Option<&Admission>,
+) -> Result<ClientPolicy, Wrong> {
+    let mesh::ClientPolicy { proxy_protocol, connections, chains, http3 } = raw;
+    let alt_svc = http3.as_ref().map(|raw| alternative(port, raw)).transpose().map_err(|wrong| wrong.within("http3"))?;
     let proxy = proxy_protocol.as_ref().map(proxy).transpose().map_err(|wrong| wrong.within("proxy_protocol"))?;
+    if alt_svc.is_some() && proxy.as_ref().is_some_and(|proxy| proxy.required) {
+        return Err(Wrong::new("http3", "stands beside a required proxy_protocol, which UDP does not carry"));
+    }
     let connections = connections.unwrap_or_default();
     let mesh::ClientConnections { max, per_address, new_per_second, readiness_grace, go_away_grace } = connections;
     let at = |wrong: Wrong| wrong.within("connections");
@@ -60,9 +70,12 @@ pub(super) fn compile(raw: &mesh::ClientPolicy, names: &HashSet<&str>, before: O
                 format!("`{}` is no filter chain, or one that was named before", raw.chain.escape_debug()),
             )));
         }
-        compiled.push((raw.chain.as_str().into(), Arc::new(rules(raw).map_err(at)?)));
+        let rules = ClientRules { alt_svc: alt_svc.clone(), ..rules(raw).map_err(at)? };
+        compiled.push((raw.chain.as_str().into(), Arc::new(rules)));
     }
-    Ok(ClientPolicy { proxy, admission, ending, chains: compiled, usual: Arc::default() })
+    let http3 = alt_svc.is_some();
+    let usual = Arc::new(ClientRules { alt_svc, ..ClientRules::default() });
+    Ok(ClientPolicy { proxy, admission, ending, http3, chains: compiled, usual })
 }
 
 fn grace(raw: Option<&prost_types::Duration>, field: &str) -> Result<Option<Duration>, Wrong> {
@@ -71,6 +84,17 @@ fn grace(raw: Option<&prost_types::Duration>, field: &str) -> Result<Option<Dura
         true => Err(Wrong::new(field, format!("is longer than {}s", GRACE_MAX.as_secs()))),
         false => Ok(told),
     }
+}
+
+/// What other versions say of HTTP/3 (RFC 7838, section 3).
+fn alternative(port: u16, raw: &mesh::ClientHttp3) -> Result<HeaderValue, Wrong> {
+    let mesh::ClientHttp3 { alt_svc_max_age } = raw;
+    let age = duration(alt_svc_max_age.as_ref(), "alt_svc_max_age")?.unwrap_or(ALT_SVC_MAX_AGE);
+    if age.subsec_nanos() > 0 {
+        return Err(Wrong::new("alt_svc_max_age", "is no whole number of seconds"));
+    }
+    let text = format!("h3=\":{port}\"; ma={}", age.as_secs());
+    HeaderValue::try_from(text).map_err(|error| Wrong::new("alt_svc_max_age", error.to_string()))
 }
 
 fn proxy(raw: &mesh::ProxyProtocol) -> Result<ProxyRule, Wrong> {
@@ -121,6 +145,7 @@ fn rules(raw: &mesh::ClientChain) -> Result<ClientRules, Wrong> {
         paths: paths.as_ref().map(path_rules).transpose().map_err(|wrong| wrong.within("paths"))?.unwrap_or_default(),
         headers: headers.as_ref().map(early).transpose().map_err(|wrong| wrong.within("headers"))?.unwrap_or_default(),
         plain_master_secret: tls.as_ref().is_some_and(|mesh::ClientTls { plain_master_secret }| *plain_master_secret),
+        alt_svc: None,
     })
 }
 

@@ -37,13 +37,25 @@ pub(super) fn compile(
     refuse(rest.is_some(), "default_filter_chain")?;
     // One without a chain serves TLS of names that nobody leads anywhere yet.
     if listed.is_empty() || listed.iter().any(of_tls) {
-        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, &clients, policies, secrets)?), clients });
+        let chains = by_server_name(listed, &clients, policies, secrets)?;
+        let requests = |chain: &Arc<Chain<_>>| chain.terms.is_some() && matches!(chain.serves, Serves::Http(_));
+        if clients.http3 && !listed.is_empty() && !chains.all().any(requests) {
+            return Err(no_http3());
+        }
+        return Ok(EdgeDraft { content: stamp(), port: Port::Tls(chains), clients });
+    }
+    if clients.http3 {
+        return Err(no_http3());
     }
     let [only] = listed else {
         return Err(Wrong::new("filter_chains", "are several in plaintext: a client's first words do not tell them apart"));
     };
     let port = in_plaintext(only, policies).map_err(|wrong| wrong.within("filter_chains[0]"))?;
     Ok(EdgeDraft { content: stamp(), port, clients })
+}
+
+fn no_http3() -> Wrong {
+    Wrong::new("listener_filters", "ask for HTTP/3, where no chain ends TLS and carries requests")
 }
 
 fn in_plaintext(chain: &FilterChain, policies: &mut Policies) -> Result<PortDraft, Wrong> {

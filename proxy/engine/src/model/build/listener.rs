@@ -147,12 +147,12 @@ fn inspectors(
         let Some(listener_filter::ConfigType::TypedConfig(config)) = config_type else {
             return Err(at(Wrong::new("", "is missing")));
         };
-        if config.type_url != mesh::ClientPolicy::type_url() || proto::names::edge_port(listener).is_none() {
+        let Some(port) = proto::names::edge_port(listener).filter(|_| config.type_url == mesh::ClientPolicy::type_url()) else {
             inspector(name, config).map_err(at)?;
             continue;
-        }
+        };
         let names = chains.iter().map(|chain| chain.name.as_str()).collect();
-        let compiled = client::compile(&unpack(config).map_err(at)?, &names, before).map_err(at)?;
+        let compiled = client::compile(&unpack(config).map_err(at)?, (port, &names), before).map_err(at)?;
         if clients.replace(Arc::new(compiled)).is_some() {
             return Err(at(Wrong::new("", "is the second that says what holds for clients")));
         }

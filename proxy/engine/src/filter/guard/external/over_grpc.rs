@@ -20,6 +20,7 @@ use crate::consumers::Identified;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::filter::guard::{Watch, grpc};
+use crate::versions;
 
 /// The method that is called.
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -63,7 +64,7 @@ pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> Att
                 host: host.clone(),
                 scheme: scheme.to_owned(),
                 size,
-                protocol: if request.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
+                protocol: versions::text(request.version).to_owned(),
                 headers: shown,
                 ..HttpRequest::default()
             }),

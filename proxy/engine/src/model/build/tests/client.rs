@@ -44,6 +44,21 @@ fn what_cannot_hold_is_refused_by_name() {
         (|policy| of_chain(policy).http2.as_mut().unwrap().connection_window = 0, "said together"),
         (|policy| of_chain(policy).http2.as_mut().unwrap().max_streams = 11, "would stop the others"),
         (|policy| of_chain(policy).http2.as_mut().unwrap().stream_window = 10, "are 65535 to"),
+        (|policy| policy.http3 = Some(mesh::ClientHttp3::default()), "http3: stands beside a required proxy_protocol"),
+        (
+            |policy| {
+                policy.proxy_protocol = None;
+                policy.http3 = Some(mesh::ClientHttp3::default());
+            },
+            "ask for HTTP/3, where no chain ends TLS",
+        ),
+        (
+            |policy| {
+                policy.proxy_protocol = None;
+                policy.http3 = Some(mesh::ClientHttp3 { alt_svc_max_age: Some(prost_types::Duration { seconds: 1, nanos: 1 }) });
+            },
+            "http3.alt_svc_max_age: is no whole number of seconds",
+        ),
         (|policy| of_chain(policy).paths.as_mut().unwrap().escaped_slashes = 9, "escaped_slashes: unknown value 9"),
         (|policy| of_chain(policy).headers.as_mut().unwrap().remove = vec!["host".into()], "headers.remove[0]: `host`"),
         (|policy| of_chain(policy).headers.as_mut().unwrap().set[0].value = "\n".into(), "set[0].value: is no header"),

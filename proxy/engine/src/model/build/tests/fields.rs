@@ -272,7 +272,13 @@ fn hops(trusted_hops: u32) -> mesh::ClientAddress {
 /// What is said of the clients of the edge's chains.
 fn clients(chain: &str, trusted: mesh::ClientAddress) -> mesh::ClientPolicy {
     let chain = if chain.is_empty() { edge_chains()[0].name.clone() } else { chain.to_owned() };
-    fixture::clients(&chain, trusted)
+    let mut clients = fixture::clients(&chain, trusted);
+    if let Some(proxy) = clients.proxy_protocol.as_mut().filter(|_| chain != "web") {
+        // Over UDP nobody can be asked for it.
+        proxy.required = false;
+        clients.http3 = Some(mesh::ClientHttp3 { alt_svc_max_age: seconds(60) });
+    }
+    clients
 }
 
 /// One of each kind of chain that an edge may have for TLS.
