@@ -89,6 +89,13 @@ pub const DEFINITIONS: [Definition; 15] = [
         spec: structural::of::<kinds::ExternalAuthSpec>,
     },
     Definition {
+        kind: Kind::OidcLogin,
+        plural: "oidclogins",
+        short: "mwol",
+        columns: &[("Issuer", "string", ".spec.issuer"), ("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::OidcLoginSpec>,
+    },
+    Definition {
         kind: Kind::Mesh,
         plural: "meshes",
         short: "mwmesh",
