@@ -11,6 +11,8 @@ mod faults;
 mod identity;
 #[path = "foreign/install.rs"]
 mod install;
+#[path = "foreign/login.rs"]
+mod login;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/redis.rs"]
