@@ -59,7 +59,7 @@ pub(in crate::crds) struct OidcLoginSpec {
     #[schemars(regex(pattern = "^(/([^/\\\\\\s][^\\\\\\s]*)?|(?i:https?)://[^/@?#\\s\\\\]+([/?][^\\s\\\\]*)?)$"), length(max = 2048))]
     post_logout_redirect: Option<String>,
     /// Whose requests are sent to the provider; all else is 401. Default: Navigation.
-    when: Option<LoginWhen>,
+    when: Option<LoginWhenWord>,
     /// How sessions are kept.
     session: Option<LoginSession>,
     /// What the backend sees.
@@ -116,7 +116,7 @@ struct LoginPath(#[schemars(regex(pattern = LOGIN_PATH), length(max = 2048))] St
 
 /// Whose requests are sent to the provider.
 #[derive(JsonSchema)]
-enum LoginWhen {
+enum LoginWhenWord {
     Navigation,
     Always,
     Never,

@@ -84,4 +84,6 @@ fn unavailable(broken: &ObjectKey) -> EdgePolicy {
 #[cfg(test)]
 mod external_tests;
 #[cfg(test)]
+mod login_tests;
+#[cfg(test)]
 mod tests;

@@ -58,7 +58,7 @@ pub(super) struct ShownSession {
 
 /// What binds a browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Binding {
+pub(super) struct BrowserBinding {
     /// Drawn.
     pub(super) secret: String,
     /// Logins since a session was shown.
@@ -117,15 +117,15 @@ impl LoginCookies {
     }
 
     /// What binds the browser.
-    pub(super) fn binding(&self, headers: &HeaderMap) -> Option<Binding> {
+    pub(super) fn binding(&self, headers: &HeaderMap) -> Option<BrowserBinding> {
         let (_, value) = pairs(headers).find(|(name, _)| *name == self.binding)?;
         let (secret, in_vain) = value.split_once('.')?;
         let good = (20..=64).contains(&secret.len()) && secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        Some(Binding { secret: secret.to_owned(), in_vain: in_vain.parse().ok()? }).filter(|_| good)
+        Some(BrowserBinding { secret: secret.to_owned(), in_vain: in_vain.parse().ok()? }).filter(|_| good)
     }
 
     /// A cookie that binds it. A provider sends it back from another site, by a link, so it is never stricter than that.
-    pub(super) fn bind(&self, Binding { secret, in_vain }: &Binding) -> Option<HeaderValue> {
+    pub(super) fn bind(&self, BrowserBinding { secret, in_vain }: &BrowserBinding) -> Option<HeaderValue> {
         let text =
             format!("{}={secret}.{in_vain}; Path=/; Max-Age={BOUND_SECS}; Secure; HttpOnly; SameSite=Lax", self.binding);
         sensitive(&text)
@@ -237,7 +237,7 @@ mod tests {
             gone[0].to_str().unwrap(),
             "__Secure-mw-login-ab-0=; Path=/; Max-Age=0; Domain=shop.example; Secure; HttpOnly; SameSite=None"
         );
-        let bound = wide.bind(&Binding { secret: "s".repeat(22), in_vain: 1 }).unwrap();
+        let bound = wide.bind(&BrowserBinding { secret: "s".repeat(22), in_vain: 1 }).unwrap();
         assert!(bound.to_str().unwrap().starts_with("__Host-mw-login-ab-b=") && bound.to_str().unwrap().ends_with("SameSite=Lax"));
     }
 
@@ -245,7 +245,7 @@ mod tests {
     fn a_browser_is_bound_by_one_cookie() {
         // Aim: what was bound is found; what somebody made up of other letters, or without a number, is none.
         let cookies = LoginCookies::new("ab", "", SameSite::Lax);
-        let binding = Binding { secret: "A-_9".repeat(6), in_vain: 2 };
+        let binding = BrowserBinding { secret: "A-_9".repeat(6), in_vain: 2 };
         assert_eq!(cookies.binding(&shown(&[cookies.bind(&binding).unwrap()])), Some(binding));
         for value in ["short.0", "aaaaaaaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaaaaaa%.0", "aaaaaaaaaaaaaaaaaaaaaaaa.x"] {
             let text = format!("__Host-mw-login-ab-b={value}");

@@ -36,7 +36,7 @@ pub enum ClientProof {
 }
 
 /// Who asks.
-pub(super) struct Client<'c> {
+pub(super) struct LoginClient<'c> {
     pub(super) id: &'c str,
     pub(super) proof: ClientProof,
     /// Its secret, or its private key.
@@ -47,7 +47,7 @@ pub(super) struct Client<'c> {
 
 /// What the token endpoint says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Tokens {
+pub(super) struct TokenAnswer {
     pub(super) access_token: String,
     pub(super) id_token: Option<String>,
     pub(super) refresh_token: Option<String>,
@@ -67,7 +67,7 @@ pub(super) enum NoTokens {
 ///
 /// # Errors
 /// The client cannot prove itself; says why, without its secret.
-pub(super) fn question(at: &KeysUri, client: &Client<'_>, form: &[(&str, &str)], now_secs: u64) -> Result<Request<Bytes>, String> {
+pub(super) fn question(at: &KeysUri, client: &LoginClient<'_>, form: &[(&str, &str)], now_secs: u64) -> Result<Request<Bytes>, String> {
     let mut body = Zeroizing::new(String::new());
     let mut add = |name: &str, value: &str| {
         if !body.is_empty() {
@@ -114,26 +114,26 @@ pub(super) fn question(at: &KeysUri, client: &Client<'_>, form: &[(&str, &str)],
 }
 
 /// A private key, by its kind.
-enum Signing {
+enum ClientKey {
     Rsa(Box<RsaPair>),
     Elliptic(EcdsaKeyPair),
     Edwards(Ed25519KeyPair),
 }
 
-fn signing(pem: &[u8]) -> Result<Signing, String> {
+fn signing(pem: &[u8]) -> Result<ClientKey, String> {
     let none = || "it is no private key in PEM (PKCS #8: RSA of 2048 bits or more, P-256 or Ed25519)".to_owned();
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| none())?;
     let der = key.secret_der();
     if let PrivateKeyDer::Pkcs1(_) = key {
-        return RsaPair::from_der(der).map(|pair| Signing::Rsa(Box::new(pair))).map_err(|_| none());
+        return RsaPair::from_der(der).map(|pair| ClientKey::Rsa(Box::new(pair))).map_err(|_| none());
     }
     if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
-        return Ok(Signing::Elliptic(pair));
+        return Ok(ClientKey::Elliptic(pair));
     }
     if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
-        return Ok(Signing::Edwards(pair));
+        return Ok(ClientKey::Edwards(pair));
     }
-    RsaPair::from_pkcs8(der).map(|pair| Signing::Rsa(Box::new(pair))).map_err(|_| none())
+    RsaPair::from_pkcs8(der).map(|pair| ClientKey::Rsa(Box::new(pair))).map_err(|_| none())
 }
 
 /// Why this is no key that a client can sign with.
@@ -145,12 +145,12 @@ pub fn check_private_key(pem: &[u8]) -> Result<(), String> {
 }
 
 /// A signed proof, for this endpoint alone (OpenID Connect Core 1.0, section 9).
-fn assertion(at: &KeysUri, client: &Client<'_>, now_secs: u64) -> Result<String, String> {
+fn assertion(at: &KeysUri, client: &LoginClient<'_>, now_secs: u64) -> Result<String, String> {
     let key = signing(client.secret)?;
     let algorithm = match key {
-        Signing::Rsa(_) => "RS256",
-        Signing::Elliptic(_) => "ES256",
-        Signing::Edwards(_) => "EdDSA",
+        ClientKey::Rsa(_) => "RS256",
+        ClientKey::Elliptic(_) => "ES256",
+        ClientKey::Edwards(_) => "EdDSA",
     };
     let mut head = json!({"alg": algorithm, "typ": "JWT"});
     if !client.key_id.is_empty() {
@@ -164,18 +164,18 @@ fn assertion(at: &KeysUri, client: &Client<'_>, now_secs: u64) -> Result<String,
     let random = SystemRandom::new();
     let failed = |_| "the client's key does not sign".to_owned();
     let signature = match &key {
-        Signing::Rsa(pair) => {
+        ClientKey::Rsa(pair) => {
             let mut signature = vec![0; pair.public_modulus_len()];
             pair.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).map_err(failed)?;
             signature
         }
-        Signing::Elliptic(pair) => pair.sign(&random, message.as_bytes()).map_err(failed)?.as_ref().to_vec(),
-        Signing::Edwards(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
+        ClientKey::Elliptic(pair) => pair.sign(&random, message.as_bytes()).map_err(failed)?.as_ref().to_vec(),
+        ClientKey::Edwards(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
     };
     Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
-impl Tokens {
+impl TokenAnswer {
     /// Reads an answer (RFC 6749, section 5).
     pub(super) fn read(answer: &CalloutAnswer) -> Result<Self, NoTokens> {
         let said: Map<String, Value> = serde_json::from_slice(&answer.body).map_err(|_| NoTokens::Wrong)?;
@@ -213,11 +213,11 @@ fn good(token: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn client(proof: ClientProof, secret: &[u8]) -> Client<'_> {
-        Client { id: "ed ge", proof, secret, key_id: "" }
+    fn client(proof: ClientProof, secret: &[u8]) -> LoginClient<'_> {
+        LoginClient { id: "ed ge", proof, secret, key_id: "" }
     }
 
-    fn asked(client: &Client<'_>) -> (Option<String>, String) {
+    fn asked(client: &LoginClient<'_>) -> (Option<String>, String) {
         let at = KeysUri::read("https://id.example/token").unwrap();
         let request = question(&at, client, &[("grant_type", "authorization_code"), ("code", "a&b=c")], 1_000).unwrap();
         assert_eq!((request.uri().path(), request.headers()["host"].to_str().unwrap()), ("/token", "id.example"));
@@ -243,7 +243,7 @@ mod tests {
         let der = pair.to_pkcs8v1().unwrap();
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
         check_private_key(pem.as_bytes()).unwrap();
-        let (shown, form) = asked(&Client { key_id: "k1", ..client(ClientProof::PrivateKeyJwt, pem.as_bytes()) });
+        let (shown, form) = asked(&LoginClient { key_id: "k1", ..client(ClientProof::PrivateKeyJwt, pem.as_bytes()) });
         assert!(shown.is_none() && form.contains("jwt-bearer"));
         let (_, assertion) = form.split_once("client_assertion=").unwrap();
         let (message, signature) = assertion.rsplit_once('.').unwrap();
@@ -264,7 +264,7 @@ mod tests {
     fn an_answer_is_read_or_is_none() {
         // Aim: what RFC 6749, section 5, says, and nothing that a form or header could not carry on; only `invalid_grant` is the provider's no.
         let read = |status: u16, body: &str| {
-            Tokens::read(&CalloutAnswer {
+            TokenAnswer::read(&CalloutAnswer {
                 status: StatusCode::from_u16(status).unwrap(),
                 body: Bytes::copy_from_slice(body.as_bytes()),
                 ..CalloutAnswer::default()
@@ -272,7 +272,7 @@ mod tests {
         };
         let whole = read(200, r#"{"access_token":"a","id_token":"i","refresh_token":"r","expires_in":60,"token_type":"Bearer"}"#).unwrap();
         let wanted =
-            Tokens { access_token: "a".into(), id_token: Some("i".into()), refresh_token: Some("r".into()), expires_secs: Some(60) };
+            TokenAnswer { access_token: "a".into(), id_token: Some("i".into()), refresh_token: Some("r".into()), expires_secs: Some(60) };
         assert_eq!(whole, wanted);
         assert_eq!(read(200, r#"{"access_token":"a","expires_in":"60"}"#).unwrap().expires_secs, Some(60));
         for (status, body) in [

@@ -10,7 +10,7 @@ use super::seal::{SealKeys, SealPurpose, drawn};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Flow {
+pub(super) struct LoginFlow {
     /// Proves that who asks for tokens is who began (RFC 7636).
     #[serde(rename = "v")]
     pub(super) verifier: String,
@@ -28,7 +28,7 @@ pub(super) struct Flow {
     browser: String,
 }
 
-impl Flow {
+impl LoginFlow {
     /// Begins. `None`: the system gives no random bytes.
     pub(super) fn new(back: &str, binding: &str, now_secs: u64) -> Option<Self> {
         let (verifier, nonce) = (drawn::<32>()?, drawn::<16>()?);
@@ -71,14 +71,14 @@ mod tests {
     fn a_login_is_one_browsers_and_short() {
         // Aim: what was begun comes back whole, for its browser and for ten minutes; the challenge is that of RFC 7636, appendix B.
         let keys = SealKeys::read(&[b'k'; 32], b"o").unwrap();
-        let flow = Flow::new("/a?b", "browser", 1_000).unwrap();
-        let opened = Flow::open(&keys, &flow.seal(&keys).unwrap()).unwrap();
+        let flow = LoginFlow::new("/a?b", "browser", 1_000).unwrap();
+        let opened = LoginFlow::open(&keys, &flow.seal(&keys).unwrap()).unwrap();
         assert_eq!(opened, flow);
         assert!(opened.is_of("browser") && !opened.is_of("other") && !opened.is_of(""));
         assert!(opened.holds(1_599) && !opened.holds(1_600));
-        assert!(Flow::open(&keys, "").is_none());
-        assert_ne!(flow.verifier, Flow::new("/", "browser", 1_000).unwrap().verifier);
-        let known = Flow { verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".to_owned(), ..flow };
+        assert!(LoginFlow::open(&keys, "").is_none());
+        assert_ne!(flow.verifier, LoginFlow::new("/", "browser", 1_000).unwrap().verifier);
+        let known = LoginFlow { verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".to_owned(), ..flow };
         assert_eq!(known.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 }

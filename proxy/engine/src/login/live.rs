@@ -19,8 +19,8 @@ pub const REFRESH_PAUSE_SECS: u64 = 10;
 pub struct LoginLive {
     /// How the provider answers.
     pub(super) callouts: Arc<CalloutLive>,
-    known: Mutex<Generations<Digest, Arc<LoginSession>>>,
-    refreshes: Mutex<Generations<String, Refreshing>>,
+    known: Mutex<Halves<Digest, Arc<LoginSession>>>,
+    refreshes: Mutex<Halves<String, Refreshed>>,
 }
 
 /// What is known of one session's refreshes.
@@ -44,7 +44,7 @@ enum RefreshStage {
 }
 
 /// What came of a refresh.
-pub(super) enum Refresh {
+pub(super) enum RefreshOutcome {
     /// This is the session by now.
     Done(Arc<LoginSession>),
     /// The provider refuses.
@@ -54,7 +54,7 @@ pub(super) enum Refresh {
 }
 
 /// What a due session comes to.
-pub(super) enum Turn {
+pub(super) enum SessionTurn {
     /// It goes on as it is.
     AsItIs,
     /// Whoever asks is to refresh this; the request goes on with it meanwhile.
@@ -67,18 +67,18 @@ pub(super) enum Turn {
 
 /// When the younger half is full it becomes the older, which is forgotten.
 #[derive(Debug)]
-struct Generations<K, V> {
+struct Halves<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
 }
 
-impl<K, V> Default for Generations<K, V> {
+impl<K, V> Default for Halves<K, V> {
     fn default() -> Self {
         Self { young: HashMap::new(), old: HashMap::new() }
     }
 }
 
-impl<K: std::hash::Hash + Eq, V: Clone> Generations<K, V> {
+impl<K: std::hash::Hash + Eq, V: Clone> Halves<K, V> {
     fn get(&self, key: &K) -> Option<V> {
         self.young.get(key).or_else(|| self.old.get(key)).cloned()
     }
@@ -105,35 +105,35 @@ impl LoginLive {
     }
 
     /// What becomes of a session that is due. One asker of each is told to refresh it; one that never comes back is given up after `patience_secs`.
-    pub(super) fn turn(&self, session: &LoginSession, now_secs: u64, patience_secs: u64) -> Turn {
+    pub(super) fn turn(&self, session: &LoginSession, now_secs: u64, patience_secs: u64) -> SessionTurn {
         let mut refreshes = held(&self.refreshes);
         let known = refreshes.get(&session.kept.id).unwrap_or_default();
         let newer = known.newest.clone().filter(|newest| newest.kept.due_secs > session.kept.due_secs);
         let waits = match known.stage {
-            RefreshStage::Refused => return Turn::Over,
+            RefreshStage::Refused => return SessionTurn::Over,
             RefreshStage::UnderWay(since) => now_secs < since.saturating_add(patience_secs),
             RefreshStage::Paused(until) => now_secs < until,
             RefreshStage::Idle => false,
         };
         match newer {
-            Some(newer) if waits || !newer.is_due(now_secs) => Turn::By(newer),
-            None if waits => Turn::AsItIs,
+            Some(newer) if waits || !newer.is_due(now_secs) => SessionTurn::By(newer),
+            None if waits => SessionTurn::AsItIs,
             newer => {
                 let under_way = Refreshed { stage: RefreshStage::UnderWay(now_secs), newest: known.newest };
                 refreshes.put(session.kept.id.clone(), under_way, REFRESHES_MAX);
-                Turn::Refresh(newer)
+                SessionTurn::Refresh(newer)
             }
         }
     }
 
     /// What came of a refresh.
-    pub(super) fn turned(&self, id: &str, came: Refresh) {
+    pub(super) fn turned(&self, id: &str, came: RefreshOutcome) {
         let mut refreshes = held(&self.refreshes);
         let mut known = refreshes.get(&id.to_owned()).unwrap_or_default();
         match came {
-            Refresh::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
-            Refresh::Refused => known = Refreshed { stage: RefreshStage::Refused, newest: None },
-            Refresh::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
+            RefreshOutcome::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
+            RefreshOutcome::Refused => known = Refreshed { stage: RefreshStage::Refused, newest: None },
+            RefreshOutcome::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
         }
         refreshes.put(id.to_owned(), known, REFRESHES_MAX);
     }

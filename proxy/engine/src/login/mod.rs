@@ -35,13 +35,13 @@ use crate::consumers::{Book, ConsumerChoice, Digest, digest};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 use asked::{is_of_others, way_back};
-use cookies::{Binding, LoginCookies};
-use exchange::{Client, NoTokens, Tokens, question};
-use flow::Flow;
+use cookies::{BrowserBinding, LoginCookies};
+use exchange::{LoginClient, NoTokens, TokenAnswer, question};
+use flow::LoginFlow;
 use form::{encoded, one};
-use live::{Refresh, Turn};
+use live::{RefreshOutcome, SessionTurn};
 use seal::{SealKeys, drawn};
-use session::{Kept, Lives};
+use session::{KeptSession, SessionLives};
 
 /// How long a login under way holds.
 pub const LOGIN_SECS: u64 = 600;
@@ -83,7 +83,7 @@ pub struct Login {
     scopes: String,
     after_logout: String,
     cookies: LoginCookies,
-    lives: Lives,
+    lives: SessionLives,
     keys: Box<str>,
     /// Issuer, client and domain: whoever has the same shares sessions.
     owner: Digest,
@@ -221,7 +221,7 @@ impl Login {
             time.ok_or_else(|| Wrong::new(field, format!("is not from 1s up to {}s", SESSION_MAX.as_secs())))
         };
         let own = owner(raw);
-        let lives = Lives {
+        let lives = SessionLives {
             idle: time(raw.idle.as_ref(), "idle")?,
             max: time(raw.max.as_ref(), "max")?,
             refresh_at_percent: raw.refresh_at_percent,
@@ -336,10 +336,10 @@ impl Login {
         let (mut renewed, mut refresh) = (session.is_worn(now_secs, &self.lives), None);
         if session.is_due(now_secs) {
             match self.live.turn(&session, now_secs, REFRESH_PATIENCE_SECS) {
-                Turn::Over => return None,
-                Turn::AsItIs => {}
-                Turn::By(newer) => (session, renewed) = (newer, true),
-                Turn::Refresh(newer) => {
+                SessionTurn::Over => return None,
+                SessionTurn::AsItIs => {}
+                SessionTurn::By(newer) => (session, renewed) = (newer, true),
+                SessionTurn::Refresh(newer) => {
                     if let Some(newer) = newer {
                         (session, renewed) = (newer, true);
                     }
@@ -353,7 +353,7 @@ impl Login {
             cookies = self.cookies.keep(&sealed, life, &self.cookies.there(headers)).unwrap_or_default();
         }
         if let Some(binding) = self.cookies.binding(headers).filter(|binding| binding.in_vain > 0) {
-            cookies.extend(self.cookies.bind(&Binding { in_vain: 0, ..binding }));
+            cookies.extend(self.cookies.bind(&BrowserBinding { in_vain: 0, ..binding }));
         }
         Some(SeenSession { session, cookies, refresh })
     }
@@ -392,11 +392,11 @@ impl Login {
         let keys = self.sealing(means).ok_or(LoginFault::Away)?;
         let binding = match bound {
             Some(binding) => binding,
-            None => Binding { secret: drawn::<16>().ok_or(LoginFault::Away)?, in_vain: 0 },
+            None => BrowserBinding { secret: drawn::<16>().ok_or(LoginFault::Away)?, in_vain: 0 },
         };
         let own = [self.redirect_path.as_str(), self.logout_path.as_str()];
         let back = way_back(head.method, head.target, &own);
-        let flow = Flow::new(back, &binding.secret, means.now_secs).ok_or(LoginFault::Away)?;
+        let flow = LoginFlow::new(back, &binding.secret, means.now_secs).ok_or(LoginFault::Away)?;
         let state = flow.seal(&keys).ok_or(LoginFault::Away)?;
         let redirect = self.own_address(head, &self.redirect_path).ok_or(LoginFault::Strange)?;
         let question = [
@@ -417,7 +417,7 @@ impl Login {
     /// Lets a browser try again that came back so often in vain.
     pub(crate) fn unbound(&self, head: LoginHead<'_>) -> Vec<HeaderValue> {
         let binding = self.cookies.binding(head.headers);
-        binding.and_then(|binding| self.cookies.bind(&Binding { in_vain: 0, ..binding })).into_iter().collect()
+        binding.and_then(|binding| self.cookies.bind(&BrowserBinding { in_vain: 0, ..binding })).into_iter().collect()
     }
 
     /// Whether a browser that comes back began with this login.
@@ -425,9 +425,9 @@ impl Login {
         self.flow(head, means).is_some()
     }
 
-    fn flow(&self, head: LoginHead<'_>, means: LoginMeans<'_>) -> Option<Flow> {
+    fn flow(&self, head: LoginHead<'_>, means: LoginMeans<'_>) -> Option<LoginFlow> {
         let state = one(query(head.target), "state")?;
-        Flow::open(&self.sealing(means)?, &state)
+        LoginFlow::open(&self.sealing(means)?, &state)
     }
 
     /// A browser comes back from the provider. `told`: what came of asking.
@@ -471,7 +471,7 @@ impl Login {
         let life = session.life_secs(means.now_secs, &self.lives);
         let mut cookies = self.cookies.keep(&sealed, life, &self.cookies.there(head.headers)).ok_or(LoginFault::TooLarge)?;
         // Until a request shows the session nobody knows whether the browser keeps it.
-        cookies.extend(self.cookies.bind(&Binding { in_vain: binding.in_vain.saturating_add(1), ..binding }));
+        cookies.extend(self.cookies.bind(&BrowserBinding { in_vain: binding.in_vain.saturating_add(1), ..binding }));
         let location = HeaderValue::from_str(&flow.back).map_err(|_| LoginFault::Strange)?;
         Ok(Returned::In(Onwards { location, cookies }))
     }
@@ -512,8 +512,8 @@ impl Login {
         good.then(|| format!("{}://{host}{path}", if head.secure { "https" } else { "http" }))
     }
 
-    fn client<'c>(&'c self, secret: &'c [u8]) -> Client<'c> {
-        Client { id: &self.client_id, proof: self.proof, secret, key_id: &self.key_id }
+    fn client<'c>(&'c self, secret: &'c [u8]) -> LoginClient<'c> {
+        LoginClient { id: &self.client_id, proof: self.proof, secret, key_id: &self.key_id }
     }
 
     fn ask(
@@ -537,13 +537,13 @@ impl Login {
             self.ask(&provider, &form, Some(Arc::clone(session)), means)
         });
         if ask.is_none() {
-            self.live.turned(&session.kept.id, Refresh::Unanswered(means.now_secs));
+            self.live.turned(&session.kept.id, RefreshOutcome::Unanswered(means.now_secs));
         }
         ask
     }
 
     /// What the token endpoint said to a code.
-    fn tokens(&self, told: &CalloutTold, now_secs: u64) -> Result<Tokens, LoginFault> {
+    fn tokens(&self, told: &CalloutTold, now_secs: u64) -> Result<TokenAnswer, LoginFault> {
         match self.read(told, now_secs) {
             Ok(tokens) => Ok(tokens),
             Err(NoTokens::Refused) => Err(LoginFault::Strange),
@@ -552,16 +552,16 @@ impl Login {
     }
 
     /// Reads and counts an answer.
-    fn read(&self, told: &CalloutTold, now_secs: u64) -> Result<Tokens, NoTokens> {
+    fn read(&self, told: &CalloutTold, now_secs: u64) -> Result<TokenAnswer, NoTokens> {
         let nothing = CalloutAnswer::default();
         let (read, outcome) = match told {
-            CalloutTold::Answer(answer) => match Tokens::read(answer) {
+            CalloutTold::Answer(answer) => match TokenAnswer::read(answer) {
                 Ok(tokens) => (Ok(tokens), CalloutOutcome::Allowed),
                 Err(NoTokens::Refused) => (Err(NoTokens::Refused), CalloutOutcome::Denied),
                 Err(NoTokens::Wrong) => (Err(NoTokens::Wrong), CalloutOutcome::Garbled),
             },
             CalloutTold::Away(away) => (Err(NoTokens::Wrong), (*away).into()),
-            CalloutTold::TooLong => (Tokens::read(&nothing), CalloutOutcome::Garbled),
+            CalloutTold::TooLong => (TokenAnswer::read(&nothing), CalloutOutcome::Garbled),
         };
         self.live.callouts.count(outcome);
         if read == Err(NoTokens::Wrong) {
@@ -572,12 +572,12 @@ impl Login {
     }
 
     /// A new session out of what the provider says.
-    fn session(&self, provider: &Provider, tokens: Tokens, nonce: &str, now_secs: u64) -> Result<LoginSession, LoginFault> {
-        let Tokens { access_token, id_token: token, refresh_token, expires_secs } = tokens;
+    fn session(&self, provider: &Provider, tokens: TokenAnswer, nonce: &str, now_secs: u64) -> Result<LoginSession, LoginFault> {
+        let TokenAnswer { access_token, id_token: token, refresh_token, expires_secs } = tokens;
         let token = token.ok_or(LoginFault::Away)?;
         let terms = IdTokenTerms { issuer: &self.issuer, client: &self.client_id, nonce: Some(nonce), subject: None, now_secs };
         let content = id_token(&token, &provider.keys, terms).map_err(|fault| self.doubted(fault, now_secs))?;
-        let kept = Kept {
+        let kept = KeptSession {
             id: drawn::<16>().ok_or(LoginFault::Away)?,
             id_token: token,
             access_token: self.access_token.is_some().then_some(access_token),
@@ -603,11 +603,11 @@ impl Login {
     }
 
     /// What a session is after its refresh.
-    fn refreshed(&self, session: &LoginSession, told: &CalloutTold, now_secs: u64) -> Refresh {
+    fn refreshed(&self, session: &LoginSession, told: &CalloutTold, now_secs: u64) -> RefreshOutcome {
         let tokens = match self.read(told, now_secs) {
             Ok(tokens) => tokens,
-            Err(NoTokens::Refused) => return Refresh::Refused,
-            Err(NoTokens::Wrong) => return Refresh::Unanswered(now_secs),
+            Err(NoTokens::Refused) => return RefreshOutcome::Refused,
+            Err(NoTokens::Wrong) => return RefreshOutcome::Unanswered(now_secs),
         };
         let mut newer = session.clone();
         if let (Some(token), Some(provider)) = (tokens.id_token, self.provider.current()) {
@@ -615,11 +615,11 @@ impl Login {
             let terms = IdTokenTerms { issuer: &self.issuer, client: &self.client_id, nonce: None, subject, now_secs };
             match id_token(&token, &provider.keys, terms) {
                 Ok(content) => {
-                    newer = LoginSession::new(Kept { id_token: token, ..session.kept.clone() }, &self.issuer, content);
+                    newer = LoginSession::new(KeptSession { id_token: token, ..session.kept.clone() }, &self.issuer, content);
                 }
                 // What was said before stays true until its key is at hand.
                 Err(IdTokenFault::NewKey) => self.provider.miss(now_secs),
-                Err(_) => return Refresh::Refused,
+                Err(_) => return RefreshOutcome::Refused,
             }
         }
         if self.access_token.is_some() {
@@ -628,7 +628,7 @@ impl Login {
         newer.kept.refresh_token = tokens.refresh_token.or(newer.kept.refresh_token);
         newer.kept.due_secs = Some(self.due_secs(tokens.expires_secs, now_secs));
         newer.kept.used_secs = now_secs;
-        Refresh::Done(Arc::new(newer))
+        RefreshOutcome::Done(Arc::new(newer))
     }
 }
 

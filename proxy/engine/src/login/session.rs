@@ -12,7 +12,7 @@ use crate::claims::Claims;
 
 /// How long sessions live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lives {
+pub(super) struct SessionLives {
     /// Without a request.
     pub(super) idle: Duration,
     /// At most.
@@ -24,14 +24,14 @@ pub(super) struct Lives {
 /// What is kept of one login.
 #[derive(Clone, Debug)]
 pub struct LoginSession {
-    pub(super) kept: Kept,
+    pub(super) kept: KeptSession,
     /// What its ID token says.
     pub(crate) claims: Arc<Claims>,
 }
 
 /// As it is sealed: names are short, since browsers keep little.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct KeptSession {
     /// What the session is known by.
     #[serde(rename = "i")]
     pub(super) id: String,
@@ -51,40 +51,40 @@ pub(super) struct Kept {
 }
 
 impl LoginSession {
-    pub(super) fn new(kept: Kept, issuer: &Arc<str>, content: Map<String, Value>) -> Self {
+    pub(super) fn new(kept: KeptSession, issuer: &Arc<str>, content: Map<String, Value>) -> Self {
         Self { claims: Arc::new(Claims { issuer: Arc::clone(issuer), content }), kept }
     }
 
     /// What a browser has kept. `None`: it is none of ours.
     pub(super) fn open(keys: &SealKeys, sealed: &str, issuer: &Arc<str>) -> Option<Self> {
-        let kept: Kept = serde_json::from_slice(&keys.open(SealPurpose::Session, sealed)?).ok()?;
+        let kept: KeptSession = serde_json::from_slice(&keys.open(SealPurpose::Session, sealed)?).ok()?;
         let content = believed(&kept.id_token)?;
         Some(Self::new(kept, issuer, content))
     }
 
     /// As a browser keeps it, used at that time.
     pub(super) fn seal(&self, keys: &SealKeys, now_secs: u64) -> Option<String> {
-        let kept = Kept { used_secs: now_secs, ..self.kept.clone() };
+        let kept = KeptSession { used_secs: now_secs, ..self.kept.clone() };
         keys.seal(SealPurpose::Session, &serde_json::to_vec(&kept).ok()?)
     }
 
     /// Whether it goes on at that time. A clock that was set back lets nobody stay longer than a session may.
-    pub(super) fn lives(&self, now_secs: u64, lives: &Lives) -> bool {
+    pub(super) fn lives(&self, now_secs: u64, lives: &SessionLives) -> bool {
         now_secs < self.ends_secs(lives) && now_secs < self.kept.used_secs.saturating_add(lives.idle.as_secs()) && self.kept.began_secs <= now_secs.saturating_add(lives.max.as_secs())
     }
 
     /// Unix time of its end, whatever it does.
-    pub(super) fn ends_secs(&self, lives: &Lives) -> u64 {
+    pub(super) fn ends_secs(&self, lives: &SessionLives) -> u64 {
         self.kept.began_secs.saturating_add(lives.max.as_secs())
     }
 
     /// Whether the browser is to keep it anew: a tenth of the time that it may rest is over.
-    pub(super) fn is_worn(&self, now_secs: u64, lives: &Lives) -> bool {
+    pub(super) fn is_worn(&self, now_secs: u64, lives: &SessionLives) -> bool {
         now_secs.saturating_sub(self.kept.used_secs) >= (lives.idle.as_secs() / 10).max(1)
     }
 
     /// How long the browser keeps it.
-    pub(super) fn life_secs(&self, now_secs: u64, lives: &Lives) -> u64 {
+    pub(super) fn life_secs(&self, now_secs: u64, lives: &SessionLives) -> u64 {
         lives.idle.as_secs().min(self.ends_secs(lives).saturating_sub(now_secs)).max(1)
     }
 
@@ -103,10 +103,10 @@ impl LoginSession {
 mod tests {
     use super::*;
 
-    const LIVES: Lives = Lives { idle: Duration::from_secs(3600), max: Duration::from_secs(12 * 3600), refresh_at_percent: 80 };
+    const LIVES: SessionLives = SessionLives { idle: Duration::from_secs(3600), max: Duration::from_secs(12 * 3600), refresh_at_percent: 80 };
 
     fn session() -> LoginSession {
-        let kept = Kept {
+        let kept = KeptSession {
             id: "id".to_owned(),
             id_token: crate::authenticate::tests::token(serde_json::json!({})),
             access_token: None,
@@ -150,7 +150,7 @@ mod tests {
         let one = session();
         let opened = LoginSession::open(&keys, &one.seal(&keys, 2_000).unwrap(), &issuer).unwrap();
         assert_eq!((opened.kept.used_secs, &opened.claims), (2_000, &one.claims));
-        assert_eq!(Kept { used_secs: 1_000, ..opened.kept.clone() }, one.kept);
+        assert_eq!(KeptSession { used_secs: 1_000, ..opened.kept.clone() }, one.kept);
         assert_eq!(opened.subject(), Some("ada"));
         for content in ["{}", "[]", "{\"i\":1}"] {
             let sealed = keys.seal(SealPurpose::Session, content.as_bytes()).unwrap();
