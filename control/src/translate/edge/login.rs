@@ -12,7 +12,6 @@ use super::api_key::chosen;
 use super::basic::file_name;
 use super::ladder::{Climb, Held, Rung, Spot, places};
 use super::{limits, secret, tokens};
-use crate::translate::attach::WhyNot;
 use crate::translate::{edge_listeners, rule};
 use crate::world::content::ContentRef;
 use crate::world::edge::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};

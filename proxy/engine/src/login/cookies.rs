@@ -48,14 +48,6 @@ pub(super) struct LoginCookies {
     pub(super) same_site: SameSite,
 }
 
-/// A session as a request shows it.
-pub(super) struct ShownSession {
-    /// Sealed.
-    pub(super) sealed: String,
-    /// Cookies that it takes.
-    pub(super) cookies: usize,
-}
-
 /// What binds a browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BrowserBinding {
@@ -72,8 +64,8 @@ impl LoginCookies {
         Self { session: format!("{prefix}{STEM}{tag}-"), binding: format!("{OF_HOST}{STEM}{tag}-b"), domain: domain.to_owned(), same_site }
     }
 
-    /// The session that a request shows, whole or not.
-    pub(super) fn session(&self, headers: &HeaderMap) -> Option<ShownSession> {
+    /// The session that a request shows, sealed. `None`: there is none, or a part is missing.
+    pub(super) fn session(&self, headers: &HeaderMap) -> Option<String> {
         let mut parts: [Option<&str>; SESSION_COOKIES_MAX] = Default::default();
         for (name, value) in pairs(headers) {
             let place = name.strip_prefix(self.session.as_str()).and_then(|place| place.parse::<usize>().ok());
@@ -84,8 +76,7 @@ impl LoginCookies {
         let (cookies, first) = parts[0]?.split_once('.')?;
         let cookies: usize = cookies.parse().ok().filter(|count| (1..=SESSION_COOKIES_MAX).contains(count))?;
         let rest: Option<Vec<&str>> = parts[1..cookies].iter().copied().collect();
-        let sealed = std::iter::once(first).chain(rest?).collect();
-        Some(ShownSession { sealed, cookies })
+        Some(std::iter::once(first).chain(rest?).collect())
     }
 
     /// Cookies of a session that a request brings along, whether or not they make a whole one.
@@ -205,8 +196,7 @@ mod tests {
             assert_eq!(kept.len(), count, "{length}");
             assert!(kept.iter().all(|cookie| cookie.len() < 4_096 && cookie.is_sensitive()));
             let mut headers = shown(&kept);
-            let found = cookies.session(&headers).unwrap();
-            assert_eq!((found.sealed, found.cookies), (sealed, count));
+            assert_eq!(cookies.session(&headers).unwrap(), sealed);
             assert_eq!(cookies.there(&headers), (0..count).collect::<Vec<_>>());
             headers = shown(&kept[..count - 1]);
             assert!(cookies.session(&headers).is_none(), "{length} cut");

@@ -359,15 +359,15 @@ impl Login {
     }
 
     fn shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<(Arc<LoginSession>, SealKeys)> {
-        let shown = self.cookies.session(headers)?;
+        let sealed = self.cookies.session(headers)?;
         let secret = means.book.secret(&self.keys)?;
         let keys = SealKeys::read(secret, &self.owner).ok()?;
         // With the keys, so that what none of them opens any more is not known either.
-        let known_by = digest(&[&secret[..], &[0], shown.sealed.as_bytes()].concat());
+        let known_by = digest(&[&secret[..], &[0], sealed.as_bytes()].concat());
         let session = match self.live.known(&known_by) {
             Some(session) => session,
             None => {
-                let session = Arc::new(LoginSession::open(&keys, &shown.sealed, &self.issuer)?);
+                let session = Arc::new(LoginSession::open(&keys, &sealed, &self.issuer)?);
                 self.live.know(known_by, Arc::clone(&session));
                 session
             }

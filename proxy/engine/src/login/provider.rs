@@ -205,7 +205,7 @@ mod tests {
         for (field, value, said) in [
             ("issuer", serde_json::json!("https://id.example/realms/other"), "its issuer is"),
             ("issuer", serde_json::json!(7), "its issuer is"),
-            ("authorization_endpoint", serde_json::Value::Null, "does not say its authorization_endpoint"),
+            ("authorization_endpoint", Value::Null, "does not say its authorization_endpoint"),
             ("token_endpoint", serde_json::json!("http://id.example/token"), "its token_endpoint is not of https"),
             ("token_endpoint", serde_json::json!("http://127.0.0.1/token"), "its token_endpoint is not of https"),
             ("jwks_uri", serde_json::json!("file:///etc/passwd"), "its jwks_uri is not of the form"),

@@ -10,6 +10,9 @@ use super::seal::{SealKeys, SealPurpose};
 use crate::authenticate::believed;
 use crate::claims::Claims;
 
+/// Clocks of replicas may differ by so much.
+const SKEW_SECS: u64 = 300;
+
 /// How long sessions live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionLives {
@@ -70,7 +73,8 @@ impl LoginSession {
 
     /// Whether it goes on at that time. A clock that was set back lets nobody stay longer than a session may.
     pub(super) fn lives(&self, now_secs: u64, lives: &SessionLives) -> bool {
-        now_secs < self.ends_secs(lives) && now_secs < self.kept.used_secs.saturating_add(lives.idle.as_secs()) && self.kept.began_secs <= now_secs.saturating_add(lives.max.as_secs())
+        let rests = now_secs < self.kept.used_secs.saturating_add(lives.idle.as_secs());
+        rests && now_secs < self.ends_secs(lives) && self.kept.began_secs <= now_secs.saturating_add(SKEW_SECS)
     }
 
     /// Unix time of its end, whatever it does.

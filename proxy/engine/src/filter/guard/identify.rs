@@ -317,7 +317,7 @@ impl Identify {
         let headers = &mut exchange.request.headers;
         values.into_iter().for_each(|(name, value)| _ = headers.insert(name, value));
         let found = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
-        if let Some(told) = found.and_then(Identified::credential).and_then(|credential| credential.told.as_ref()) {
+        if let Some(told) = found.and_then(Identified::told_to_mesh) {
             headers.insert(CONSUMER_HEADER, told.clone());
         }
         Ok(())

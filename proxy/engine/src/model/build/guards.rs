@@ -22,7 +22,7 @@ use crate::login::{self, Login, LoginLive, ProviderCell};
 use crate::rejected::Wrong;
 
 /// Most logins that share their paths.
-pub const LOGINS_MAX: usize = 16;
+const LOGINS_MAX: usize = 16;
 
 /// Guards in their fixed order (`edge-kinds.md`), which is said here and nowhere else: 5 maintenance, 6 limits that guard the guards,
 /// 7 who calls, then what a service says of that, 8 whether they may, 9 rates and quotas. CORS (4) goes before all of them: it is the rule's own filter.
@@ -59,7 +59,7 @@ pub(super) fn guards(
     let certificates = certificates.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("certificates"))?;
     let certificates = certificates.map(|consumers| CertificateGuard { consumers });
     let login = login.as_ref().map(|raw| services.login(raw).map_err(|wrong| wrong.within("login"))).transpose()?;
-    let strip = (*strip_logins || login.is_some()).then_some(Guard::StripLogins);
+    let strip = strip_logins.then_some(Guard::StripLogins);
     let identify = Identify::new(tokens, keys, basic, (certificates, login)).map(|identify| Guard::Identify(Arc::new(identify)));
     let external = services.external(external)?;
     let authorize = authorization.as_ref().map(|raw| authorize::compile(raw).map(|all| Guard::Authorize(Arc::new(all))));

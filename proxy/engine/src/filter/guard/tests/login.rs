@@ -68,7 +68,7 @@ impl Site {
             edge
         };
         let paths = mesh::EdgePolicy { login_paths: vec![login.clone()], ..mesh::EdgePolicy::default() };
-        let pages = mesh::EdgePolicy { login: Some(login), ..mesh::EdgePolicy::default() };
+        let pages = mesh::EdgePolicy { login: Some(login), strip_logins: true, ..mesh::EdgePolicy::default() };
         Self { pages: edge(pages), paths: edge(paths), jar: Vec::new() }
     }
 
@@ -192,7 +192,8 @@ fn somebody_logs_in_and_out() {
     assert_eq!((who.method, &*who.consumer.as_ref().unwrap().path), (AuthMethod::Login, "shop/ada"));
     assert_eq!(who.until_secs, Some(NOW + 12 * 3_600));
     let headers = &seen.request.headers;
-    assert_eq!((&headers["x-email"], &headers["authorization"]), ("ada@shop.example", "Bearer access-1"));
+    assert_eq!(headers["x-meshwright-consumer"], "shop/ada;groups=;method=Login");
+    assert!(headers["x-email"] == "ada@shop.example" && headers["authorization"] == "Bearer access-1", "{headers:?}");
     assert_eq!(headers.get_all("x-email").iter().count(), 1);
     assert!(!headers.contains_key(COOKIE), "{headers:?}");
 
@@ -432,4 +433,31 @@ fn other_logins_sessions_mean_nothing() {
     assert_ne!(ours, theirs);
     other.jar = site.jar.iter().map(|(name, value)| (name.replace(&ours, &theirs), value.clone())).collect();
     assert_eq!(other.browse("/").status, Some(302));
+}
+
+#[test]
+fn logins_that_share_a_path_are_told_apart() {
+    // Aim: where two logins' browsers come back to one path, each login ends its own, and each has its own session; more than may share one are refused.
+    let other = EdgeLogin { client_id: "other".into(), ..login() };
+    let mut site = Site::of(other.clone());
+    let both = mesh::EdgePolicy { login_paths: vec![login(), other.clone()], ..mesh::EdgePolicy::default() };
+    let book = mesh::Consumers {
+        secrets: vec![
+            mesh::ShownSecret { name: "login-keys".into(), value: vec![b'k'; 64].into() },
+            mesh::ShownSecret { name: "shop/oidc/secret".into(), value: b"s3cret".to_vec().into() },
+        ],
+        ..mesh::Consumers::default()
+    };
+    site.paths = Edge::of(both, &book);
+    site.paths.providers[0].publish(endpoints(), tokens::rule().jwks.as_bytes()).unwrap();
+    let token = |nonce: &str| answer(200, &json!({"access_token": "a", "id_token": id_token(nonce, json!({"aud": "other"}))}));
+    assert_eq!(site.log_in("/", token).status, Some(303));
+    assert_eq!(site.browse("/").status, None);
+    let many = mesh::EdgePolicy { login_paths: vec![login(); 17], ..mesh::EdgePolicy::default() };
+    let policy = mesh::RoutePolicy { edge: Some(many), ..mesh::RoutePolicy::default() };
+    let mut route = crate::fixture::rule("r", crate::fixture::prefix("/"), &[("bad_backend", 1)]);
+    route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), proto::xds::pack(&policy));
+    let table = crate::fixture::table("t", vec![crate::fixture::host(&["*"], vec![route])]);
+    let refused = crate::fixture::put(&mut crate::model::build::Parts::default(), "t", &table).unwrap_err();
+    assert!(refused.to_string().contains("more than 16"), "{refused}");
 }
