@@ -180,7 +180,11 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
         refresh_at_percent: refresh_at_percent.unwrap_or(REFRESH_AT_PERCENT),
         keys: keys.as_ref().map_or_else(|| MADE_KEYS.to_owned(), file_name),
         access_token_header: access_token.clone().flatten().unwrap_or_default(),
-        claims_to_headers: fills.iter().flatten().map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() }).collect(),
+        claims_to_headers: fills
+            .iter()
+            .flatten()
+            .map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() })
+            .collect(),
         endpoints: endpoints.as_ref().map(|LoginPlaces { authorization, token, jwks, end_session }| LoginEndpoints {
             authorization: authorization.uri().to_string(),
             token: token.uri().to_string(),
@@ -231,7 +235,8 @@ pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spo
         let Ok(Some(login)) = sent(index, &places) else { continue };
         // What only those look at who ask who calls makes no other login of it.
         let login = EdgeLogin { optional: false, when: 0, claims_to_headers: Vec::new(), ..login };
-        let same = |known: &EdgeLogin| EdgeLogin { policy: login.policy.clone(), consumers: login.consumers.clone(), ..known.clone() } == login;
+        let same =
+            |known: &EdgeLogin| EdgeLogin { policy: login.policy.clone(), consumers: login.consumers.clone(), ..known.clone() } == login;
         if !logins.iter().any(same) {
             logins.push(login);
         }
@@ -258,8 +263,7 @@ fn path_rule(path: &str, logins: Vec<EdgeLogin>, limits: Vec<mesh::EdgeLimits>) 
     let object = logins.first().map(|login| login.policy.clone()).unwrap_or_default();
     let (namespace, name) = object.split_once('/').unwrap_or_default();
     let matched = Match { path: PathMatch::Exact(path.to_owned()), ..Match::any() };
-    let policy =
-        RoutePolicy { edge: Some(EdgePolicy { login_paths: logins, limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
+    let policy = RoutePolicy { edge: Some(EdgePolicy { login_paths: logins, limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
     let mut route = Route {
         name: names::rule(Kind::OidcLogin.text(), namespace, name, path),
         r#match: Some(rule::match_of(&matched, false)),
@@ -278,7 +282,8 @@ pub(in crate::translate) fn findings(spec: &OidcLogin, plain: bool) -> Vec<(Seve
         found.push((severity, field.to_owned(), message.to_owned(), remedy.to_owned()));
     };
     if plain {
-        let message = "it holds at a listener without TLS, where browsers keep no session (but for localhost), unless something in front ends TLS";
+        let message =
+            "it holds at a listener without TLS, where browsers keep no session (but for localhost), unless something in front ends TLS";
         say(Severity::Warning, "spec.targetRefs", message, "serve these hosts by HTTPS, and redirect from HTTP");
     }
     if spec.session.same_site == Some(SameSite::None) {

@@ -81,10 +81,10 @@ fn its_paths_are_served_wherever_it_holds() {
     assert!(served(&world(&[])).is_empty());
     let rule = object("r", "team", &format!("{RULE}, {PEOPLE}"));
     let paths = served(&world(&[&rule]));
-    assert_eq!(paths.iter().map(|(path, logins)| (path.as_str(), logins.len())).collect::<Vec<_>>(), [
-        ("/oauth2/callback", 1),
-        ("/oauth2/logout", 1)
-    ]);
+    assert_eq!(
+        paths.iter().map(|(path, logins)| (path.as_str(), logins.len())).collect::<Vec<_>>(),
+        [("/oauth2/callback", 1), ("/oauth2/logout", 1)]
+    );
     let gateway = object("g", "shop", &format!("{GATEWAY}, {PEOPLE}"));
     let lenient = object("r", "team", &format!("{RULE}, when: Never, mode: Optional"));
     assert_eq!(served(&world(&[&gateway, &lenient]))[0].1.len(), 1);

@@ -168,7 +168,10 @@ impl LoginSessions {
                 return None;
             }
             if !is_subdomain(&text) || !text.contains('.') {
-                at.error(format!("`{}` is no domain of several hosts", text.escape_debug()), "write one such as shop.example, without a dot before it");
+                at.error(
+                    format!("`{}` is no domain of several hosts", text.escape_debug()),
+                    "write one such as shop.example, without a dot before it",
+                );
             }
             Some(text)
         });
@@ -180,7 +183,8 @@ impl LoginSessions {
         {
             at.error("idle is longer than max, so it never ends a session", "write idle up to max");
         }
-        let refresh_at_percent = fields.get("refreshAtPercent").and_then(|at| at.int(1..=100)).and_then(|percent| u32::try_from(percent).ok());
+        let refresh_at_percent =
+            fields.get("refreshAtPercent").and_then(|at| at.int(1..=100)).and_then(|percent| u32::try_from(percent).ok());
         let keys = fields.get("keySecretRef").and_then(|at| entry(&at));
         fields.done();
         Self { domain, same_site, idle, max, refresh_at_percent, keys }
@@ -354,7 +358,9 @@ mod tests {
     fn what_cannot_be_honoured_is_refused() {
         // Aim: every bound and every mistake is told by name.
         let endpoints = |one: &str| {
-            format!("issuer: 'https://id.example', endpoints: {{authorization: '{one}', token: 'https://id.example/t', jwks: 'https://id.example/k'}}")
+            format!(
+                "issuer: 'https://id.example', endpoints: {{authorization: '{one}', token: 'https://id.example/t', jwks: 'https://id.example/k'}}"
+            )
         };
         for (spec, told) in [
             ("issuer: 'http://id.example'".to_owned(), "is not of https"),

@@ -55,12 +55,8 @@ impl Site {
             let token = mesh::TokenCredential { issuer: ISSUER.into(), claims: [("sub".to_owned(), "ada".to_owned())].into() };
             let credential =
                 mesh::Credential { name: "t".into(), kind: Some(mesh::credential::Kind::Jwt(token)), ..mesh::Credential::default() };
-            let ada = mesh::Consumer {
-                namespace: "shop".into(),
-                name: "ada".into(),
-                credentials: vec![credential],
-                ..mesh::Consumer::default()
-            };
+            let ada =
+                mesh::Consumer { namespace: "shop".into(), name: "ada".into(), credentials: vec![credential], ..mesh::Consumer::default() };
             let secrets = vec![shown("login-keys", &"k".repeat(64)), shown("shop/oidc/secret", "s3cret")];
             let book = mesh::Consumers { consumers: vec![ada], secrets, ..mesh::Consumers::default() };
             let edge = Edge::of(policy, &book);
@@ -148,7 +144,10 @@ fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
 }
 
 fn good(nonce: &str) -> CalloutTold {
-    answer(200, &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}))
+    answer(
+        200,
+        &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}),
+    )
 }
 
 fn location(outcome: &Outcome) -> String {
@@ -339,7 +338,10 @@ fn a_session_is_refreshed_beside_the_road() {
     site.at(NOW + 80);
     for _ in 0..3 {
         let seen = site.browse("/");
-        assert_eq!((seen.status, seen.asked, &seen.request.headers["authorization"]), (None, 0, &HeaderValue::from_static("Bearer access-1")));
+        assert_eq!(
+            (seen.status, seen.asked, &seen.request.headers["authorization"]),
+            (None, 0, &HeaderValue::from_static("Bearer access-1"))
+        );
     }
     assert_eq!(site.pages.refreshes.len(), 1, "one for all");
     let ask = site.pages.refreshes.pop().unwrap();
