@@ -395,19 +395,21 @@ fn a_session_ends_by_itself() {
 #[test]
 fn a_session_is_as_large_as_cookies_may_be() {
     // Aim: much fits into several cookies; more ends with a page that says so. Random text does not compress.
-    let noise = |bytes: usize| {
-        let digest = |place: usize| crate::consumers::digest(&place.to_le_bytes());
-        (0..bytes).map(|place| format!("{:02x}", digest(place)[0])).collect::<String>()
+    let noise = |letters: usize| {
+        use base64::Engine as _;
+        let digests = (0..letters / 40).flat_map(|place| crate::consumers::digest(&place.to_le_bytes()));
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digests.collect::<Vec<u8>>())
     };
-    let token = |bytes: usize| {
-        move |nonce: &str| answer(200, &json!({"access_token": "a", "id_token": id_token(nonce, json!({"groups": noise(bytes)}))}))
+    let token = |groups: usize, access: usize| {
+        let (groups, access) = (noise(groups), noise(access));
+        move |nonce: &str| answer(200, &json!({"access_token": access, "id_token": id_token(nonce, json!({"groups": groups}))}))
     };
     let mut site = Site::of(login());
-    assert_eq!(site.log_in("/", token(4_000)).status, Some(303));
+    assert_eq!(site.log_in("/", token(4_000, 1_000)).status, Some(303));
     assert!((2..=SESSION_COOKIES_MAX).contains(&site.session()), "{}", site.session());
     assert_eq!(site.browse("/").status, None);
     let mut site = Site::of(login());
-    let told = site.log_in("/", token(5_900));
+    let told = site.log_in("/", token(6_000, 12_000));
     assert_eq!((told.status, told.denied), (Some(500), Some(Denied::LoginTooLarge)), "{}", told.body);
     assert!(told.body.contains("store: Redis"));
 }
