@@ -25,6 +25,8 @@ mod http3;
 mod identity;
 #[path = "foreign/install.rs"]
 mod install;
+#[path = "foreign/login.rs"]
+mod login;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/ratelimit.rs"]

@@ -36,6 +36,8 @@ pub enum Row {
     Tickets,
     /// Accounts at certificate authorities, and how orders of certificates stand.
     Acme,
+    /// What sessions of logins are sealed with.
+    LoginSeeds,
 }
 
 impl Row {
@@ -49,6 +51,7 @@ impl Row {
             Self::SessionKey => "session-key",
             Self::Tickets => "tickets",
             Self::Acme => "acme",
+            Self::LoginSeeds => "login-seeds",
         }
     }
 }

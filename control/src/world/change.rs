@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::acme::AcmeBook;
 use super::instance::{GatewayState, InstanceState};
 use super::key::{Kind, ObjectKey};
+use super::login_keys::LoginSeeds;
 use super::object::Candidate;
 use super::origin::Origin;
 use super::problem::Problem;
@@ -79,6 +80,8 @@ pub enum Change {
     Tickets(Seeds),
     /// How orders of certificates stand from now on.
     Acme(Arc<AcmeBook>),
+    /// What sessions of logins are sealed with from now on.
+    LoginSeeds(LoginSeeds),
     /// A proxy says that it is leaving, or is back.
     Draining {
         /// Its (namespace, instance).

@@ -41,6 +41,7 @@ pub enum Kind {
     BasicAuth,
     RateLimit,
     ExternalAuth,
+    OidcLogin,
     ClientPolicy,
     XBackend,
 }
@@ -92,6 +93,7 @@ impl Kind {
         Self::BasicAuth,
         Self::RateLimit,
         Self::ExternalAuth,
+        Self::OidcLogin,
         Self::ClientPolicy,
         Self::XBackend,
     ];
@@ -132,6 +134,7 @@ impl Kind {
             Self::BasicAuth => "BasicAuth",
             Self::RateLimit => "RateLimit",
             Self::ExternalAuth => "ExternalAuth",
+            Self::OidcLogin => "OidcLogin",
             Self::ClientPolicy => "ClientPolicy",
             Self::XBackend => "XBackend",
         }
@@ -168,6 +171,7 @@ impl Kind {
             | Self::BasicAuth
             | Self::RateLimit
             | Self::ExternalAuth
+            | Self::OidcLogin
             | Self::ClientPolicy => OWN,
         }
     }
@@ -222,7 +226,15 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth | Self::ExternalAuth)
+        matches!(
+            self,
+            Self::AuthorizationPolicy
+                | Self::RequestAuthentication
+                | Self::ApiKeyAuth
+                | Self::BasicAuth
+                | Self::ExternalAuth
+                | Self::OidcLogin
+        )
     }
 
     /// The kind of that name in that group.

@@ -25,6 +25,7 @@ mod instance;
 pub mod key;
 pub mod list;
 pub mod listener;
+pub mod login_keys;
 pub mod object;
 mod origin;
 pub mod own;
@@ -158,6 +159,8 @@ pub struct World {
     tickets: Arc<tickets::Seeds>,
     /// How orders of certificates stand.
     acme: Arc<acme::AcmeBook>,
+    /// What sessions of logins are sealed with.
+    login_seeds: Arc<login_keys::LoginSeeds>,
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
@@ -183,6 +186,7 @@ impl World {
             credentials: credentials::Credentials::default(),
             tickets: Arc::default(),
             acme: Arc::default(),
+            login_seeds: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
         }
@@ -214,7 +218,8 @@ impl World {
     fn apply_one(&mut self, change: Change, applied: &mut Applied) {
         applied.shown |= match &change {
             Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
-            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) | Change::Acme(_) => false,
+            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } => false,
+            Change::Tickets(_) | Change::Acme(_) | Change::LoginSeeds(_) => false,
             _ => true,
         };
         match change {
@@ -250,6 +255,10 @@ impl World {
             Change::Acme(book) => {
                 applied.runtime |= *self.acme != *book;
                 self.acme = book;
+            }
+            Change::LoginSeeds(seeds) => {
+                applied.runtime |= *self.login_seeds != seeds;
+                self.login_seeds = Arc::new(seeds);
             }
             Change::Draining { instance, draining } => {
                 applied.runtime |= self.draining.contains_key(&instance) != draining;
@@ -427,6 +436,11 @@ impl World {
     /// How orders of certificates stand.
     pub fn acme(&self) -> &Arc<acme::AcmeBook> {
         &self.acme
+    }
+
+    /// What sessions of logins are sealed with.
+    pub fn login_seeds(&self) -> &Arc<login_keys::LoginSeeds> {
+        &self.login_seeds
     }
 
     /// What it was told at the start.

@@ -33,6 +33,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         Spec::ExternalBackend(spec) => named(object, spec.tls.iter().flat_map(|tls| &tls.cas)),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
+        Spec::OidcLogin(spec) => spec.secrets().map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
         Spec::RateLimit(spec) => spec.store.password().iter().map(|at| at.object.clone()).collect(),
         Spec::AuthorizationPolicy(policy) => {
@@ -89,6 +90,10 @@ mod tests {
             (
                 "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: team}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 "ConfigMap team/roots",
+            ),
+            (
+                "kind: OidcLogin\nmetadata: {name: l, namespace: shop}\nspec: {clientSecretRef: {name: oidc, key: secret}, session: {keySecretRef: {name: keys, key: k}}}",
+                "Secret shop/oidc, Secret shop/keys",
             ),
             (
                 "kind: RateLimit\nmetadata: {name: l, namespace: shop}\nspec: {store: {redis: {addresses: ['redis:6379'], authRef: {name: redis, key: password}}}, limits: [{name: a, requests: 1, per: 1s}]}",

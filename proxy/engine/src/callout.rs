@@ -22,6 +22,8 @@ pub enum CalloutKind {
     Introspection,
     /// How much may come.
     RateLimit,
+    /// Who has logged in, and whether a session goes on.
+    OidcLogin,
 }
 
 impl CalloutKind {
@@ -31,6 +33,7 @@ impl CalloutKind {
             Self::ExternalAuth => "ExternalAuth",
             Self::Introspection => "Introspection",
             Self::RateLimit => "RateLimit",
+            Self::OidcLogin => "OidcLogin",
         }
     }
 }

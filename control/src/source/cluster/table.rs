@@ -53,6 +53,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::BasicAuth => "basicauths",
         Kind::ExternalAuth => "externalauths",
         Kind::XBackend => "xbackends",
+        Kind::OidcLogin => "oidclogins",
     }
 }
 

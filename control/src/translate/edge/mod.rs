@@ -13,6 +13,7 @@ mod http3;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+pub(super) mod login;
 mod secret;
 mod together;
 pub(super) mod tokens;
@@ -27,9 +28,10 @@ use ladder::{Climb, Spot, places};
 
 use super::attach::Backend;
 use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy};
+use crate::world::problem::Severity;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
-use crate::world::{Index, ObjectKey};
+use crate::world::{Index, Object, ObjectKey, Spec};
 
 /// What holds for the requests of one rule at a Gateway, its own filter's word with it; `None`: nothing. Adds who is asked. `verifies`: clients
 /// show certificates at its listener.
@@ -58,6 +60,10 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         Ok(external) => external,
         Err(incomplete) => return unavailable(incomplete),
     };
+    let login = match login::sent(index, places) {
+        Ok(login) => login,
+        Err(incomplete) => return unavailable(incomplete),
+    };
     EdgePolicy {
         unavailable: String::new(),
         api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
@@ -68,6 +74,18 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         body_bytes_max: Climb::<ClientPolicy>::of(index, places).held().and_then(|held| held.says.body_bytes).unwrap_or_default(),
         external,
         certificates: None,
+        login,
+        login_paths: Vec::new(),
+        strip_logins: index.has_logins(),
+    }
+}
+
+/// What is worth to be told about an object, beside where it stands: severity, field, message, remedy.
+pub(super) fn findings(index: &Index, object: &Object) -> Vec<(Severity, String, String, String)> {
+    match &object.spec {
+        Spec::ExternalAuth(spec) => external::findings(spec),
+        Spec::OidcLogin(spec) => login::findings(spec, login::is_plain(index, object)),
+        _ => Vec::new(),
     }
 }
 
@@ -77,5 +95,7 @@ fn unavailable(broken: &ObjectKey) -> EdgePolicy {
 
 #[cfg(test)]
 mod external_tests;
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 mod tests;

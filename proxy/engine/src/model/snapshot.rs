@@ -13,6 +13,7 @@ use crate::authorize::Authorization;
 use crate::callout::Callouts;
 use crate::consumers::BookCell;
 use crate::limit::LimitMemories;
+use crate::login::ProviderCell;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub limits: Arc<LimitMemories>,
     /// Where keys of tokens come from, whoever asks for tokens.
     pub key_cells: Vec<Arc<KeyCell>>,
+    /// Providers at which people log in.
+    pub providers: Vec<Arc<ProviderCell>>,
     /// Who may call a Gateway's ports, whatever they ask for.
     pub doors: BTreeMap<u16, Arc<Authorization>>,
     /// What the application's callers must show; `None`: nothing is looked at.

@@ -9,6 +9,7 @@ use http::request;
 
 use super::{Connection, Door};
 use crate::observe::Account;
+use crate::road::asking;
 use crate::road::journey::Leg;
 
 impl<D: Door> Connection<D> {
@@ -63,6 +64,9 @@ impl<D: Door> Connection<D> {
         }
         if let Some(limit) = leg.counted.refused() {
             account.limited(limit);
+        }
+        if let Some(ask) = leg.found.take_refresh() {
+            asking::refresh(&self.shared, ask);
         }
         if leg.found.denied() == Some(Denied::NoKeys) {
             self.shared.snapshots.miss_key();

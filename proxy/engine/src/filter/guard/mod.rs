@@ -12,6 +12,7 @@ mod grpc;
 mod identify;
 mod introspect;
 mod limits;
+mod login;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::authenticate::Remembered;
 use crate::authorize::{AtEdge, Authorization, Call, Own};
 use crate::consumers::{Book, ClientCertificate, Password, Verified};
 use crate::failure::{LocalReply, Reason};
+use crate::login::{LoginAsk, strip_logins};
 use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
@@ -43,6 +45,7 @@ pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
     LimitGuard, LimitOutlook, ObjectLimits, PlaceAsk, QUEUE_MAX, RateAsk, ServiceAnswer, ServiceLimits, read,
 };
+pub use login::LoginPaths;
 pub use unsaid::UNCHECKED_HEADER;
 
 /// One guard of a route.
@@ -52,6 +55,10 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// The rule is the paths of logins.
+    LoginPaths(Arc<LoginPaths>),
+    /// Cookies of logins go no further.
+    StripLogins,
     /// Whether a service lets them.
     External(ExternalGuard),
     /// Whether they may.
@@ -107,6 +114,8 @@ pub enum Question {
     Token(IntrospectionAsk),
     /// Whose turn it is.
     Place(PlaceAsk),
+    /// Who has logged in.
+    Login(Box<LoginAsk>),
 }
 
 /// What becomes of a request at a guard.
@@ -127,6 +136,11 @@ impl Guard {
         match self {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
+            Self::LoginPaths(paths) => paths.on_request(exchange),
+            Self::StripLogins => {
+                strip_logins(&mut exchange.request.headers);
+                Passed::On
+            }
             Self::Limit(limits, _) => limits.on_request(exchange),
             Self::External(external) => external.on_request(exchange),
             Self::Authorize(policies) => authorize(policies, exchange),
@@ -143,6 +157,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => "policy",
             Self::Identify(identify) => identify.name(),
+            Self::LoginPaths(_) | Self::StripLogins => "login",
             Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
             Self::Limit(_, LimitStage::AfterAuth) => "limit",
             Self::External(_) => "external_auth",
@@ -155,6 +170,8 @@ impl Guard {
         match self {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
+            Self::LoginPaths(paths) => paths.story(),
+            Self::StripLogins => "cookies of logins go no further".to_owned(),
             Self::Limit(limits, _) => limits.story(),
             Self::External(guard) => guard.external.story(),
             Self::Authorize(policies) => policies.story(),
