@@ -112,7 +112,7 @@ fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, back
         let entries = entries(world, here);
         let spot = Spot { gateway: edge.name, owner: &judged.owner.key, listener: &judged.listener.name, route: None };
         let spots = entries.iter().map(|entry| Spot { route: Some((&**entry.route, entry.rule.name.as_deref())), ..spot });
-        let mut rules: Vec<Route> = login::paths(front.index, &spot, spots).into_iter().map(served).collect();
+        let mut rules: Vec<Route> = login::paths(front.index, &spot, spots, backends).into_iter().map(served).collect();
         for entry in entries {
             // A rule that comes in by several hosts counts by its narrowest, which is first.
             if seen.insert((&entry.route.key, entry.place())) {

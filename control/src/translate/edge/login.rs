@@ -1,5 +1,6 @@
 //! OidcLogin as proxies are told, and the paths of logins, which are served on every host where one holds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::mesh::{self, ClaimHeader, EdgeLogin, EdgePolicy, LoginEndpoints, RoutePolicy, edge_login};
@@ -9,6 +10,7 @@ use super::api_key::chosen;
 use super::basic::file_name;
 use super::ladder::{Climb, Held, Rung, Spot, places};
 use super::{limits, secret, tokens};
+use crate::translate::attach::Backend;
 use crate::translate::edge_listeners;
 use crate::world::content::ContentRef;
 use crate::world::edge::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};
@@ -230,8 +232,14 @@ pub(in crate::translate) struct ServedPath {
     pub policy: RoutePolicy,
 }
 
-/// What serves the paths of logins at one host: before all others, so that no route takes them. `spots`: where its requests come by.
-pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spots: impl Iterator<Item = Spot<'a>>) -> Vec<ServedPath> {
+/// What serves the paths of logins at one host: before all others, so that no route takes them. `spots`: where its requests come by; adds the
+/// services that are asked.
+pub(in crate::translate) fn paths<'a>(
+    index: &'a Index,
+    listener: &Spot<'_>,
+    spots: impl Iterator<Item = Spot<'a>>,
+    backends: &mut BTreeSet<Backend>,
+) -> Vec<ServedPath> {
     if !index.has_logins() {
         return Vec::new();
     }
@@ -251,7 +259,7 @@ pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spo
     all.sort_unstable();
     all.dedup();
     // What guards the guards guards these, too.
-    let guarded: Vec<mesh::EdgeLimits> = limits::sent(index, &own).into_iter().filter(|limit| limit.before_auth).collect();
+    let guarded: Vec<mesh::EdgeLimits> = limits::sent(index, &own, backends).into_iter().filter(|limit| limit.before_auth).collect();
     let served = all.into_iter().map(|path| {
         let at_path = |login: &&EdgeLogin| login.redirect_path == path || login.logout_path == path;
         let login_paths: Vec<EdgeLogin> = logins.iter().filter(at_path).take(LOGINS_AT_ONE_PATH_MAX).cloned().collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use proto::xds::auth::attribute_context::{HttpRequest, Peer, Request as RawRequest};
 use proto::xds::auth::check_response::HttpResponse;
 use proto::xds::auth::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse};
