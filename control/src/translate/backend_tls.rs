@@ -14,7 +14,7 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::endpoint::{port_of, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{edge_tls, wire};
+use super::{authorities, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::route::Rule;
 use crate::world::{Index, Kind, Name, Object, ServiceView};
@@ -35,7 +35,7 @@ fn trust(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> Result<Tr
         Some(word) => return Err(WhyNot::new("Invalid", format!("unknown value `{word}` of wellKnownCACertificates"))),
         None => {}
     }
-    let (pem, _) = edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS);
+    let (pem, _) = authorities::cas(index, &object.key, &policy.cas, CA_REASONS);
     if pem.is_empty() {
         return Err(WhyNot::new("NoValidCACertificate", "none of its CAs can be read"));
     }
@@ -46,7 +46,7 @@ const CA_REASONS: (&str, &str) = ("InvalidCACertificateRef", "InvalidKind");
 
 /// The first reference to CAs that is wrong.
 pub(super) fn unresolved(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> Option<WhyNot> {
-    edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS).1
+    authorities::cas(index, &object.key, &policy.cas, CA_REASONS).1
 }
 
 /// Whether some endpoint of a Service port is a peer of the mesh, whose proxy meets it by mesh TLS.
