@@ -15,7 +15,7 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::endpoint::{ClusterEndpoint, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{edge_tls, external_backend, protocol, wire};
+use super::{authorities, external_backend, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::external_backend::ExternalBackend;
 use crate::world::route::{Reference, Rule};
@@ -37,7 +37,7 @@ fn trust(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> Result<Tr
         Some(word) => return Err(WhyNot::new("Invalid", format!("unknown value `{word}` of wellKnownCACertificates"))),
         None => {}
     }
-    let (pem, _) = edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS);
+    let (pem, _) = authorities::cas(index, &object.key, &policy.cas, CA_REASONS);
     if pem.is_empty() {
         return Err(WhyNot::new("NoValidCACertificate", "none of its CAs can be read"));
     }
@@ -48,7 +48,7 @@ const CA_REASONS: (&str, &str) = ("InvalidCACertificateRef", "InvalidKind");
 
 /// The first reference to CAs that is wrong.
 pub(super) fn unresolved(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> Option<WhyNot> {
-    edge_tls::cas(index, &object.key, &policy.cas, CA_REASONS).1
+    authorities::cas(index, &object.key, &policy.cas, CA_REASONS).1
 }
 
 /// An instance behind a port that the policy is about whose sidecar takes HTTP there: what comes to it is to be HTTP, and no TLS.

@@ -13,18 +13,15 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
+use super::authorities::{cas, granted};
 use super::edge::{acme, client};
 use super::edge_listeners::{Edge, Judged};
 use super::wire::{self, inline};
-use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
+use crate::world::certificate::{Certificate, CertificateFault, Validity};
 use crate::world::edge::ClientPolicy;
 use crate::world::gateway::{ClientDemand, Gateway};
-use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::listener::ObjectRef;
 use crate::world::{Index, Kind, Name, ObjectKey, Severity, World};
-
-/// The entry of a ConfigMap (or Secret) that holds CAs.
-pub(super) const CAS: &str = "ca.crt";
 
 /// How a listener's certificates and demands stand.
 #[derive(Clone, Debug, Default)]
@@ -67,17 +64,6 @@ impl TlsStanding {
     pub(super) fn serves(&self, judged: &Judged<'_>) -> bool {
         self.refused.is_none() && (!judged.terminates() || !self.certificates.is_empty())
     }
-}
-
-/// Whether one object may refer to another by the standard's rules.
-pub(super) fn granted(index: &Index, from: &ObjectKey, to: &ObjectKey) -> Result<(), WhyNot> {
-    let referrer = (GATEWAY_API, from.kind.text(), from.namespace.as_str());
-    if from.namespace == to.namespace || index.granted(referrer, &to.namespace, (CORE, to.kind.text(), &to.name)) {
-        return Ok(());
-    }
-    let message =
-        format!("no ReferenceGrant in {} lets {} of {} refer to {} {}", to.namespace, from.kind, from.namespace, to.kind, to.name);
-    Err(WhyNot::new("RefNotPermitted", message))
 }
 
 /// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
@@ -175,41 +161,6 @@ fn dated(world: &World, object: &ObjectKey, good: &Certificate) -> Option<String
 fn client_cas(world: &World, gateway: &Name, demand: &ClientDemand) -> (Vec<u8>, Option<WhyNot>) {
     let from = ObjectKey::new(Kind::Gateway, &gateway.0, &gateway.1);
     cas(world.index(), &from, &demand.cas, ("InvalidCACertificateRef", "InvalidCACertificateKind"))
-}
-
-/// All CAs that references lead to, as one PEM text, and the first thing that is wrong with them. `reasons`: of what cannot be read, and
-/// of another kind.
-pub(super) fn cas(index: &Index, from: &ObjectKey, refs: &[ObjectRef], reasons: (&'static str, &'static str)) -> (Vec<u8>, Option<WhyNot>) {
-    let (mut pem, mut wrong, mut count) = (Vec::new(), None, 0);
-    for to in refs {
-        match one_ca(index, from, to, reasons) {
-            Ok((_, some)) if count + some > certificate::CAS_MAX => {
-                let message = format!("with {} they are more than {} certificates; it is left out", to.name, certificate::CAS_MAX);
-                _ = wrong.get_or_insert(WhyNot::new(reasons.0, message));
-            }
-            Ok((found, some)) => {
-                count += some;
-                pem.extend_from_slice(&found);
-                pem.push(b'\n');
-            }
-            Err(refusal) => _ = wrong.get_or_insert(refusal),
-        }
-    }
-    (pem, wrong)
-}
-
-/// The CAs of one reference, and how many there are.
-fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static str, &'static str)) -> Result<(Vec<u8>, usize), WhyNot> {
-    let Some(object) = to.object(&from.namespace) else {
-        let message = format!("CAs are read from ConfigMaps and Secrets, not from a {} of group \"{}\"", to.kind, to.group);
-        return Err(WhyNot::new(reasons.1, message));
-    };
-    granted(index, from, &object)?;
-    let wrong = |message: String| WhyNot::new(reasons.0, message);
-    let Some(contents) = index.content(&object) else { return Err(wrong(format!("there is no {object}"))) };
-    let entry = contents.entry(CAS).ok_or_else(|| wrong(format!("{object} has no entry `{CAS}`")))?;
-    let count = certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
-    Ok((entry.to_vec(), count))
 }
 
 /// The certificate that a Gateway shows its backends.

@@ -4,6 +4,7 @@
 mod advice;
 mod analyze;
 mod attach;
+mod authorities;
 mod backend_tls;
 mod cluster;
 mod conflict;

@@ -44,7 +44,7 @@ impl Authority {
         );
         let script = format!(
             "cd {folder}; while sleep 0.1; do [ -e on ] || continue; [ -e named ] || {{ touch named; {dns} >>dns.log 2>&1 & }}; \
-             {pebble} -config pebble.json -dnsserver 127.0.0.1:8053 >>pebble.log 2>&1 & echo $! >pid; wait $!; done"
+             PEBBLE_VA_NOSLEEP=1 {pebble} -config pebble.json -dnsserver 127.0.0.1:8053 >>pebble.log 2>&1 & echo $! >pid; wait $!; done"
         );
         json!(["sh", "-c", script])
     }
@@ -63,6 +63,7 @@ impl Authority {
         }
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=pebble"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-addext", &format!("subjectAltName=IP:{address}"), "-keyout", "key.pem", "-out", "cert.pem"])
             .current_dir(&self.folder)
             .output()

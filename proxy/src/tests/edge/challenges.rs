@@ -12,7 +12,7 @@ fn pending(world: &World, all: Vec<(String, Challenge)>) {
 }
 
 fn answer(token: &str, text: &'static str) -> (String, Challenge) {
-    (proto::names::challenge_answer(token), Challenge::Answer(bytes::Bytes::from_static(text.as_bytes())))
+    (proto::names::challenge_answer(token), Challenge::Answer(::bytes::Bytes::from_static(text.as_bytes())))
 }
 
 fn shown(authority: &Authority, host: &str) -> (String, Challenge) {
