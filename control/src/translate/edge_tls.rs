@@ -13,7 +13,6 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
@@ -250,8 +249,9 @@ fn bytes(bytes: &[u8]) -> Option<DataSource> {
     Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.to_vec().into())) })
 }
 
-/// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name.
-pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret> {
+/// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name. `hours`: after how many a listener
+/// turns the last.
+pub(super) fn secrets(world: &World, edge: &Edge<'_>, hours: impl Fn(&Judged<'_>) -> u32) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     let mut add = |name: String, kind: secret::Type| _ = secrets.insert(name.clone(), Secret { name, r#type: Some(kind) });
     let shown = |found: &Certificate| {
@@ -263,7 +263,7 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
     };
     let mut turned = BTreeSet::new();
     for (_, judged) in edge.served().filter(|(_, judged)| judged.terminates()) {
-        turned.insert(client::at_listener(world.index(), edge.name, judged).ticket_hours.unwrap_or(TICKET_HOURS));
+        turned.insert(hours(judged));
         for (object, found) in standing(world, (edge.name, edge.gateway), judged).certificates {
             add(names::certificate(&object.namespace, &object.name), shown(&found));
         }
