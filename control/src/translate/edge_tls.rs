@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::names::{self, TICKET_HOURS};
+use proto::names;
 use proto::xds::core::DataSource;
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -14,7 +14,7 @@ use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate
 
 use super::attach::{WhyNot, covers};
 use super::authorities::{cas, granted};
-use super::edge::{acme, client};
+use super::edge::acme;
 use super::edge_listeners::{Edge, Judged};
 use super::wire::{self, inline};
 use crate::world::certificate::{Certificate, CertificateFault, Validity};
@@ -223,8 +223,9 @@ fn alpn(policy: &ClientPolicy) -> Vec<String> {
     all.into_iter().filter(|(_, enabled)| *enabled != Some(false)).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name.
-pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret> {
+/// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name. `hours`: after how many a listener
+/// turns the last.
+pub(super) fn secrets(world: &World, edge: &Edge<'_>, hours: impl Fn(&Judged<'_>) -> u32) -> BTreeMap<String, Secret> {
     let mut secrets = BTreeMap::new();
     let mut add = |name: String, kind: Option<secret::Type>| _ = secrets.insert(name.clone(), Secret { name, r#type: kind });
     let shown = |found: &Certificate| {
@@ -239,7 +240,7 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
     }
     let mut turned = BTreeSet::new();
     for (_, judged) in edge.served().filter(|(_, judged)| judged.terminates()) {
-        turned.insert(client::at_listener(world.index(), edge.name, judged).ticket_hours.unwrap_or(TICKET_HOURS));
+        turned.insert(hours(judged));
         for (object, found) in standing(world, (edge.name, edge.gateway), judged).certificates {
             add(names::certificate(&object.namespace, &object.name), Some(shown(&found)));
         }

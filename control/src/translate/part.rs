@@ -14,7 +14,7 @@ use proto::xds::{self, pack};
 use super::attach::{self, Backend, content};
 use super::cluster::{Calling, Destination, assignment, cluster, destinations, port_of};
 use super::edge;
-use super::edge_listeners::{self, Edge, Family};
+use super::edge_listeners::{self, Edge, Family, Judged};
 use super::edge_port::{self, EdgePort};
 use super::external_backend;
 use super::mtls::Modes;
@@ -224,7 +224,8 @@ impl Maker<'_> {
         let index = self.world.index();
         self.part.subjects.extend([Subject::gateway(name), Subject::secrets(name)]);
         let Some(edge) = Edge::of(index, name) else { return };
-        for (name, secret) in edge_tls::secrets(self.world, &edge) {
+        let hours = |judged: &Judged<'_>| edge::client::ticket_hours(index, name, judged);
+        for (name, secret) in edge_tls::secrets(self.world, &edge, hours) {
             self.add(xds::SECRET, name, &secret);
         }
     }

@@ -7,6 +7,7 @@ use proto::mesh::{
     self, ClientChain, ClientConnections, ClientHeaders, ClientHttp1, ClientHttp2, ClientLimits, ClientLives, ClientPaths, ClientTimeouts,
     ClientTls, ProxyProtocol,
 };
+use proto::names::TICKET_HOURS;
 use proto::xds::listener::{ListenerFilter, listener_filter};
 use proto::xds::pack;
 
@@ -40,6 +41,11 @@ impl Rung for ClientPolicy {
 /// What holds at a listener, whatever the route; with defaults for what nobody says.
 pub(in crate::translate) fn at_listener(index: &Index, gateway: &Name, judged: &Judged<'_>) -> ClientPolicy {
     held(index, &of_listener(gateway, judged)).map(|held| held.says).unwrap_or_default()
+}
+
+/// After how many hours a listener turns keys of session tickets.
+pub(in crate::translate) fn ticket_hours(index: &Index, gateway: &Name, judged: &Judged<'_>) -> u32 {
+    at_listener(index, gateway, judged).ticket_hours.unwrap_or(TICKET_HOURS)
 }
 
 fn held<'a>(index: &'a Index, places: &[Place]) -> Option<Held<'a, ClientPolicy>> {
