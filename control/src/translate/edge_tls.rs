@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::names;
+use proto::names::{self, TICKET_HOURS};
 use proto::xds::core::DataSource;
 use proto::xds::tls::certificate_validation_context::TrustChainVerification;
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};

@@ -13,7 +13,7 @@ use proto::xds::core::HealthStatus;
 use super::cluster::targets;
 use super::edge::client;
 use super::edge_listeners::{self, Family};
-use super::{attach, dns, edge, settings};
+use super::{attach, dns, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};
@@ -73,7 +73,7 @@ fn gateways(world: &World) -> Vec<GatewayOrder> {
         }
         order.fingerprint = proto::epoch::version(&order.encode_to_vec());
         // It is followed while the proxy runs.
-        order.ending = edge::client::ending(index, name).and_then(|ending| prost_types::Duration::try_from(ending).ok());
+        order.ending = client::ending(index, name).and_then(|ending| prost_types::Duration::try_from(ending).ok());
         orders.push(order);
     }
     orders
