@@ -94,7 +94,7 @@ async fn kept(four: Says, six: Says) -> (Arc<Zone>, Arc<Cluster>, Snapshots, Can
     });
     let snapshots = Snapshots::default();
     let mut snapshot = Snapshot::default();
-    snapshot.clusters.insert(Arc::clone(&cluster.name), Arc::clone(&cluster));
+    snapshot.clusters.insert(cluster.name.to_string(), Arc::clone(&cluster));
     snapshots.publish(Arc::new(snapshot));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let upstream = Upstream::new(Network::Kernel { mark: None }, vec![server]);
