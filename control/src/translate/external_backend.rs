@@ -124,11 +124,15 @@ fn rule_allows(rule: &EgressRule, (host, port): (&str, u16)) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proto::names::Mode;
+    use proto::mesh::BackendPolicy;
+    use proto::names::{Mode, POLICY};
     use proto::xds::cluster::Cluster;
     use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
     use proto::xds::core::address::Address;
     use proto::xds::endpoint::lb_endpoint::HostIdentifier;
+    use proto::xds::route::RouteConfiguration;
+    use proto::xds::route::route::Action;
+    use proto::xds::route::route_action::ClusterSpecifier;
     use proto::xds::{self, unpack};
 
     use super::*;
@@ -222,8 +226,12 @@ spec:
         assert_eq!(cluster.transport_socket_matches[1].name, "tls");
         let view = play.view();
         assert!(!view.resources.contains_key(&(xds::ENDPOINT, "shop/external/api:443".to_owned())));
-        let told = format!("{:?}", view.resources[&(xds::ROUTE, "edge/80".to_owned())].any);
-        assert!(told.contains("shop/external/api:443"));
+        let table: RouteConfiguration = unpack(&view.resources[&(xds::ROUTE, "edge/80".to_owned())].any).unwrap();
+        let Some(Action::Route(action)) = &table.virtual_hosts[0].routes[0].action else { panic!("{table:?}") };
+        let Some(ClusterSpecifier::WeightedClusters(all)) = &action.cluster_specifier else { panic!("{action:?}") };
+        let policy: BackendPolicy = unpack(&all.clusters[0].typed_per_filter_config[POLICY]).unwrap();
+        let rewrite = policy.filters.unwrap().rewrite.unwrap();
+        assert_eq!((all.clusters[0].name.as_str(), rewrite.hostname.as_str()), ("shop/external/api:443", "api.example"));
         assert_eq!(play.resolved(), "ResolvedRefs");
         let status = play.status(Kind::XBackend, "api");
         let said: Vec<_> = status.parents[0].conditions.iter().map(|said| format!("{}={}", said.kind, said.status)).collect();

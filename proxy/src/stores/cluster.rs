@@ -34,7 +34,7 @@ const SLOTS_BYTES_MAX: u64 = 512 << 10;
 const ROUNDS: usize = 4;
 
 /// What it takes to serve.
-pub(super) struct Means<'s> {
+pub(super) struct ClusterMeans<'s> {
     pub(super) meeting: Meeting,
     pub(super) live: &'s StoreLive,
     pub(super) trouble: &'s StoreTrouble,
@@ -52,7 +52,7 @@ type Looking = Pin<Box<dyn Future<Output = Result<Looked, StoreFault>> + Send>>;
 
 /// See the module.
 struct CountingCluster<'s> {
-    means: Means<'s>,
+    means: ClusterMeans<'s>,
     map: SlotMap,
     servers: BTreeMap<Box<str>, CountingServer>,
     unused: Unused,
@@ -61,7 +61,7 @@ struct CountingCluster<'s> {
 }
 
 /// Runs until no server of it counts; `None`: nobody can ask any more.
-pub(super) async fn serve(means: Means<'_>, questions: &mut mpsc::Receiver<Posed>, backoff: &mut Backoff) -> Option<StoreFault> {
+pub(super) async fn serve(means: ClusterMeans<'_>, questions: &mut mpsc::Receiver<Posed>, backoff: &mut Backoff) -> Option<StoreFault> {
     let seeds = means.meeting.place.addresses.clone();
     let looking = look(means.meeting.clone(), (seeds, Vec::new()), means.draw.next());
     let found = match meanwhile(questions, looking).await? {

@@ -51,7 +51,8 @@ impl RedisStore {
             let meeting = self.meeting();
             let served = match &self.place.mode {
                 RedisMode::Cluster => {
-                    let means = cluster::Means { meeting, live: &self.live, trouble: &self.trouble, draw: Draw::seeded(draw.next()) };
+                    let means =
+                        cluster::ClusterMeans { meeting, live: &self.live, trouble: &self.trouble, draw: Draw::seeded(draw.next()) };
                     cluster::serve(means, &mut questions, &mut backoff).await
                 }
                 RedisMode::Single | RedisMode::Sentinel(_) => self.serve(&meeting, &mut questions, &mut backoff, draw.next()).await,

@@ -280,6 +280,7 @@ struct RateServiceRef {
     /// Its name.
     name: String,
     /// Its namespace; the object's where none is named.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     namespace: Option<String>,
     /// Its port.
     #[schemars(range(min = 1, max = 65535))]
