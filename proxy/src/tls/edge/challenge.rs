@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::failure::{Failure, Reason};
 use engine::model::{CHALLENGE_ALPN, OwnCertificate};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -23,7 +24,10 @@ impl EdgeTls {
         let failed = |why: String| Failure::new(Reason::TlsFailed, format!("proving a name to a certificate authority: {why}"));
         let builder = ServerConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time));
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(error.to_string()))?.with_no_client_auth();
-        let mut config = builder.with_single_cert(own.chain.clone(), own.key.clone_key()).map_err(|error| failed(error.to_string()))?;
+        // Its extension is critical and known to nobody but authorities, so it is not looked into as certificates of listeners are.
+        let key = self.provider.key_provider.load_private_key(own.key.clone_key()).map_err(|error| failed(error.to_string()))?;
+        let shown = SingleCertAndKey::from(CertifiedKey::new(own.chain.clone(), key));
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![CHALLENGE_ALPN.as_bytes().to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
