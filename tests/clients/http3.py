@@ -108,7 +108,8 @@ async def order(client, host, words):
 
 async def main(authority, address, host, words):
     name, port = address.rsplit(":", 1)
-    settings = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=host, max_stream_data=4 << 20, max_data=16 << 20)
+    settings = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=host, max_data=16 << 20, idle_timeout=10)
+    settings.max_stream_data = 4 << 20
     settings.load_verify_locations(authority)
     settings.verify_mode = ssl.CERT_REQUIRED
     async with connect(name, int(port), configuration=settings, create_protocol=Client) as client:

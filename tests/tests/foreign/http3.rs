@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use crate::mesh::{Mesh, client, eventually, python, text};
@@ -18,9 +18,14 @@ const HOST: &str = "shop.example";
 fn certificates() -> (String, String, String) {
     let mut root = CertificateParams::new(Vec::new()).unwrap();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.distinguished_name.push(DnType::CommonName, "authority");
     let authority = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let mut leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    // One that is called like its authority would be taken for its own.
+    leaf.distinguished_name = DistinguishedName::new();
+    leaf.distinguished_name.push(DnType::CommonName, HOST);
+    let leaf = leaf.signed_by(&key, &authority).unwrap();
     (authority.pem(), leaf.pem(), key.serialize_pem())
 }
 
