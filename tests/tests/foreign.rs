@@ -5,8 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "foreign/browser.rs"]
+mod browser;
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/guide.rs"]
+mod guide;
 #[path = "foreign/identity.rs"]
 mod identity;
 #[path = "foreign/install.rs"]
@@ -21,6 +25,8 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/storefront.rs"]
+mod storefront;
 #[path = "foreign/tokens.rs"]
 mod tokens;
 #[path = "foreign/zero_trust.rs"]

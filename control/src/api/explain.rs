@@ -127,7 +127,7 @@ mod tests {
             ("edge/shop/edge", "HTTPRoute", "http://shop.example:8443/a"),
             ("edge/shop/edge/pod-1", "GRPCRoute", "http://shop.example:8443/a"),
             ("edge/shop/edge", "TLSRoute", "https://shop.example:8443/a"),
-            ("sidecar/shop/frontend", "HTTPRoute", "https://shop.example:8443/a"),
+            ("shop/frontend", "HTTPRoute", "https://shop.example:8443/a"),
         ] {
             let answer = json!({"route": {"kind": kind}});
             assert_eq!(sent_on(key, &answer, "https://shop.example:8443/a".to_owned()), sent, "{key} {kind}");
