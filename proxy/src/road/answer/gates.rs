@@ -61,14 +61,15 @@ impl<D: Door> Connection<D> {
         for ask in leg.counted.aside() {
             self.shared.snapshots.limit_questions().aside(ask);
         }
-        if let Some(limit) = leg.counted.refused() {
-            account.limited(limit);
-        }
         if leg.found.denied() == Some(Denied::NoKeys) {
             self.shared.snapshots.miss_key();
         }
         if !matches!(passage, Passage::Ask { .. }) {
             account.identified(&mut leg.found);
+        }
+        // After who called: a log's words are told in their order.
+        if let Some(limit) = leg.counted.refused() {
+            account.limited(limit);
         }
         passage
     }
