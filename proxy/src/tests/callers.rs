@@ -187,7 +187,9 @@ fn the_log_says_who_called_and_which_limit_refused_it() {
         let numbers = Some(mesh::edge_limit::Numbers::Rate(rate));
         // A request takes more than there ever is.
         let limit = mesh::EdgeLimit { name: "small".into(), numbers, cost: 2, ..mesh::EdgeLimit::default() };
-        let limits = vec![mesh::EdgeLimits { policy: "shop/plans".into(), limits: vec![limit], ..mesh::EdgeLimits::default() }];
+        let store = Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 0 })) });
+        let (policy, memory) = ("shop/plans".into(), "shop/plans".into());
+        let limits = vec![mesh::EdgeLimits { policy, memory, limits: vec![limit], store, ..mesh::EdgeLimits::default() }];
         let mut gate = Gate::new(mesh::EdgePolicy { limits, ..keys() });
         gate.consumers(vec![key("k1", KEY)]);
         gate.set(&world);
