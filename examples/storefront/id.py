@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
 @media (prefers-color-scheme: dark) {{ :root {{ --ground: #12161c; --card: #1a2029; --ink: #e6eaf0; --soft: #98a4b3; --line: #2b333f; --accent: #9aa6ff; --on-accent: #14183a }} }}
 body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; padding: 1rem; box-sizing: border-box; background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }}
 main {{ width: 100%; max-width: 22rem; padding: 1.75rem; box-sizing: border-box; border: 1px solid var(--line); border-radius: .75rem; background: var(--card) }}
-h1 {{ margin: 0 0 .25rem; font-size: 1.375rem }} p {{ margin: 0 0 1.25rem; color: var(--soft) }} label {{ display: block; font-weight: 600; margin-bottom: .25rem }}
+h1 {{ margin: 0 0 .25rem; font-size: 1.375rem }} p {{ margin: 0 0 1.25rem; color: var(--soft) }} p:last-child {{ margin: 0 }} label {{ display: block; font-weight: 600; margin-bottom: .25rem }}
 input, button {{ width: 100%; box-sizing: border-box; padding: .625rem .75rem; border-radius: .5rem; font: inherit }}
 input {{ border: 1px solid var(--line); background: var(--ground); color: inherit; margin-bottom: .75rem }}
 button {{ border: 0; background: var(--accent); color: var(--on-accent); font-weight: 600; cursor: pointer }}
