@@ -200,7 +200,10 @@ fn the_log_says_who_called_and_which_limit_refused_it() {
         let answer = answered(&world, &format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
         let line = lines.lock().join("\n");
-        assert!(line.contains(r#""consumer":"shop/acme","auth_method":"ApiKey","credential":"mw_abc","limit":"shop/plans/small","#), "{line}");
+        assert!(
+            line.contains(r#""consumer":"shop/acme","auth_method":"ApiKey","credential":"mw_abc","limit":"shop/plans/small","#),
+            "{line}"
+        );
     });
 }
 

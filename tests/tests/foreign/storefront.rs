@@ -127,7 +127,10 @@ fn the_guide_is_true() {
 
 fn tls(store: &Storefront, next: &mut impl FnMut() -> String) {
     let sent_on = next();
-    assert!(sent_on.starts_with("HTTP/1.1 301 ") && sent_on.contains(&store.here("location: https://shop.localhost:8443/\r\n")), "{sent_on}");
+    assert!(
+        sent_on.starts_with("HTTP/1.1 301 ") && sent_on.contains(&store.here("location: https://shop.localhost:8443/\r\n")),
+        "{sent_on}"
+    );
     assert_eq!(next(), "exit code 60\n");
     assert_eq!(next(), "200 HTTP/2\n");
     assert!(next().contains("shop.localhost, id.localhost"));
