@@ -4739,6 +4739,15 @@ pub struct EdgePolicy {
     /// Whose client certificates count, at a listener that asks for them.
     #[prost(message, optional, tag = "22")]
     pub certificates: ::core::option::Option<ConsumerChoice>,
+    /// Who logs in with a browser.
+    #[prost(message, optional, tag = "23")]
+    pub login: ::core::option::Option<EdgeLogin>,
+    /// The rule is nothing but the paths of these logins.
+    #[prost(message, repeated, tag = "24")]
+    pub login_paths: ::prost::alloc::vec::Vec<EdgeLogin>,
+    /// Cookies of logins are taken out of what is sent on.
+    #[prost(bool, tag = "25")]
+    pub strip_logins: bool,
 }
 impl ::prost::Name for EdgePolicy {
     const NAME: &'static str = "EdgePolicy";
@@ -4748,6 +4757,189 @@ impl ::prost::Name for EdgePolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EdgePolicy".into()
+    }
+}
+/// A login at an OpenID provider: authorization code with PKCE.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgeLogin {
+    /// NAMESPACE/NAME of the narrowest object that says something.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// A request without a session is let through.
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
+    #[prost(string, tag = "3")]
+    pub issuer: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub client_id: ::prost::alloc::string::String,
+    /// Name of a ShownSecret: the client's secret, or its private key; empty: a public client.
+    #[prost(string, tag = "5")]
+    pub secret: ::prost::alloc::string::String,
+    #[prost(enumeration = "edge_login::Proof", tag = "6")]
+    pub proof: i32,
+    /// Of the private key; empty: none is named.
+    #[prost(string, tag = "7")]
+    pub key_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "8")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "9")]
+    pub redirect_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub logout_path: ::prost::alloc::string::String,
+    /// A path, or an address; empty: `/`.
+    #[prost(string, tag = "11")]
+    pub post_logout_redirect: ::prost::alloc::string::String,
+    #[prost(enumeration = "edge_login::When", tag = "12")]
+    pub when: i32,
+    /// Empty: cookies are of the host alone.
+    #[prost(string, tag = "13")]
+    pub cookie_domain: ::prost::alloc::string::String,
+    #[prost(enumeration = "edge_login::SameSite", tag = "14")]
+    pub same_site: i32,
+    #[prost(message, optional, tag = "15")]
+    pub idle: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "16")]
+    pub max: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint32, tag = "17")]
+    pub refresh_at_percent: u32,
+    /// Name of a ShownSecret: what sessions are sealed with.
+    #[prost(string, tag = "18")]
+    pub keys: ::prost::alloc::string::String,
+    /// The header that carries the access token to the backend, in lower case; empty: none does.
+    #[prost(string, tag = "19")]
+    pub access_token_header: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "20")]
+    pub claims_to_headers: ::prost::alloc::vec::Vec<ClaimHeader>,
+    /// Absent: they are discovered.
+    #[prost(message, optional, tag = "21")]
+    pub endpoints: ::core::option::Option<LoginEndpoints>,
+    /// Why the provider may not be asked; empty: it may.
+    #[prost(string, tag = "22")]
+    pub barred: ::prost::alloc::string::String,
+    /// Of which consumers a session may be; absent: of none.
+    #[prost(message, optional, tag = "23")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
+}
+/// Nested message and enum types in `EdgeLogin`.
+pub mod edge_login {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Proof {
+        Basic = 0,
+        Post = 1,
+        PrivateKeyJwt = 2,
+    }
+    impl Proof {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Basic => "BASIC",
+                Self::Post => "POST",
+                Self::PrivateKeyJwt => "PRIVATE_KEY_JWT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "BASIC" => Some(Self::Basic),
+                "POST" => Some(Self::Post),
+                "PRIVATE_KEY_JWT" => Some(Self::PrivateKeyJwt),
+                _ => None,
+            }
+        }
+    }
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum When {
+        Navigation = 0,
+        Always = 1,
+        Never = 2,
+    }
+    impl When {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Navigation => "NAVIGATION",
+                Self::Always => "ALWAYS",
+                Self::Never => "NEVER",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "NAVIGATION" => Some(Self::Navigation),
+                "ALWAYS" => Some(Self::Always),
+                "NEVER" => Some(Self::Never),
+                _ => None,
+            }
+        }
+    }
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum SameSite {
+        Lax = 0,
+        Strict = 1,
+        None = 2,
+    }
+    impl SameSite {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Lax => "LAX",
+                Self::Strict => "STRICT",
+                Self::None => "NONE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "LAX" => Some(Self::Lax),
+                "STRICT" => Some(Self::Strict),
+                "NONE" => Some(Self::None),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for EdgeLogin {
+    const NAME: &'static str = "EdgeLogin";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgeLogin".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgeLogin".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoginEndpoints {
+    #[prost(string, tag = "1")]
+    pub authorization: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub jwks: ::prost::alloc::string::String,
+    /// Empty: the provider ends no sessions.
+    #[prost(string, tag = "4")]
+    pub end_session: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LoginEndpoints {
+    const NAME: &'static str = "LoginEndpoints";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LoginEndpoints".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LoginEndpoints".into()
     }
 }
 /// A service that says whether a request may go on.

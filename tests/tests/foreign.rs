@@ -15,6 +15,8 @@ mod guide;
 mod identity;
 #[path = "foreign/install.rs"]
 mod install;
+#[path = "foreign/login.rs"]
+mod login;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/redis.rs"]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::consumers::ending;
 use crate::publish::board::Board;
 use crate::translate::{Condition, Status};
-use crate::world::edge::Consumer;
+use crate::world::edge::{Consumer, OidcLogin};
 use crate::world::security::authentication::JwtKeys;
 use crate::world::{Object, Spec};
 
@@ -36,6 +36,10 @@ impl KeysAway {
             expiring(consumer, self.now_ms, status);
             return;
         }
+        if let Spec::OidcLogin(login) = &object.spec {
+            self.provider(login, status);
+            return;
+        }
         let Spec::RequestAuthentication(spec) = &object.spec else { return };
         // At an edge requests are answered for want of keys; inside, where only tokens are refused, the word is older.
         let kind = if spec.attachment.targets.is_empty() { "KeysFetched" } else { "KeysAvailable" };
@@ -52,17 +56,31 @@ impl KeysAway {
             Some((uri, (proxy, error))) => ("Unreachable", format!("{proxy} cannot fetch {uri}: {error}")),
             None => ("Fetched", String::new()),
         };
+        say(status, (kind, found.is_none()), reason, &message);
+    }
+
+    /// Adds `ProviderReady` where an object names a provider.
+    fn provider(&self, login: &OidcLogin, status: &mut Status) {
+        let Some(issuer) = &login.issuer else { return };
+        match self.away.get(issuer) {
+            Some((proxy, error)) => say(status, ("ProviderReady", false), "Unreachable", &format!("{proxy} does not find {issuer}: {error}")),
+            None => say(status, ("ProviderReady", true), "Found", ""),
+        }
+    }
+}
+
+/// Adds a condition to every ancestor.
+fn say(status: &mut Status, (kind, holds): (&str, bool), reason: &str, message: &str) {
         for ancestor in &mut status.ancestors {
             let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };
             ancestor.conditions.push(Condition {
                 kind: kind.to_owned(),
-                status: if found.is_none() { "True" } else { "False" },
+                status: if holds { "True" } else { "False" },
                 reason: reason.to_owned(),
-                message: message.clone(),
+                message: message.to_owned(),
                 observed_generation: generation,
             });
         }
-    }
 }
 
 /// Adds the condition `Expiring` where a credential ends soon.

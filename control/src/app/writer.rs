@@ -113,6 +113,7 @@ impl Writer {
             changes.push(reported(&report));
         }
         changes.extend(store.load(Row::Tickets)?.map(Change::Tickets));
+        changes.extend(store.load(Row::LoginSeeds)?.map(Change::LoginSeeds));
         changes.push(Change::Clock { now_ms: board.clock.age_ms() });
         world.apply(changes);
         let roots = authority.roots();
@@ -216,9 +217,14 @@ impl Writer {
 
     /// Time goes on.
     async fn tick(&mut self) {
-        let (changes, seeds) = dates::due(&self.world, self.board.clock.age_ms());
-        if let Some(seeds) = seeds {
-            self.page.put(Row::Tickets, &seeds);
+        let (changes, turned) = dates::due(&self.world, self.board.clock.age_ms());
+        if let Some(seeds) = &turned.tickets {
+            self.page.put(Row::Tickets, seeds);
+        }
+        if let Some(seeds) = &turned.logins {
+            self.page.put(Row::LoginSeeds, seeds);
+        }
+        if turned.tickets.is_some() || turned.logins.is_some() {
             self.write().await;
         }
         if self.world.apply(changes).runtime && self.serial > 0 {

@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 15] = [
+pub const DEFINITIONS: [Definition; 16] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -94,6 +94,13 @@ pub const DEFINITIONS: [Definition; 15] = [
         short: "mwmesh",
         columns: &[("Trust-Domain", "string", ".spec.trustDomain"), ("Outside", "string", ".spec.outsideMesh"), ACCEPTED, LIVE],
         spec: structural::of::<kinds::MeshSpec>,
+    },
+    Definition {
+        kind: Kind::OidcLogin,
+        plural: "oidclogins",
+        short: "mwol",
+        columns: &[("Issuer", "string", ".spec.issuer"), ("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::OidcLoginSpec>,
     },
     Definition {
         kind: Kind::PeerAuthentication,

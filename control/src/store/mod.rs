@@ -34,6 +34,8 @@ pub enum Row {
     SessionKey,
     /// What session tickets of edges are made with.
     Tickets,
+    /// What sessions of logins are sealed with.
+    LoginSeeds,
 }
 
 impl Row {
@@ -46,6 +48,7 @@ impl Row {
             Self::Runtime => "runtime",
             Self::SessionKey => "session-key",
             Self::Tickets => "tickets",
+            Self::LoginSeeds => "login-seeds",
         }
     }
 }

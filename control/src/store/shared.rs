@@ -51,7 +51,7 @@ impl Shared {
         for (row, bytes) in rows {
             match row {
                 Row::Epoch | Row::Ages | Row::Allocations => seen.insert(row.key().to_owned(), Some(bytes)),
-                Row::SessionKey | Row::Tickets => unseen.insert(row.key().to_owned(), Some(bytes)),
+                Row::SessionKey | Row::Tickets | Row::LoginSeeds => unseen.insert(row.key().to_owned(), Some(bytes)),
                 Row::Applied | Row::Runtime => None,
             };
         }

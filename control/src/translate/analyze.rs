@@ -156,6 +156,12 @@ impl Audit<'_> {
                     self.say(severity, key, (&field, 0), message, remedy);
                 }
             }
+            Spec::OidcLogin(spec) => {
+                self.edge(object);
+                for (severity, field, message, remedy) in edge::login::findings(spec, edge::login::is_plain(self.index, object)) {
+                    self.say(severity, key, (&field, 0), message, remedy);
+                }
+            }
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");

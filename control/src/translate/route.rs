@@ -10,6 +10,8 @@ use proto::xds::route::route_action::ClusterSpecifier;
 use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
 
 use super::attach::{self, Backend};
+use super::edge::ladder::Spot;
+use super::edge::login;
 use super::edge_listeners::{Edge, Family};
 use super::rank::entries;
 use super::rule::{self, Frontend};
@@ -107,8 +109,11 @@ fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, back
     for domain in domains.into_iter().filter(|domain| edge.has(place, domain)) {
         let here = attached.iter().filter(|(_, host)| attach::covers(host, domain)).map(|(route, host)| (*route, host.clone()));
         let mut seen = BTreeSet::new();
-        let mut rules = Vec::new();
-        for entry in entries(world, here) {
+        let entries = entries(world, here);
+        let spot = Spot { gateway: edge.name, owner: &judged.owner.key, listener: &judged.listener.name, route: None };
+        let spots = entries.iter().map(|entry| Spot { route: Some((&**entry.route, entry.rule.name.as_deref())), ..spot });
+        let mut rules = login::paths(front.index, &spot, spots);
+        for entry in entries {
             // A rule that comes in by several hosts counts by its narrowest, which is first.
             if seen.insert((&entry.route.key, entry.place())) {
                 rules.push(rule::compile(&front, &entry, backends));

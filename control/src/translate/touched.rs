@@ -51,7 +51,8 @@ pub fn touched(before: &World, after: &World) -> Affected {
         }
     }
     // What authorization servers outside the mesh may be asked.
-    if differ(&was.egress, &is.egress).next().is_some() {
+    // Whether cookies of logins are taken out anywhere.
+    if differ(&was.egress, &is.egress).next().is_some() || was.has_logins() != is.has_logins() {
         for index in sum.both() {
             sum.touched.extend(index.gateways.keys().map(Subject::gateway));
         }
@@ -138,6 +139,9 @@ impl<'a> Sum<'a> {
             }
         }
         pages.extend(edge::consumers::contested(self.worlds.0, self.worlds.1));
+        if self.worlds.0.login_seeds() != self.worlds.1.login_seeds() {
+            pages.insert(edge::consumers::page_of_made_keys());
+        }
         self.touched.extend(pages.into_iter().map(Subject::consumers));
     }
 

@@ -18,4 +18,6 @@ pub struct Usable {
     pub(super) lists: Vec<String>,
     /// Entries of Secrets that its proxies show to stores and authorization servers.
     pub(super) secrets: Vec<ContentRef>,
+    /// The namespace of whose Gateways its sessions of logins are, where nobody says what they are sealed with.
+    pub(super) login_keys: Option<String>,
 }

@@ -7,6 +7,7 @@ use super::key::{Kind, ObjectKey};
 use super::object::Candidate;
 use super::origin::Origin;
 use super::problem::Problem;
+use super::login_keys::LoginSeeds;
 use super::tickets::Seeds;
 
 /// One thing that happened.
@@ -75,6 +76,8 @@ pub enum Change {
     },
     /// What session tickets are made with from now on.
     Tickets(Seeds),
+    /// What sessions of logins are sealed with from now on.
+    LoginSeeds(LoginSeeds),
     /// A proxy says that it is leaving, or is back.
     Draining {
         /// Its (namespace, instance).

@@ -93,6 +93,8 @@ pub struct Index {
     pub consumers: Sorted<u8, Vec<Arc<Object>>>,
     /// Credentials that several of them claim; translation says so at its first use.
     pub(crate) claims: OnceLock<Arc<Claims>>,
+    /// Whether there is an OidcLogin; said at its first use.
+    pub(super) logins: OnceLock<bool>,
     /// Callers that some fault is for.
     pub fault_callers: Arc<BTreeSet<Caller>>,
     /// TrafficPolicies with a selector, the oldest first.
@@ -184,7 +186,12 @@ impl Index {
     /// All of it as text, but what is found at the first use.
     #[cfg(test)]
     pub(crate) fn plain(&self) -> String {
-        format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), claims: OnceLock::new(), ..self.clone() })
+        format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), claims: OnceLock::new(), logins: OnceLock::new(), ..self.clone() })
+    }
+
+    /// Whether people log in somewhere: then the cookies of logins go no further, anywhere.
+    pub fn has_logins(&self) -> bool {
+        *self.logins.get_or_init(|| self.edge.values().flatten().any(|object| matches!(object.spec, Spec::OidcLogin(_))))
     }
 
     /// Whether Gateways of that class are ours.

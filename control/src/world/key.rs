@@ -41,6 +41,7 @@ pub enum Kind {
     BasicAuth,
     RateLimit,
     ExternalAuth,
+    OidcLogin,
     ClientPolicy,
 }
 
@@ -55,7 +56,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -89,6 +90,7 @@ impl Kind {
         Self::BasicAuth,
         Self::RateLimit,
         Self::ExternalAuth,
+        Self::OidcLogin,
         Self::ClientPolicy,
     ];
 
@@ -128,6 +130,7 @@ impl Kind {
             Self::BasicAuth => "BasicAuth",
             Self::RateLimit => "RateLimit",
             Self::ExternalAuth => "ExternalAuth",
+            Self::OidcLogin => "OidcLogin",
             Self::ClientPolicy => "ClientPolicy",
         }
     }
@@ -162,6 +165,7 @@ impl Kind {
             | Self::BasicAuth
             | Self::RateLimit
             | Self::ExternalAuth
+            | Self::OidcLogin
             | Self::ClientPolicy => OWN,
         }
     }
@@ -215,7 +219,15 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth | Self::ExternalAuth)
+        matches!(
+            self,
+            Self::AuthorizationPolicy
+                | Self::RequestAuthentication
+                | Self::ApiKeyAuth
+                | Self::BasicAuth
+                | Self::ExternalAuth
+                | Self::OidcLogin
+        )
     }
 
     /// The kind of that name in that group.

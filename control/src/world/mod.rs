@@ -35,6 +35,7 @@ pub mod route;
 pub mod security;
 pub mod sorted;
 mod staple;
+pub mod login_keys;
 pub mod tickets;
 pub mod traffic;
 pub mod tree;
@@ -153,6 +154,8 @@ pub struct World {
     credentials: credentials::Credentials,
     /// What session tickets of edges are made with.
     tickets: Arc<tickets::Seeds>,
+    /// What sessions of logins are sealed with.
+    login_seeds: Arc<login_keys::LoginSeeds>,
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
@@ -177,6 +180,7 @@ impl World {
             bundles: Arc::default(),
             credentials: credentials::Credentials::default(),
             tickets: Arc::default(),
+            login_seeds: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
         }
@@ -208,7 +212,7 @@ impl World {
     fn apply_one(&mut self, change: Change, applied: &mut Applied) {
         applied.shown |= match &change {
             Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
-            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) => false,
+            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) | Change::LoginSeeds(_) => false,
             _ => true,
         };
         match change {
@@ -240,6 +244,10 @@ impl World {
             Change::Tickets(seeds) => {
                 applied.runtime |= *self.tickets != seeds;
                 self.tickets = Arc::new(seeds);
+            }
+            Change::LoginSeeds(seeds) => {
+                applied.runtime |= *self.login_seeds != seeds;
+                self.login_seeds = Arc::new(seeds);
             }
             Change::Draining { instance, draining } => {
                 applied.runtime |= self.draining.contains_key(&instance) != draining;
@@ -412,6 +420,11 @@ impl World {
     /// What session tickets of edges are made with.
     pub fn tickets(&self) -> &Arc<tickets::Seeds> {
         &self.tickets
+    }
+
+    /// What sessions of logins are sealed with.
+    pub fn login_seeds(&self) -> &Arc<login_keys::LoginSeeds> {
+        &self.login_seeds
     }
 
     /// What it was told at the start.

@@ -7,7 +7,7 @@ use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
-use super::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth};
+use super::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, Consumer, EdgeAttachment, EdgeRateLimit, ExternalAuth, OidcLogin};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -82,6 +82,7 @@ pub enum Spec {
     Consumer(Box<Consumer>),
     BasicAuth(Box<BasicAuth>),
     ExternalAuth(Box<ExternalAuth>),
+    OidcLogin(Box<OidcLogin>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
     Broken(EdgeAttachment),
     /// A kind that this version recognises and gives no effect.
@@ -309,6 +310,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
         Kind::BasicAuth => Spec::BasicAuth(Box::new(BasicAuth::read(fields.need("spec")?.fields())?)),
         Kind::ExternalAuth => Spec::ExternalAuth(Box::new(ExternalAuth::read(fields.need("spec")?.fields())?)),
+        Kind::OidcLogin => Spec::OidcLogin(Box::new(OidcLogin::read(fields.need("spec")?.fields())?)),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
         Kind::ClientPolicy => Spec::ClientPolicy(Box::new(ClientPolicy::read(fields.need("spec")?.fields())?)),
@@ -380,6 +382,7 @@ pub fn attachment(object: &Object) -> Option<&EdgeAttachment> {
         Spec::BasicAuth(spec) => Some(&spec.attachment),
         Spec::RateLimit(spec) => Some(&spec.attachment),
         Spec::ExternalAuth(spec) => Some(&spec.attachment),
+        Spec::OidcLogin(spec) => Some(&spec.attachment),
         Spec::ClientPolicy(spec) => Some(&spec.attachment),
         Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),

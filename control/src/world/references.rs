@@ -24,6 +24,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
+        Spec::OidcLogin(spec) => spec.secrets().map(|at| at.object.clone()).collect(),
         Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
         Spec::RateLimit(spec) => spec.store.password().iter().map(|at| at.object.clone()).collect(),
         Spec::AuthorizationPolicy(policy) => {

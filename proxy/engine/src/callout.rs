@@ -20,6 +20,8 @@ pub enum CalloutKind {
     ExternalAuth,
     /// What an opaque token is.
     Introspection,
+    /// Who has logged in, and whether a session goes on.
+    OidcLogin,
 }
 
 impl CalloutKind {
@@ -28,6 +30,7 @@ impl CalloutKind {
         match self {
             Self::ExternalAuth => "ExternalAuth",
             Self::Introspection => "Introspection",
+            Self::OidcLogin => "OidcLogin",
         }
     }
 }

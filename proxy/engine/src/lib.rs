@@ -3,7 +3,7 @@
 //! [`model::build::Parts`] turns resources into a [`model::Snapshot`]; [`sniff::sniff`] judges first bytes; [`decide::decide`] turns
 //! (table, request, draw) into a value; [`balance::pick`] chooses an endpoint; [`health`] says which are well;
 //! [`budget`], [`gate`] and [`sketch`] bound what a destination gets; [`retry::next`] judges a failed attempt;
-//! [`limit`] counts what comes; [`callout`] bounds what others are asked; [`authenticate`] judges tokens; [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
+//! [`limit`] counts what comes; [`callout`] bounds what others are asked; [`authenticate`] judges tokens, [`login`] sessions of browsers; [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
 
 #![cfg_attr(test, allow(clippy::iter_over_hash_type, reason = "these tests look at each, in any order"))]
 
@@ -25,6 +25,7 @@ mod fixture;
 pub mod gate;
 pub mod health;
 pub mod limit;
+pub mod login;
 pub(crate) mod matching;
 pub mod model;
 mod moment;

@@ -1,4 +1,4 @@
-//! Calls of the proxy itself over HTTP, to what its policies need: keys of token issuers.
+//! Calls of the proxy itself over HTTP, to what its policies need: keys of token issuers, providers of logins.
 //!
 //! Authorization servers are asked by the workers themselves, over their pool (`road::asking`); where one of them is, is said here as well.
 //!
@@ -7,6 +7,7 @@
 //! bounded in time, in bytes and in number; redirects are not followed.
 
 pub mod keys;
+pub mod providers;
 #[cfg(test)]
 mod tests;
 mod whither;

@@ -68,6 +68,8 @@ pub struct Readings {
     pub key_fetches_failed: AtomicU64,
     /// Places that keys cannot be fetched from now, and why; there are as many as the live rules name, and no more.
     pub keys_away: Mutex<BTreeMap<String, String>>,
+    /// Providers of logins that are not found now, by issuer, and why; as many as the live snapshot names, and no more.
+    pub providers_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.

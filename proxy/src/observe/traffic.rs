@@ -18,7 +18,8 @@ impl Telemetry {
     pub fn traffic(&self) -> Traffic {
         let sums = self.registry.lock().sums();
         let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
-        let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
+        let mut keys_away: Vec<KeysAway> = self.readings.keys_away.lock().iter().map(away).collect();
+        keys_away.extend(self.readings.providers_away.lock().iter().map(away));
         let stores = Arc::clone(&self.readings.limits.lock()).stores();
         let store = |store: &Arc<RemoteStore>| {
             let (error, since_secs) = store.trouble.away()?;

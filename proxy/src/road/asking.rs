@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::authenticate::KeysUri;
-use engine::callout::{ANSWER_BYTES_MAX, CalloutAnswer, CalloutAway};
+use engine::callout::{ANSWER_BYTES_MAX, CalloutAnswer, CalloutAway, CalloutTold};
 use engine::failure::{Failure, Retry};
 use engine::filter::guard::IntrospectionAsk;
 use engine::health::Outcome;
+use engine::login::{LOGIN_ASK_TIMEOUT, LoginAsk};
 use engine::model::{Cluster, Named, Protocol, Roots};
 use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
@@ -57,11 +58,34 @@ pub async fn ask(
 /// As [`ask`].
 pub async fn introspect(shared: &Rc<Shared>, ask: &IntrospectionAsk) -> Result<CalloutAnswer, CalloutAway> {
     let request = ask.request().map_err(|_| CalloutAway::Unreached)?;
+    server(shared, &ask.at, request, ask.timeout()).await
+}
+
+/// Asks the provider of a login for tokens. Dropping the future gives the question up.
+///
+/// # Errors
+/// As [`ask`], and where as many ask as may.
+pub async fn login(shared: &Rc<Shared>, ask: &LoginAsk) -> Result<CalloutAnswer, CalloutAway> {
+    let Some(_place) = ask.live().enter() else { return Err(CalloutAway::Full) };
+    server(shared, ask.at(), ask.request(), LOGIN_ASK_TIMEOUT).await
+}
+
+/// Refreshes a session beside the road: what comes of it later requests see.
+pub fn refresh(shared: &Rc<Shared>, ask: Arc<LoginAsk>) {
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        let told = login(&shared, &ask).await.map_or_else(CalloutTold::Away, CalloutTold::Answer);
+        ask.settle(&told, shared.wall_secs().into());
+    });
+}
+
+/// Asks whoever is at an address of a policy's own choice.
+async fn server(shared: &Rc<Shared>, at: &KeysUri, request: Request<Bytes>, within: Duration) -> Result<CalloutAnswer, CalloutAway> {
     let asking = async {
         let mut last = CalloutAway::Unreached;
-        let found = places(&shared.snapshots, &ask.at, shared.draw.next()).await;
+        let found = places(&shared.snapshots, at, shared.draw.next()).await;
         for place in found.into_iter().take(ADDRESSES_MAX) {
-            let Some(to) = met(shared, &ask.at, place) else { continue };
+            let Some(to) = met(shared, at, place) else { continue };
             match attempts(shared, Tries::new(Some(to), None, None), None, (request.clone(), Carries::H1)).await {
                 Ok(answer) => return Ok(answer),
                 Err(away) => last = away,
@@ -69,9 +93,9 @@ pub async fn introspect(shared: &Rc<Shared>, ask: &IntrospectionAsk) -> Result<C
         }
         Err(last)
     };
-    let answered = Box::pin(timeout(ask.timeout(), asking)).await.unwrap_or(Err(CalloutAway::Silent));
+    let answered = Box::pin(timeout(within, asking)).await.unwrap_or(Err(CalloutAway::Silent));
     if let Err(away) = &answered {
-        tracing::debug!(host = ask.at.host(), ?away, "an authorization server does not answer");
+        tracing::debug!(host = at.host(), ?away, "an authorization server does not answer");
     }
     answered
 }

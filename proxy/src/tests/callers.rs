@@ -27,6 +27,10 @@ pub(super) struct Gate {
     policy: mesh::RoutePolicy,
     /// Where services are that it asks.
     pub(super) asked: Vec<Arc<Cluster>>,
+    /// Paths that go before its only rule, each with a policy of its own.
+    pub(super) before: Vec<(&'static str, mesh::EdgePolicy)>,
+    /// Where people log in, once it was set.
+    pub(super) providers: Vec<Arc<engine::login::ProviderCell>>,
     clients: Arc<ClientPolicy>,
 }
 
@@ -39,10 +43,11 @@ impl Gate {
         };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
         let policy = mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() };
-        Self { parts: Parts::default(), policy, asked: Vec::new(), clients: Arc::default() }
+        let (asked, before, providers) = (Vec::new(), Vec::new(), Vec::new());
+        Self { parts: Parts::default(), policy, asked, before, providers, clients: Arc::default() }
     }
 
-    fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
+    pub(super) fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
         let any = pack(message);
         self.parts.put(&M::type_url(), name, &proto::epoch::version(&any.value), &any).unwrap();
     }
@@ -61,32 +66,43 @@ impl Gate {
 
     /// Puts it before the edge of a world.
     pub(super) fn set(&mut self, world: &World) {
-        let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("bad_backend".into())), ..RouteAction::default() };
-        let mut route = Route {
-            name: "HTTPRoute/shop/catalog/0".into(),
-            r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..RouteMatch::default() }),
-            action: Some(RawAction::Route(action)),
-            ..Route::default()
+        let route = |name: &str, path: PathSpecifier, policy: &mesh::RoutePolicy| {
+            let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("bad_backend".into())), ..RouteAction::default() };
+            let mut route = Route {
+                name: name.into(),
+                r#match: Some(RouteMatch { path_specifier: Some(path), ..RouteMatch::default() }),
+                action: Some(RawAction::Route(action)),
+                ..Route::default()
+            };
+            route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), pack(policy));
+            route
         };
-        route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), pack(&self.policy));
-        let host = VirtualHost { name: "*".into(), domains: vec!["shop.example".into()], routes: vec![route], ..VirtualHost::default() };
+        let own = |edge: &mesh::EdgePolicy| mesh::RoutePolicy { edge: Some(edge.clone()), ..mesh::RoutePolicy::default() };
+        let before = self.before.iter().map(|(path, edge)| route("OidcLogin/shop/people/p", PathSpecifier::Path((*path).into()), &own(edge)));
+        let only = route("HTTPRoute/shop/catalog/0", PathSpecifier::Prefix("/".into()), &self.policy);
+        let routes = before.chain([only]).collect();
+        let host = VirtualHost { name: "*".into(), domains: vec!["shop.example".into()], routes, ..VirtualHost::default() };
         let virtual_hosts = vec![host];
         let raw =
             RouteConfiguration { name: "t".into(), virtual_hosts, ignore_port_in_host_matching: true, ..RouteConfiguration::default() };
         self.put("t", &raw);
         let compiled = self.parts.assemble(2, &Snapshot::default());
         let table = compiled.routes.get("t").unwrap();
-        let rule = &table.hosts[0].rules[0];
-        let Action::Forward(staged) = &rule.action else { panic!("it leads somewhere") };
         let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup);
-        let asked = self.asked.iter().cloned().map(Target::Cluster).collect();
-        let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(cluster)).asking(asked));
-        let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
-        let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];
+        let led = |rule: &Arc<Rule>| {
+            let Action::Forward(staged) = &rule.action else { panic!("it leads somewhere") };
+            let asked = self.asked.iter().cloned().map(Target::Cluster).collect();
+            let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(Arc::clone(&cluster))).asking(asked));
+            let (source, matches) = (rule.source.clone(), Arc::clone(&rule.matches));
+            Arc::new(Rule { id: rule.id, source, matches, action: Action::Forward(forward) })
+        };
+        let hosts = vec![engine::model::VirtualHost::new(table.hosts[0].rules.iter().map(led).collect())];
         let table = RouteTable { name: "t".into(), domains: Arc::clone(&table.domains), hosts, content: 2 };
         let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::new(table)), clients: Arc::clone(&self.clients), content: 2 };
         let mut snapshot = client_snapshot(&world.setup, 2);
         snapshot.edges.insert(80, Arc::new(edge));
+        self.providers.clone_from(&compiled.providers);
+        snapshot.providers.clone_from(&compiled.providers);
         (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());
         world.client_means.snapshots.publish(Arc::new(snapshot));
     }

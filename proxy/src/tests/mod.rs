@@ -25,6 +25,7 @@ mod kernel;
 mod limited;
 mod limits;
 mod lives;
+mod login;
 mod opaque;
 mod origins;
 mod outside;

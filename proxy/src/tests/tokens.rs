@@ -21,7 +21,7 @@ use crate::callout::keys::KeyKeeper;
 use crate::io::Draw;
 
 /// Somebody who issues tokens, with a key of that identifier.
-struct Issuer(EcdsaKeyPair, &'static str);
+pub(super) struct Issuer(EcdsaKeyPair, &'static str);
 
 fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -32,17 +32,21 @@ fn now_secs() -> u64 {
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Self {
+    pub(super) fn new(id: &'static str) -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(), id)
     }
 
-    fn jwks(&self) -> String {
+    pub(super) fn jwks(&self) -> String {
         let point = self.0.public_key().as_ref();
         json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": self.1, "x": b64(&point[1..33]), "y": b64(&point[33..])}]}).to_string()
     }
 
     fn token(&self, subject: &str) -> String {
-        let claims = json!({"iss": "https://id.example", "sub": subject, "exp": now_secs() + 600});
+        self.says(&json!({"iss": "https://id.example", "sub": subject, "exp": now_secs() + 600}))
+    }
+
+    /// A token with these claims.
+    pub(super) fn says(&self, claims: &serde_json::Value) -> String {
         let message = format!("{}.{}", b64(json!({"alg": "ES256", "kid": self.1}).to_string()), b64(claims.to_string()));
         let signature = self.0.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
         format!("{message}.{}", b64(signature))

@@ -40,7 +40,7 @@ pub(super) const LOCKED: (&str, &str) = (
 
 /// Whether a credential must be shown.
 #[derive(JsonSchema)]
-enum Mode {
+pub(super) enum Mode {
     Required,
     Optional,
 }

@@ -428,7 +428,7 @@ struct TokenHeader {
 
 /// A header that is filled from a claim.
 #[derive(JsonSchema)]
-struct ClaimHeader {
+pub(super) struct ClaimHeader {
     /// The claim, nested ones joined by dots.
     claim: Short,
     /// The header.

@@ -42,6 +42,7 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("ExternalAuth", "spec.cache.key[].cel", "the expression"),
     ("ExternalAuth", "spec.locked", "can be locked"),
     ("ExternalAuth", "spec.when", "the condition"),
+    ("OidcLogin", "spec.locked", "can be locked"),
     ("EgressPolicy", "spec.allow[].cidrs[]", "is no range of addresses"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is an address and no name"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is no name"),
@@ -234,6 +235,7 @@ fn elsewhere(kind: &str, word: &str) -> bool {
                 | "BasicAuth"
                 | "RateLimit"
                 | "ExternalAuth"
+                | "OidcLogin"
                 | "ClientPolicy",
             "namespace"
         )

@@ -52,6 +52,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::Consumer => "consumers",
         Kind::BasicAuth => "basicauths",
         Kind::ExternalAuth => "externalauths",
+        Kind::OidcLogin => "oidclogins",
     }
 }
 

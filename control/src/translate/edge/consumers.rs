@@ -10,7 +10,7 @@ use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential
 
 use super::api_key::{chosen, chosen_by};
 use super::together::Together;
-use super::{basic, secret, tokens};
+use super::{basic, login, secret, tokens};
 use crate::translate::attach::{self, WhyNot};
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
@@ -38,7 +38,7 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
     if index.edge.is_empty() && !verifies {
         return Usable::default();
     }
-    let mut secrets = BTreeSet::new();
+    let (mut secrets, mut login_keys) = (BTreeSet::new(), None);
     if verifies {
         let choice = of_certificates(index, gateway);
         found.insert((choice.namespaces, choice.names, choice.labels));
@@ -53,6 +53,11 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                 }
                 Spec::RequestAuthentication(spec) => {
                     secrets.extend(spec.introspection.iter().filter_map(|said| said.secret.clone()));
+                    chosen(index, object, &tokens::choice())
+                }
+                Spec::OidcLogin(spec) => {
+                    secrets.extend(spec.secrets().cloned());
+                    login_keys = Some(gateway.0.clone());
                     chosen(index, object, &tokens::choice())
                 }
                 Spec::RateLimit(spec) => {
@@ -70,6 +75,7 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
         files: files.into_iter().collect(),
         lists: lists.into_iter().collect(),
         secrets: secrets.into_iter().collect(),
+        login_keys,
     }
 }
 
@@ -100,9 +106,21 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
         usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
     let secrets = usable.secrets.iter().filter(|at| on_page(&basic::file_name(at)));
-    let secrets = secrets.filter_map(|at| secret::shown(world, at).ok()).collect();
+    let made = usable.login_keys.iter().filter(|_| on_page(login::MADE_KEYS)).filter_map(|namespace| made_keys(world, namespace));
+    let secrets = secrets.filter_map(|at| secret::shown(world, at).ok()).chain(made).collect();
     let page = mesh::Consumers { consumers, files, lists, secrets };
     (page != mesh::Consumers::default()).then_some(page)
+}
+
+/// What sessions of a namespace's Gateways are sealed with; `None`: nothing was made yet.
+fn made_keys(world: &World, namespace: &str) -> Option<mesh::ShownSecret> {
+    let keys = world.login_seeds().keys(namespace);
+    (!keys.is_empty()).then(|| mesh::ShownSecret { name: login::MADE_KEYS.to_owned(), value: keys.as_bytes().to_vec().into() })
+}
+
+/// The page that made keys stand on.
+pub(in crate::translate) fn page_of_made_keys() -> u8 {
+    page_of(login::MADE_KEYS)
 }
 
 fn takes((namespaces, names, labels): &(Vec<String>, Vec<String>, BTreeMap<String, String>), object: &Object) -> bool {
@@ -147,6 +165,7 @@ pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTre
                 let secrets = spec.introspection.iter().filter_map(|said| said.secret.as_ref());
                 pages.extend(secrets.map(|at| page_of(&basic::file_name(at))));
             }
+            Spec::OidcLogin(spec) => pages.extend(spec.secrets().map(|at| page_of(&basic::file_name(at)))),
             Spec::RateLimit(spec) => pages.extend(spec.store.password().map(|at| page_of(&basic::file_name(at)))),
             _ => _ = pages.insert(page_of(&content.path())),
         }
@@ -293,7 +312,7 @@ pub(super) fn find(world: &World, most: usize) -> Claims {
         _ => None,
     });
     let of_tokens = Together::of(index, |object| {
-        matches!(object.spec, Spec::RequestAuthentication(_)).then(|| chosen(index, object, &tokens::choice()))
+        matches!(object.spec, Spec::RequestAuthentication(_) | Spec::OidcLogin(_)).then(|| chosen(index, object, &tokens::choice()))
     });
     let mut owners: HashMap<(Known, Among<'_>), &ObjectKey> = HashMap::new();
     let mut claims = Claims::default();

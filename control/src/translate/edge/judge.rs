@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, client, consumers, external, limits, secret, tokens};
+use super::{authorization, basic, client, consumers, external, limits, login, secret, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth, OidcLogin};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
@@ -73,6 +73,10 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
             let message = "neither it nor a wider object names a backendRef: what it is about is answered 500";
             accepted = Err(WhyNot::new("Invalid", message));
         }
+        if matches!(object.spec, Spec::OidcLogin(_)) && spots.iter().any(|places| login::is_incomplete(index, places)) {
+            let message = "neither it nor a wider object names both issuer and clientId: what it is about is answered 500";
+            accepted = Err(WhyNot::new("Invalid", message));
+        }
         let gateway = (namespace, name);
         let partly =
             locked.or_else(|| authorization::partly(index, object, &gateway)).or_else(|| client::misplaced(index, object, &gateway));
@@ -96,6 +100,7 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
         Spec::ClientPolicy(_) => Climb::<ClientPolicy>::of(index, places).lost(&object.key),
         Spec::RequestAuthentication(_) => Climb::<RequestAuthentication>::of(index, places).lost(&object.key),
         Spec::ExternalAuth(_) => Climb::<ExternalAuth>::of(index, places).lost(&object.key),
+        Spec::OidcLogin(_) => Climb::<OidcLogin>::of(index, places).lost(&object.key),
         _ => Lost { kept: 1, ..Lost::default() },
     }
 }
@@ -119,6 +124,12 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
         Spec::ExternalAuth(spec) => {
             let resolved = external::resolve(world.index(), object, spec.to.as_ref()?);
             return Some(resolved.map(|_| ()));
+        }
+        Spec::OidcLogin(spec) => {
+            if spec.issuer.is_none() && spec.secrets().next().is_none() {
+                return None;
+            }
+            login::fault(world, object, spec)
         }
         Spec::RequestAuthentication(spec) => {
             let said = spec.introspection.as_ref()?;

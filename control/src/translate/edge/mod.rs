@@ -11,6 +11,7 @@ pub(super) mod external;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+pub(super) mod login;
 mod secret;
 mod together;
 pub(super) mod tokens;
@@ -56,6 +57,10 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         Ok(external) => external,
         Err(incomplete) => return unavailable(incomplete),
     };
+    let login = match login::sent(index, places) {
+        Ok(login) => login,
+        Err(incomplete) => return unavailable(incomplete),
+    };
     EdgePolicy {
         unavailable: String::new(),
         api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
@@ -66,6 +71,9 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         body_bytes_max: Climb::<ClientPolicy>::of(index, places).held().and_then(|held| held.says.body_bytes).unwrap_or_default(),
         external,
         certificates: None,
+        login,
+        login_paths: Vec::new(),
+        strip_logins: index.has_logins(),
     }
 }
 
@@ -75,5 +83,7 @@ fn unavailable(broken: &ObjectKey) -> EdgePolicy {
 
 #[cfg(test)]
 mod external_tests;
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 mod tests;

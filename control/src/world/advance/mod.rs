@@ -54,8 +54,11 @@ impl Index {
         let before = former.index();
         let mut index = before.clone();
         index.left_out = OnceLock::new();
+        if objects().any(|object| object.key.kind == Kind::OidcLogin) {
+            index.logins = OnceLock::new();
+        }
         let claims = |object: &Object| {
-            let uses = matches!(object.key.kind, Kind::BasicAuth | Kind::RequestAuthentication | Kind::ReferenceGrant);
+            let uses = matches!(object.key.kind, Kind::BasicAuth | Kind::RequestAuthentication | Kind::OidcLogin | Kind::ReferenceGrant);
             uses || matches!(object.key.kind, Kind::Consumer | Kind::Secret)
         };
         if objects().any(|object| claims(object)) {

@@ -7,6 +7,7 @@ mod client;
 mod consumer;
 mod counted_at;
 mod external;
+mod login;
 mod rate_limit;
 mod value;
 
@@ -18,6 +19,7 @@ pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential
 pub use counted_at::{CountedAt, RateService, RedisServer};
 pub use external::{BodyShown, ExternalAuth, VerdictsKept};
 pub(super) use external::{on_error, timeout};
+pub use login::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

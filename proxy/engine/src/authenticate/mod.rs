@@ -7,6 +7,7 @@
 mod cell;
 mod fault;
 mod fills;
+mod id_token;
 mod keys;
 mod places;
 mod refresh;
@@ -26,6 +27,7 @@ use crate::matching::RequestHead;
 pub use cell::{KEPT_MAX, KeyCell, KeysUri, MISSED_PAUSE_SECS};
 pub use fault::TokenFault;
 pub use fills::claim_header;
+pub use id_token::{IdTokenFault, IdTokenTerms, believed, id_token};
 pub use keys::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet};
 pub use places::PREFIX_BYTES_MAX;
 pub(crate) use places::TokenPlace;
@@ -199,7 +201,7 @@ impl Authentication {
             match rule.verify(&token, now_secs) {
                 Ok((until_secs, keys)) => {
                     let claims = Arc::new(Claims { issuer: Arc::clone(&rule.issuer), content: token.claims.clone() });
-                    let headers = rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), value(&claims, claim)?))).collect();
+                    let headers = rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), claim_value(&claims, claim)?))).collect();
                     let token = (&*shown.token).into();
                     return Ok((Accepted { claims, token, rule: number, headers, until_secs }, keys));
                 }
@@ -308,7 +310,7 @@ impl Keys {
 
 /// What a header says of a claim: its items, with commas between. `None`: nothing that a header can say, and an item that holds a comma
 /// itself would say more than was signed.
-fn value(claims: &Claims, path: &str) -> Option<HeaderValue> {
+pub(crate) fn claim_value(claims: &Claims, path: &str) -> Option<HeaderValue> {
     let listed = claims.is_list(path);
     let items: Vec<_> = claims.texts(path).filter(|item| !listed || !item.contains(',')).collect();
     let text = items.join(",");

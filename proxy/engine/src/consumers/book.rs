@@ -408,7 +408,9 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
         }
     };
     let groups = consumer.groups.iter().map(|group| &**group).collect::<Vec<_>>().join(",");
-    let told = format!("{};groups={groups};method={}", consumer.path, method.text());
+    let told = |method: AuthMethod| HeaderValue::try_from(format!("{};groups={groups};method={}", consumer.path, method.text())).ok();
+    // What a token says an ID token of a login may say as well.
+    let told_of_login = if method == AuthMethod::Jwt { told(AuthMethod::Login) } else { None };
     let made = Credential {
         name: name.as_str().into(),
         prefix: prefix.into(),
@@ -416,7 +418,8 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
         not_before_secs: *not_before_secs,
         expires_secs: (*expires_secs > 0).then_some(*expires_secs),
         scopes: scopes.iter().map(|scope| scope.as_str().into()).collect(),
-        told: HeaderValue::try_from(told).ok(),
+        told: told(method),
+        told_of_login,
         mark: digest(&raw.encode_to_vec()),
     };
     Ok((made, secret))

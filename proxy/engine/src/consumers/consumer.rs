@@ -76,6 +76,8 @@ pub struct Credential {
     pub scopes: Vec<Box<str>>,
     /// What the mesh is told of who shows it.
     pub told: Option<HeaderValue>,
+    /// The same of who has logged in.
+    pub told_of_login: Option<HeaderValue>,
     /// SHA-256 of all that is known of it: a key or password in place of another one is another credential, whatever it is called.
     pub(super) mark: [u8; 32],
 }

@@ -54,6 +54,12 @@ impl Identified {
         self.consumer.as_ref()?.credentials.get(self.credential?)
     }
 
+    /// What the mesh is told of it, where a consumer has the credential.
+    pub fn told_to_mesh(&self) -> Option<&HeaderValue> {
+        let credential = self.credential()?;
+        if self.method == AuthMethod::Login { credential.told_of_login.as_ref() } else { credential.told.as_ref() }
+    }
+
     /// What is said of the credential in logs: its public beginning, else its name.
     pub fn credential_name(&self) -> &str {
         let credential = self.credential();

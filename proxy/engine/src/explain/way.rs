@@ -184,6 +184,7 @@ fn guarded(guard: &Guard, exchange: &mut Exchange<'_>, story: String) -> (Option
     let why = [Some(story.as_str()), denied, who.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("; ");
     match passed {
         Passed::On => (None, why),
+        Passed::Answered(reply) if reply.status.is_redirection() => (Some(End::Reply(*reply)), format!("{why}; would redirect")),
         Passed::Answered(reply) => (Some(End::Reply(*reply)), why),
         Passed::Asks(_) => (None, format!("{why}; would ask")),
     }

@@ -9,6 +9,7 @@ use proto::identity::Identity;
 
 use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
+use crate::login::ProviderCell;
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
 use crate::consumers::BookCell;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub limits: Arc<LimitMemories>,
     /// Where keys of tokens come from, whoever asks for tokens.
     pub key_cells: Vec<Arc<KeyCell>>,
+    /// Providers at which people log in.
+    pub providers: Vec<Arc<ProviderCell>>,
     /// Who may call a Gateway's ports, whatever they ask for.
     pub doors: BTreeMap<u16, Arc<Authorization>>,
     /// What the application's callers must show; `None`: nothing is looked at.

@@ -82,6 +82,10 @@ impl<D: Door> Connection<D> {
                 }
             }
             Question::Token(ask) => leg.found.tell_callout(self.token(&ask).await),
+            Question::Login(ask) => {
+                let told = asking::login(&self.shared, &ask).await;
+                leg.found.tell_callout(told.map_or_else(CalloutTold::Away, CalloutTold::Answer));
+            }
             // Asked with the body at hand.
             Question::Check(_) => {}
         }

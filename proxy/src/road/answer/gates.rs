@@ -9,6 +9,7 @@ use http::request;
 
 use super::{Connection, Door};
 use crate::observe::Account;
+use crate::road::asking;
 use crate::road::journey::Leg;
 
 impl<D: Door> Connection<D> {
@@ -60,6 +61,9 @@ impl<D: Door> Connection<D> {
         };
         for ask in leg.counted.aside() {
             self.shared.snapshots.limit_questions().aside(ask);
+        }
+        if let Some(ask) = leg.found.take_refresh() {
+            asking::refresh(&self.shared, ask);
         }
         if leg.found.denied() == Some(Denied::NoKeys) {
             self.shared.snapshots.miss_key();

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::callout::Callout;
 use crate::callout::keys::KeyKeeper;
+use crate::callout::providers::ProviderKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::leases::LeaseKeeper;
@@ -184,6 +185,8 @@ impl Core {
         tasks.spawn(reporter.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(leases.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(stores.run(Draw::seeded(draw.next()), stop.clone()));
+        let providers = ProviderKeeper { callout: callout.clone(), snapshots: snapshots.clone(), telemetry: Arc::clone(&telemetry) };
+        tasks.spawn(providers.run(Draw::seeded(draw.next()), stop.clone()));
         let keeper = KeyKeeper { callout, snapshots, telemetry };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         let stop = stop.clone();

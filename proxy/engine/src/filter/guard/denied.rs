@@ -25,11 +25,17 @@ pub enum Denied {
     Inactive,
     Away,
     External,
+    LogIn,
+    LoginState,
+    LoginRefused,
+    LoginToken,
+    LoginTooLarge,
+    LoginLoop,
 }
 
 impl Denied {
     /// Every one, in order; `denied as usize` is its place.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::Nothing,
         Self::Several,
         Self::TooLong,
@@ -49,6 +55,12 @@ impl Denied {
         Self::Inactive,
         Self::Away,
         Self::External,
+        Self::LogIn,
+        Self::LoginState,
+        Self::LoginRefused,
+        Self::LoginToken,
+        Self::LoginTooLarge,
+        Self::LoginLoop,
     ];
 
     /// In words, for logs and explanations.
@@ -73,6 +85,12 @@ impl Denied {
             Self::Inactive => "the authorization server says that the token is not active",
             Self::Away => "a service that has to be asked does not answer",
             Self::External => "the service that is asked says no",
+            Self::LogIn => "nobody is logged in, and the browser is sent to the provider",
+            Self::LoginState => "the login did not begin here with this browser, is too old, or has ended already",
+            Self::LoginRefused => "the provider refused the login",
+            Self::LoginToken => "the provider's ID token is not accepted",
+            Self::LoginTooLarge => "the session is larger than cookies may be",
+            Self::LoginLoop => "three logins in a row left no session: the browser does not keep it",
         }
     }
 
@@ -98,16 +116,23 @@ impl Denied {
             Self::Inactive => "inactive",
             Self::Away => "away",
             Self::External => "external",
+            Self::LogIn => "redirected",
+            Self::LoginState => "state",
+            Self::LoginRefused => "refused",
+            Self::LoginToken => "id_token",
+            Self::LoginTooLarge => "too_large",
+            Self::LoginLoop => "loop",
         }
     }
 
     /// The reason code.
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Scope | Self::Forbidden | Self::External => Reason::Denied,
+            Self::Scope | Self::Forbidden | Self::External | Self::LoginRefused | Self::LoginToken => Reason::Denied,
             Self::TooMany => Reason::RateLimited,
             Self::Overflow => Reason::Overflow,
-            Self::NoKeys | Self::Value | Self::Away => Reason::PolicyUnavailable,
+            Self::NoKeys | Self::Value | Self::Away | Self::LoginTooLarge => Reason::PolicyUnavailable,
+            Self::LoginState | Self::LoginLoop => Reason::BadRequest,
             _ => Reason::Unauthenticated,
         }
     }

@@ -9,6 +9,7 @@ use super::denied::Denied;
 use crate::authorize::Ruling;
 use crate::callout::CalloutTold;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
+use crate::login::LoginAsk;
 
 /// Who calls, and why not; nothing for most requests, and no more than a word of theirs.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,8 @@ struct Findings {
     callout: Option<CalloutTold>,
     /// It goes on although a service did not say who calls.
     unchecked: bool,
+    /// What refreshes the session that says who calls, beside the road.
+    refresh: Option<Arc<LoginAsk>>,
 }
 
 /// A request's head as policies were asked about it: they are asked again of what became of it.
@@ -58,7 +61,8 @@ impl Found {
     /// Somebody; what was found before does not count any more.
     pub(crate) fn identify(&mut self, identified: Identified) {
         let before = std::mem::take(self.findings());
-        *self.findings() = Findings { who: Some(identified), head: before.head, unchecked: before.unchecked, ..Findings::default() };
+        let Findings { head, unchecked, refresh, .. } = before;
+        *self.findings() = Findings { who: Some(identified), head, unchecked, refresh, ..Findings::default() };
     }
 
     /// Nobody yet; the request's head is kept, since it may become something that stays open.
@@ -100,6 +104,15 @@ impl Found {
 
     pub(super) fn take_callout(&mut self) -> Option<CalloutTold> {
         self.0.as_mut()?.callout.take()
+    }
+
+    /// What refreshes the session that says who calls; nothing waits for it.
+    pub fn take_refresh(&mut self) -> Option<Arc<LoginAsk>> {
+        self.0.as_mut()?.refresh.take()
+    }
+
+    pub(super) fn refreshes(&mut self, ask: LoginAsk) {
+        self.findings().refresh = Some(Arc::new(ask));
     }
 
     pub(super) fn go_on_unchecked(&mut self) {

@@ -12,6 +12,7 @@ use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
 use super::introspect::{Active, Introspected, Introspection};
+use super::login::{begun, head as login_head, kept};
 use super::unsaid::{UNCHECKED_HEADER, unchecked, unsay};
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
@@ -21,6 +22,7 @@ use crate::claims::Claims;
 use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified, digest};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
+use crate::login::{Login, LoginMeans, LoginSession, SeenSession};
 use crate::matching::RequestHead;
 
 /// gRPC's code (<https://grpc.io/docs/guides/status-codes>).
@@ -54,6 +56,7 @@ pub struct Identify {
     keys: Option<ApiKeys>,
     basic: Option<Basic>,
     certificates: Option<CertificateGuard>,
+    login: Option<Arc<Login>>,
     /// A request without any credential goes on.
     optional: bool,
     /// Headers that are filled: whatever a caller says there goes.
@@ -68,6 +71,7 @@ enum Way {
     Opaque(Digest),
     Key(Digest),
     Password,
+    Session(Arc<LoginSession>),
     Certificate,
 }
 
@@ -98,19 +102,20 @@ impl Identify {
         tokens: Option<TokenGuard>,
         keys: Option<ApiKeys>,
         basic: Option<Basic>,
-        certificates: Option<CertificateGuard>,
+        (certificates, login): (Option<CertificateGuard>, Option<Arc<Login>>),
     ) -> Option<Self> {
-        if tokens.is_none() && keys.is_none() && basic.is_none() && certificates.is_none() {
+        if tokens.is_none() && keys.is_none() && basic.is_none() && certificates.is_none() && login.is_none() {
             return None;
         }
         let optional = tokens.iter().all(|tokens| tokens.optional)
             && keys.iter().all(|keys| keys.optional)
-            && basic.iter().all(|basic| basic.optional);
+            && basic.iter().all(|basic| basic.optional)
+            && login.iter().all(|login| login.optional);
         let fills = keys.iter().flat_map(|keys| &keys.fills).chain(basic.iter().flat_map(|basic| &basic.fills));
         let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER, UNCHECKED_HEADER];
-        for fill in fills {
-            if !filled.contains(&fill.name) {
-                filled.push(fill.name.clone());
+        for name in fills.map(|fill| &fill.name).chain(login.iter().flat_map(|login| login.filled())) {
+            if !filled.contains(name) {
+                filled.push(name.clone());
             }
         }
         let mut challenges: Vec<HeaderValue> = Vec::new();
@@ -120,7 +125,10 @@ impl Identify {
                 challenges.push(challenge);
             }
         }
-        Some(Self { tokens, keys, basic, certificates, optional, filled, challenges })
+        if login.is_some() {
+            challenges.push(HeaderValue::from_static("Login"));
+        }
+        Some(Self { tokens, keys, basic, certificates, login, optional, filled, challenges })
     }
 
     /// Where keys of tokens are fetched from.
@@ -144,7 +152,13 @@ impl Identify {
                     unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
                     return Passed::On;
                 }
-                return if self.optional { Passed::On } else { self.denied(watch, (None, Denied::Nothing)) };
+                return match &self.login {
+                    _ if self.optional => Passed::On,
+                    Some(login) if login.when.redirects(&exchange.request.method, &exchange.request.headers) => {
+                        begun(login, login_head(exchange.request, exchange.called), watch)
+                    }
+                    _ => self.denied(watch, (None, Denied::Nothing)),
+                };
             }
             Err(denied) => return self.denied(watch, denied),
         };
@@ -210,6 +224,12 @@ impl Identify {
         }
         if matches!(sought, Sought::Nobody)
             && opaque.is_none()
+            && let Some((found, session)) = self.by_session(head, watch).map_err(by(AuthMethod::Login))?
+        {
+            sought.add(found, Way::Session(session));
+        }
+        if matches!(sought, Sought::Nobody)
+            && opaque.is_none()
             && let Some(found) = self.by_certificate(watch).map_err(by(AuthMethod::Cert))?
         {
             sought.add(found, Way::Certificate);
@@ -235,12 +255,25 @@ impl Identify {
         }))
     }
 
+    /// Who has logged in. A session that is none, or over, says nothing: its browser logs in again.
+    fn by_session(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>) -> Result<Option<(Identified, Arc<LoginSession>)>, Denied> {
+        let Some(login) = &self.login else { return Ok(None) };
+        let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
+        let Some(SeenSession { session, cookies, refresh }) = login.seen(head.headers, means) else { return Ok(None) };
+        watch.counted.say(&kept(cookies));
+        if let Some(ask) = refresh {
+            watch.found.refreshes(ask);
+        }
+        let found = bearer((&session.claims, login.ends_secs(&session)), None, &login.consumers, watch)?;
+        Ok(Some((Identified { method: AuthMethod::Login, ..found }, session)))
+    }
+
     /// Takes out what the backend is not to see, and says what it is to know.
     fn carry_out(&self, exchange: &mut Exchange<'_>, ways: &[Way]) -> Result<(), Denied> {
         let fills: &[Fill] = match ways.first() {
             Some(Way::Key(_)) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
             Some(Way::Password) => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
-            Some(Way::Token(_) | Way::Opaque(_) | Way::Certificate) | None => &[],
+            Some(Way::Token(_) | Way::Opaque(_) | Way::Session(_) | Way::Certificate) | None => &[],
         };
         let mut values = Vec::new();
         if !fills.is_empty() {
@@ -269,6 +302,11 @@ impl Identify {
             match (way, &self.keys, &self.basic) {
                 (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
                 (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
+                (Way::Session(session), ..) => {
+                    if let Some(login) = &self.login {
+                        login.fill(session, &mut exchange.request.headers);
+                    }
+                }
                 (Way::Opaque(digest), ..) => {
                     let introspection = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref());
                     introspection.for_each(|introspection| introspection.strip(exchange.request, digest));
@@ -279,7 +317,7 @@ impl Identify {
         let headers = &mut exchange.request.headers;
         values.into_iter().for_each(|(name, value)| _ = headers.insert(name, value));
         let found = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
-        if let Some(told) = found.and_then(Identified::credential).and_then(|credential| credential.told.as_ref()) {
+        if let Some(told) = found.and_then(Identified::told_to_mesh) {
             headers.insert(CONSUMER_HEADER, told.clone());
         }
         Ok(())
@@ -304,6 +342,8 @@ impl Identify {
     /// The name that `explain` prints.
     pub(super) fn name(&self) -> &'static str {
         match (&self.tokens, &self.keys, &self.basic) {
+            (None, None, None) if self.login.is_some() => "login",
+            _ if self.login.is_some() => "authentication",
             (None, None, None) => "cert",
             (Some(tokens), None, None) if tokens.rules.rules().is_empty() => "introspection",
             (Some(_), None, None) => "jwt",
@@ -321,7 +361,8 @@ impl Identify {
         let opaque = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref()).map(|opaque| opaque.story());
         let rest = self.keys.iter().map(ApiKeys::story).chain(self.basic.iter().map(Basic::story));
         let certificates = self.certificates.iter().map(|_| "a consumer's client certificate says who calls".to_owned());
-        tokens.chain(opaque).chain(rest).chain(certificates).collect::<Vec<_>>().join("; ")
+        let login = self.login.iter().map(|login| login.story());
+        tokens.chain(opaque).chain(rest).chain(login).chain(certificates).collect::<Vec<_>>().join("; ")
     }
 }
 

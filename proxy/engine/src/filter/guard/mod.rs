@@ -11,6 +11,7 @@ mod found;
 mod identify;
 mod introspect;
 mod limits;
+mod login;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::authenticate::Remembered;
 use crate::authorize::{AtEdge, Authorization, Call, Own};
 use crate::consumers::{Book, ClientCertificate, Password, Verified};
 use crate::failure::{LocalReply, Reason};
+use crate::login::{LoginAsk, strip_logins};
 use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
@@ -42,6 +44,7 @@ pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
     LimitGuard, LimitOutlook, ObjectLimits, ServiceAnswer, ServiceAsk, ServiceLimits, read,
 };
+pub use login::LoginPaths;
 pub use unsaid::UNCHECKED_HEADER;
 
 /// One guard of a route.
@@ -51,6 +54,10 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// The rule is the paths of logins.
+    LoginPaths(Arc<LoginPaths>),
+    /// Cookies of logins go no further.
+    StripLogins,
     /// Whether a service lets them.
     External(ExternalGuard),
     /// Whether they may.
@@ -102,6 +109,8 @@ pub enum Question {
     Check(CheckAsk),
     /// What an opaque token is.
     Token(IntrospectionAsk),
+    /// Who has logged in.
+    Login(Box<LoginAsk>),
 }
 
 /// What becomes of a request at a guard.
@@ -122,6 +131,11 @@ impl Guard {
         match self {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
+            Self::LoginPaths(paths) => paths.on_request(exchange),
+            Self::StripLogins => {
+                strip_logins(&mut exchange.request.headers);
+                Passed::On
+            }
             Self::Limit(limits, _) => limits.on_request(exchange),
             Self::External(external) => external.on_request(exchange),
             Self::Authorize(policies) => authorize(policies, exchange),
@@ -133,6 +147,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => "policy",
             Self::Identify(identify) => identify.name(),
+            Self::LoginPaths(_) | Self::StripLogins => "login",
             Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
             Self::Limit(_, LimitStage::AfterAuth) => "limit",
             Self::External(_) => "external_auth",
@@ -145,6 +160,8 @@ impl Guard {
         match self {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
+            Self::LoginPaths(paths) => paths.story(),
+            Self::StripLogins => "cookies of logins go no further".to_owned(),
             Self::Limit(limits, _) => limits.story(),
             Self::External(guard) => guard.external.story(),
             Self::Authorize(policies) => policies.story(),

@@ -1,5 +1,6 @@
 //! Who calls: every credential against every object, and hostile ones.
 
+mod login;
 mod opaque;
 
 use http::{HeaderMap, HeaderValue, Request};
@@ -84,6 +85,12 @@ struct Edge {
     certificate: Option<ClientCertificate>,
     /// What it was asked.
     forms: Vec<String>,
+    /// Where people log in.
+    providers: Vec<std::sync::Arc<crate::login::ProviderCell>>,
+    /// Unix time.
+    now: u64,
+    /// Sessions that are to be refreshed beside the road.
+    refreshes: Vec<std::sync::Arc<crate::login::LoginAsk>>,
 }
 
 /// What became of a request, and what it looks like by then.
@@ -94,6 +101,10 @@ struct Outcome {
     request: http::request::Parts,
     challenges: Vec<String>,
     asked: usize,
+    /// Of the answer, whoever makes it.
+    headers: HeaderMap,
+    /// Of the guard's answer.
+    body: String,
 }
 
 impl Edge {
@@ -112,6 +123,9 @@ impl Edge {
             answers: Vec::new(),
             certificate: None,
             forms: Vec::new(),
+            providers: snapshot.providers.clone(),
+            now: NOW,
+            refreshes: Vec::new(),
         }
     }
 
@@ -120,6 +134,7 @@ impl Edge {
         let (mut tokens, mut found, mut asked) = (Remembered::new(1), Found::default(), 0);
         let (book, mut counted) = (self.cell.load(), super::Counted::default());
         let (mut status, mut challenges) = (None, Vec::new());
+        let (mut headers, mut body) = (HeaderMap::new(), String::new());
         'guards: for guard in &self.guards {
             loop {
                 let mut exchange = exchange(&mut parts);
@@ -130,7 +145,7 @@ impl Edge {
                     port: 40_000,
                     certificate: self.certificate.as_ref(),
                     verified: &mut self.verified,
-                    wall_secs: NOW,
+                    wall_secs: self.now,
                     found: &mut found,
                     counted: &mut counted,
                 });
@@ -138,6 +153,8 @@ impl Edge {
                     Passed::On => continue 'guards,
                     Passed::Answered(reply) => {
                         status = Some(reply.status.as_u16());
+                        headers.extend(reply.headers.iter().cloned());
+                        body = String::from_utf8(reply.body.to_vec()).unwrap();
                         challenges = reply.headers.iter().map(|(_, value)| value.to_str().unwrap().to_owned()).collect();
                         break 'guards;
                     }
@@ -149,13 +166,19 @@ impl Edge {
                                 self.forms.push(String::from_utf8(ask.request().unwrap().into_body().to_vec()).unwrap());
                                 found.tell_callout(self.answers.pop().expect("nobody asks"));
                             }
+                            Question::Login(ask) => {
+                                self.forms.push(String::from_utf8(ask.request().into_body().to_vec()).unwrap());
+                                found.tell_callout(self.answers.pop().expect("nobody asks"));
+                            }
                             other => panic!("{other:?}"),
                         }
                     }
                 }
             }
         }
-        Outcome { status, denied: found.denied(), found, request: parts, challenges, asked }
+        self.refreshes.extend(found.take_refresh());
+        counted.tell(&mut headers);
+        Outcome { status, denied: found.denied(), found, request: parts, challenges, asked, headers, body }
     }
 }
 

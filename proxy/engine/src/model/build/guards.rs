@@ -1,24 +1,28 @@
 //! What guards a rule at an edge, out of its policy (`edge.proto`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use prost::Message as _;
-use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
+use proto::mesh::{EdgeLimits, EdgeLogin, EdgePolicy, EdgeTokens, LoginEndpoints};
 
 use super::authentication::{self, Cells};
 use super::interned::Interned;
 use crate::authenticate::Authentication;
 use crate::authorize;
 use crate::callout::Callouts;
-use crate::consumers::ConsumerChoice;
+use crate::consumers::{ConsumerChoice, Digest};
 use crate::filter::Stage;
 use crate::filter::guard::{
     self, ApiKeys, Basic, CertificateGuard, EXTERNAL_MAX, External, ExternalGuard, Failures, Guard, Identify, Introspection, LimitGuard,
-    LimitStage, TokenGuard,
+    LimitStage, LoginPaths, TokenGuard,
 };
 use crate::limit::LimitMemories;
+use crate::login::{self, Login, LoginLive, ProviderCell};
 use crate::rejected::Wrong;
+
+/// Most logins that share their paths.
+const LOGINS_MAX: usize = 16;
 
 /// Guards in their fixed order (`edge-kinds.md`), which is said here and nowhere else: 5 maintenance, 6 limits that guard the guards,
 /// 7 who calls, then what a service says of that, 8 whether they may, 9 rates and quotas. CORS (4) goes before all of them: it is the rule's own filter.
@@ -28,9 +32,25 @@ pub(super) fn guards(
     (failures, services): (&mut FailureMemories, &mut Services),
 ) -> Result<Vec<Stage>, Wrong> {
     // How long a body may be is the rule's own (`build::policy`).
-    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits, body_bytes_max: _, external, certificates } = raw;
+    let EdgePolicy {
+        unavailable,
+        api_keys,
+        basic,
+        tokens,
+        authorization,
+        limits,
+        body_bytes_max: _,
+        external,
+        certificates,
+        login,
+        login_paths,
+        strip_logins,
+    } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
+    }
+    if !login_paths.is_empty() {
+        return services.login_paths(login_paths).map(|paths| vec![Stage::Guard(paths)]);
     }
     let keys = api_keys.as_ref().map(ApiKeys::compile).transpose().map_err(|wrong| wrong.within("api_keys"))?;
     let basic = basic.as_ref().map(|raw| Basic::compile(raw, failures.adopt(&raw.policy)));
@@ -38,13 +58,15 @@ pub(super) fn guards(
     let tokens = tokens.as_ref().map(|raw| self::tokens(raw, cells, services)).transpose().map_err(|wrong| wrong.within("tokens"))?;
     let certificates = certificates.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("certificates"))?;
     let certificates = certificates.map(|consumers| CertificateGuard { consumers });
-    let identify = Identify::new(tokens, keys, basic, certificates).map(|identify| Guard::Identify(Arc::new(identify)));
+    let login = login.as_ref().map(|raw| services.login(raw).map_err(|wrong| wrong.within("login"))).transpose()?;
+    let strip = strip_logins.then_some(Guard::StripLogins);
+    let identify = Identify::new(tokens, keys, basic, (certificates, login)).map(|identify| Guard::Identify(Arc::new(identify)));
     let external = services.external(external)?;
     let authorize = authorization.as_ref().map(|raw| authorize::compile(raw).map(|all| Guard::Authorize(Arc::new(all))));
     let authorize = authorize.transpose().map_err(|wrong| wrong.within("authorization"))?;
     let early = limited(limits, LimitStage::BeforeAuth, memories)?;
     let late = limited(limits, LimitStage::AfterAuth, memories)?;
-    Ok(early.into_iter().chain(identify).chain(external).chain(authorize).chain(late).map(Stage::Guard).collect())
+    Ok(early.into_iter().chain(identify).chain(strip).chain(external).chain(authorize).chain(late).map(Stage::Guard).collect())
 }
 
 /// The limits of one stage, the narrowest object first.
@@ -74,6 +96,11 @@ fn tokens(raw: &EdgeTokens, cells: &mut Cells, services: &mut Services) -> Resul
 pub(super) struct Services {
     externals: Interned<External>,
     introspections: Interned<Introspection>,
+    logins: Interned<Login>,
+    /// By issuer and what is given of it by hand.
+    providers: BTreeMap<Vec<u8>, Weak<ProviderCell>>,
+    /// By what tells logins apart that do not share their sessions.
+    sessions: BTreeMap<Digest, Weak<LoginLive>>,
     pub(super) callouts: Arc<Callouts>,
 }
 
@@ -93,6 +120,52 @@ impl Services {
     fn introspection(&mut self, raw: &proto::mesh::Introspection) -> Result<Arc<Introspection>, Wrong> {
         let made = self.introspections.get(&raw.encode_to_vec(), || Introspection::compile(raw, &self.callouts));
         made.map_err(|wrong| wrong.within("introspection"))
+    }
+
+    fn login(&mut self, raw: &EdgeLogin) -> Result<Arc<Login>, Wrong> {
+        let provider = self.provider(raw)?;
+        let live = self.sessions(raw);
+        self.logins.get(&raw.encode_to_vec(), || Login::compile(raw, provider, live))
+    }
+
+    fn provider(&mut self, raw: &EdgeLogin) -> Result<Arc<ProviderCell>, Wrong> {
+        let at = login::issuer_address(&raw.issuer).map_err(|why| Wrong::new("issuer", why))?;
+        let given = raw.endpoints.as_ref().map(|given| login::given(given, &at)).transpose()?;
+        let mut key = raw.issuer.clone().into_bytes();
+        key.push(0);
+        key.extend(raw.endpoints.as_ref().map(LoginEndpoints::encode_to_vec).unwrap_or_default());
+        if let Some(held) = self.providers.get(&key).and_then(Weak::upgrade) {
+            return Ok(held);
+        }
+        self.providers.retain(|_, held| held.strong_count() > 0);
+        let made = ProviderCell::new(&raw.issuer, at, given);
+        self.providers.insert(key, Arc::downgrade(&made));
+        Ok(made)
+    }
+
+    fn sessions(&mut self, raw: &EdgeLogin) -> Arc<LoginLive> {
+        let key = login::owner(raw);
+        if let Some(held) = self.sessions.get(&key).and_then(Weak::upgrade) {
+            return held;
+        }
+        self.sessions.retain(|_, held| held.strong_count() > 0);
+        let made = LoginLive::new(&raw.policy, &self.callouts);
+        self.sessions.insert(key, Arc::downgrade(&made));
+        made
+    }
+
+    fn login_paths(&mut self, raw: &[EdgeLogin]) -> Result<Guard, Wrong> {
+        if raw.len() > LOGINS_MAX {
+            return Err(Wrong::new("login_paths", format!("holds {}, which is more than {LOGINS_MAX}", raw.len())));
+        }
+        let one = |(place, raw): (usize, &EdgeLogin)| self.login(raw).map_err(|wrong| wrong.within(format!("login_paths[{place}]")));
+        let logins = raw.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+        Ok(Guard::LoginPaths(Arc::new(LoginPaths::new(logins))))
+    }
+
+    /// Providers that some login names.
+    pub(super) fn providers(&self) -> Vec<Arc<ProviderCell>> {
+        self.providers.values().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -37,6 +37,7 @@ impl Parts {
             egress: self.egress.content.clone(),
             authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
             key_cells: self.policies.cells_in_use(),
+            providers: self.policies.memories.services.providers(),
             doors: self.doors.iter().map(|(port, staged)| (*port, staged.content.clone())).collect(),
             consumers: Arc::clone(&self.consumers.cell),
             limits: Arc::clone(&self.policies.memories.limits),

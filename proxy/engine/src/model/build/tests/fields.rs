@@ -31,7 +31,7 @@ use proto::xds::{least_request, round_robin};
 use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 
 use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
-use super::guarding::{authorization, edge, seconds};
+use super::guarding::{authorization, edge, login, seconds};
 use super::limits::served;
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
@@ -382,8 +382,12 @@ fn guarded() -> Vec<Resource> {
         RoutePolicy { edge: Some(mesh::EdgePolicy { limits: vec![served()], ..mesh::EdgePolicy::default() }), ..RoutePolicy::default() };
     let asked =
         Route { typed_per_filter_config: extension(&asks), ..self::rule("HTTPRoute/shop/catalog/1", prefix("/"), &[("shop/a:80", 1)]) };
+    let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
+    let paths = RoutePolicy { edge: Some(paths), ..RoutePolicy::default() };
+    let paths =
+        Route { typed_per_filter_config: extension(&paths), ..self::rule("OidcLogin/shop/people/p", prefix("/"), &[("bad_backend", 1)]) };
     vec![
-        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule, asked])])),
+        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![paths, rule, asked])])),
         resource("shop/a:80", &fixture::cluster("shop/a:80")),
     ]
 }

@@ -62,6 +62,44 @@ pub(super) fn edge() -> mesh::EdgePolicy {
         body_bytes_max: 1000,
         external: external(),
         certificates: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
+        login: Some(login()),
+        login_paths: Vec::new(),
+        strip_logins: true,
+    }
+}
+
+/// Everything that a login may say.
+pub(super) fn login() -> mesh::EdgeLogin {
+    use mesh::edge_login::{Proof, SameSite, When};
+    mesh::EdgeLogin {
+        policy: "shop/people".into(),
+        optional: true,
+        issuer: "https://id.example".into(),
+        client_id: "edge".into(),
+        secret: "shop/oidc/secret".into(),
+        proof: Proof::Post.into(),
+        key_id: "k1".into(),
+        scopes: vec!["openid".into()],
+        redirect_path: "/oauth2/callback".into(),
+        logout_path: "/oauth2/logout".into(),
+        post_logout_redirect: "/bye".into(),
+        when: When::Always.into(),
+        cookie_domain: "shop.example".into(),
+        same_site: SameSite::Strict.into(),
+        idle: seconds(3_600),
+        max: seconds(7_200),
+        refresh_at_percent: 80,
+        keys: "login-keys".into(),
+        access_token_header: "x-token".into(),
+        claims_to_headers: vec![mesh::ClaimHeader { claim: "email".into(), header: "x-email".into() }],
+        endpoints: Some(mesh::LoginEndpoints {
+            authorization: "https://id.example/auth".into(),
+            token: "https://id.example/token".into(),
+            jwks: "https://id.example/keys".into(),
+            end_session: "https://id.example/end".into(),
+        }),
+        barred: String::new(),
+        consumers: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
     }
 }
 
