@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::authenticate::KeysUri;
 use proto::mesh::{self, ClaimHeader, EdgeLogin, EdgePolicy, LoginEndpoints, RoutePolicy, edge_login};
 use proto::names::{self, BAD_BACKEND};
 use proto::xds::route::Route;
@@ -180,7 +181,11 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
         refresh_at_percent: refresh_at_percent.unwrap_or(REFRESH_AT_PERCENT),
         keys: keys.as_ref().map_or_else(|| MADE_KEYS.to_owned(), file_name),
         access_token_header: access_token.clone().flatten().unwrap_or_default(),
-        claims_to_headers: fills.iter().flatten().map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() }).collect(),
+        claims_to_headers: fills
+            .iter()
+            .flatten()
+            .map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() })
+            .collect(),
         endpoints: endpoints.as_ref().map(|LoginPlaces { authorization, token, jwks, end_session }| LoginEndpoints {
             authorization: authorization.uri().to_string(),
             token: token.uri().to_string(),
@@ -195,7 +200,7 @@ fn duration(told: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(told).ok()
 }
 
-/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow. Places that a provider names itself are allowed
+/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow, and has to be of https. Places that a provider names itself are allowed
 /// with it.
 pub(super) fn barred(index: &Index, owner: &Object, issuer: &str, endpoints: Option<&LoginPlaces>) -> Option<String> {
     let issuer = engine::login::issuer_address(issuer).ok();
@@ -203,7 +208,11 @@ pub(super) fn barred(index: &Index, owner: &Object, issuer: &str, endpoints: Opt
         Some(LoginPlaces { token, jwks, .. }) => vec![token.clone(), jwks.clone()],
         None => issuer.into_iter().collect(),
     };
-    asked.iter().find_map(|at| tokens::barred(index, owner, at))
+    let open = |at: &KeysUri| !at.is_secure() && !at.is_loopback() && !tokens::is_of_mesh(index, &owner.key.namespace, at);
+    let plain = asked.iter().find(|at| open(at));
+    plain
+        .map(|at| format!("{} is not of https, and its name is none of the mesh's", at.uri()))
+        .or_else(|| asked.iter().find_map(|at| tokens::barred(index, owner, at)))
 }
 
 /// Why an object's own words cannot be carried out: what it refers to is not there, or its provider may not be asked.
@@ -231,7 +240,8 @@ pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spo
         let Ok(Some(login)) = sent(index, &places) else { continue };
         // What only those look at who ask who calls makes no other login of it.
         let login = EdgeLogin { optional: false, when: 0, claims_to_headers: Vec::new(), ..login };
-        let same = |known: &EdgeLogin| EdgeLogin { policy: login.policy.clone(), consumers: login.consumers.clone(), ..known.clone() } == login;
+        let same =
+            |known: &EdgeLogin| EdgeLogin { policy: login.policy.clone(), consumers: login.consumers.clone(), ..known.clone() } == login;
         if !logins.iter().any(same) {
             logins.push(login);
         }
@@ -258,8 +268,7 @@ fn path_rule(path: &str, logins: Vec<EdgeLogin>, limits: Vec<mesh::EdgeLimits>) 
     let object = logins.first().map(|login| login.policy.clone()).unwrap_or_default();
     let (namespace, name) = object.split_once('/').unwrap_or_default();
     let matched = Match { path: PathMatch::Exact(path.to_owned()), ..Match::any() };
-    let policy =
-        RoutePolicy { edge: Some(EdgePolicy { login_paths: logins, limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
+    let policy = RoutePolicy { edge: Some(EdgePolicy { login_paths: logins, limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
     let mut route = Route {
         name: names::rule(Kind::OidcLogin.text(), namespace, name, path),
         r#match: Some(rule::match_of(&matched, false)),
@@ -278,7 +287,8 @@ pub(in crate::translate) fn findings(spec: &OidcLogin, plain: bool) -> Vec<(Seve
         found.push((severity, field.to_owned(), message.to_owned(), remedy.to_owned()));
     };
     if plain {
-        let message = "it holds at a listener without TLS, where browsers keep no session (but for localhost), unless something in front ends TLS";
+        let message =
+            "it holds at a listener without TLS, where browsers keep no session (but for localhost), unless something in front ends TLS";
         say(Severity::Warning, "spec.targetRefs", message, "serve these hosts by HTTPS, and redirect from HTTP");
     }
     if spec.session.same_site == Some(SameSite::None) {

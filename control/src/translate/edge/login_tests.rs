@@ -81,10 +81,10 @@ fn its_paths_are_served_wherever_it_holds() {
     assert!(served(&world(&[])).is_empty());
     let rule = object("r", "team", &format!("{RULE}, {PEOPLE}"));
     let paths = served(&world(&[&rule]));
-    assert_eq!(paths.iter().map(|(path, logins)| (path.as_str(), logins.len())).collect::<Vec<_>>(), [
-        ("/oauth2/callback", 1),
-        ("/oauth2/logout", 1)
-    ]);
+    assert_eq!(
+        paths.iter().map(|(path, logins)| (path.as_str(), logins.len())).collect::<Vec<_>>(),
+        [("/oauth2/callback", 1), ("/oauth2/logout", 1)]
+    );
     let gateway = object("g", "shop", &format!("{GATEWAY}, {PEOPLE}"));
     let lenient = object("r", "team", &format!("{RULE}, when: Never, mode: Optional"));
     assert_eq!(served(&world(&[&gateway, &lenient]))[0].1.len(), 1);
@@ -119,6 +119,25 @@ fn what_cannot_be_used_closes() {
     let egress = "kind: EgressPolicy\nmetadata: {name: e, namespace: team}\nspec: {allow: [{hosts: [other.example]}]}";
     let made = world(&[&object("l", "team", "issuer: 'https://id.example', clientId: a"), egress]);
     assert!(login_of(&made, "one").barred.contains("no EgressPolicy of team allows id.example:443"));
+}
+
+#[test]
+fn a_provider_inside_is_asked_by_the_meshs_own_name() {
+    // Aim: token and keys may be plain at a name of the mesh, whatever EgressPolicies say; at another name never, and status says so.
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: idp, namespace: auth}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}";
+    let egress = "kind: EgressPolicy\nmetadata: {name: e, namespace: team}\nspec: {allow: [{hosts: [id.example]}]}";
+    for (host, barred) in [("idp.auth", false), ("idp.auth.svc", false), ("idp.team", true), ("id.example", true)] {
+        let spec = format!(
+            "issuer: 'https://id.example', clientId: a, endpoints: {{authorization: 'https://id.example/a', token: 'http://{host}/t', jwks: 'http://{host}/k'}}"
+        );
+        let made = world(&[&object("l", "team", &spec), service, egress]);
+        let told = login_of(&made, "one");
+        assert_eq!(!told.barred.is_empty(), barred, "{host}: {}", told.barred);
+        assert_eq!(told.endpoints.unwrap().token, format!("http://{host}/t"));
+        let status = serde_json::to_string(&statuses(&made)[&ObjectKey::new(Kind::OidcLogin, "team", "l")]).unwrap();
+        assert_eq!(status.contains("its name is none of the mesh's"), barred, "{status}");
+    }
 }
 
 #[test]

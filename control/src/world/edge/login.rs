@@ -168,7 +168,10 @@ impl LoginSessions {
                 return None;
             }
             if !is_subdomain(&text) || !text.contains('.') {
-                at.error(format!("`{}` is no domain of several hosts", text.escape_debug()), "write one such as shop.example, without a dot before it");
+                at.error(
+                    format!("`{}` is no domain of several hosts", text.escape_debug()),
+                    "write one such as shop.example, without a dot before it",
+                );
             }
             Some(text)
         });
@@ -180,7 +183,8 @@ impl LoginSessions {
         {
             at.error("idle is longer than max, so it never ends a session", "write idle up to max");
         }
-        let refresh_at_percent = fields.get("refreshAtPercent").and_then(|at| at.int(1..=100)).and_then(|percent| u32::try_from(percent).ok());
+        let refresh_at_percent =
+            fields.get("refreshAtPercent").and_then(|at| at.int(1..=100)).and_then(|percent| u32::try_from(percent).ok());
         let keys = fields.get("keySecretRef").and_then(|at| entry(&at));
         fields.done();
         Self { domain, same_site, idle, max, refresh_at_percent, keys }
@@ -209,8 +213,16 @@ fn places(at: &Cursor<'_>, issuer: Option<&KeysUri>) -> Option<LoginPlaces> {
         }
         read.ok()
     };
+    // What is plain there is judged by whose name it is, which changes.
+    let asked = |at: Cursor<'_>| {
+        let read = KeysUri::read(&at.text()?);
+        if let Err(why) = read {
+            at.error(format!("it {why}"), "write it as https://HOST[:PORT]/PATH, or as http://SERVICE.NAMESPACE/PATH");
+        }
+        read.ok()
+    };
     let (authorization, token, jwks) =
-        (fields.need("authorization").and_then(read), fields.need("token").and_then(read), fields.need("jwks").and_then(read));
+        (fields.need("authorization").and_then(read), fields.need("token").and_then(asked), fields.need("jwks").and_then(asked));
     let end_session = fields.get("endSession").map(read);
     fields.done();
     let end_session = match end_session {
@@ -348,13 +360,19 @@ mod tests {
         assert_eq!(good("forward: {accessToken: X-Token}").access_token, Some(Some("x-token".to_owned())));
         assert!(matches!(good("privateKeyJwt: {secretRef: {name: s, key: k}, keyId: a}").proof, Some(LoginProof::PrivateKey(..))));
         assert!(good("issuer: 'http://127.0.0.1:9000'").issuer.is_some());
+        let inside = good(
+            "issuer: 'https://id.example', endpoints: {authorization: 'https://id.example/a', token: 'http://id.auth/t', jwks: 'http://id.auth/k'}",
+        );
+        assert_eq!(inside.endpoints.unwrap().token.host(), "id.auth");
     }
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
         // Aim: every bound and every mistake is told by name.
         let endpoints = |one: &str| {
-            format!("issuer: 'https://id.example', endpoints: {{authorization: '{one}', token: 'https://id.example/t', jwks: 'https://id.example/k'}}")
+            format!(
+                "issuer: 'https://id.example', endpoints: {{authorization: '{one}', token: 'https://id.example/t', jwks: 'https://id.example/k'}}"
+            )
         };
         for (spec, told) in [
             ("issuer: 'http://id.example'".to_owned(), "is not of https"),
