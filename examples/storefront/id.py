@@ -25,7 +25,7 @@ REMEMBERED_MAX = 1000
 BODY_MAX_BYTES = 16 * 1024
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><link rel="icon" href="data:,"><style>
 :root {{ color-scheme: light dark; --ground: #eef0f4; --card: #fff; --ink: #1c2430; --soft: #5b6675; --line: #d5dae2; --accent: #3b4cb8; --on-accent: #fff }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ground: #12161c; --card: #1a2029; --ink: #e6eaf0; --soft: #98a4b3; --line: #2b333f; --accent: #9aa6ff; --on-accent: #14183a }} }}
 body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; padding: 1rem; box-sizing: border-box; background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }}
