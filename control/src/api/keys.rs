@@ -63,7 +63,9 @@ impl KeysAway {
     fn provider(&self, login: &OidcLogin, status: &mut Status) {
         let Some(issuer) = &login.issuer else { return };
         match self.away.get(issuer) {
-            Some((proxy, error)) => say(status, ("ProviderReady", false), "Unreachable", &format!("{proxy} does not find {issuer}: {error}")),
+            Some((proxy, error)) => {
+                say(status, ("ProviderReady", false), "Unreachable", &format!("{proxy} does not find {issuer}: {error}"))
+            }
             None => say(status, ("ProviderReady", true), "Found", ""),
         }
     }
@@ -71,16 +73,16 @@ impl KeysAway {
 
 /// Adds a condition to every ancestor.
 fn say(status: &mut Status, (kind, holds): (&str, bool), reason: &str, message: &str) {
-        for ancestor in &mut status.ancestors {
-            let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };
-            ancestor.conditions.push(Condition {
-                kind: kind.to_owned(),
-                status: if holds { "True" } else { "False" },
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-                observed_generation: generation,
-            });
-        }
+    for ancestor in &mut status.ancestors {
+        let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };
+        ancestor.conditions.push(Condition {
+            kind: kind.to_owned(),
+            status: if holds { "True" } else { "False" },
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: generation,
+        });
+    }
 }
 
 /// Adds the condition `Expiring` where a credential ends soon.

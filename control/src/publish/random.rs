@@ -186,7 +186,7 @@ impl Random {
             54 => (GATEWAY_API, "UDPRoute", &["r0"]),
             55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
             57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
-            60 => (OWN, self.pick(&["BasicAuth", "ExternalAuth"]), &["b0"]),
+            60 => (OWN, self.pick(&["BasicAuth", "ExternalAuth", "OidcLogin"]), &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             65..68 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
             68..70 => (OWN, "ClientPolicy", &["y0", "y1"]),
@@ -395,6 +395,11 @@ impl Random {
                 let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
                 let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
                 format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
+            }
+            "OidcLogin" => {
+                let targets = self.edge_targets();
+                let more = self.pick(&["clientId: a", "when: Never", "session: {max: 1s}", "clientSecretRef: {name: tls, key: key}"]);
+                format!("{targets}issuer: 'https://id.example', {more}")
             }
             "ClientPolicy" => {
                 let target =

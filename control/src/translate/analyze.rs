@@ -150,18 +150,7 @@ impl Audit<'_> {
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
-            Spec::ExternalAuth(spec) => {
-                self.edge(object);
-                for (severity, field, message, remedy) in edge::external::findings(spec) {
-                    self.say(severity, key, (&field, 0), message, remedy);
-                }
-            }
-            Spec::OidcLogin(spec) => {
-                self.edge(object);
-                for (severity, field, message, remedy) in edge::login::findings(spec, edge::login::is_plain(self.index, object)) {
-                    self.say(severity, key, (&field, 0), message, remedy);
-                }
-            }
+            Spec::ExternalAuth(_) | Spec::OidcLogin(_) => self.edge(object),
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
@@ -373,6 +362,9 @@ impl Audit<'_> {
 
     /// Where an object of an edge kind does not hold, or not as it says.
     fn edge(&mut self, object: &Object) {
+        for (severity, field, message, remedy) in edge::findings(self.index, object) {
+            self.say(severity, &object.key, (&field, 0), message, remedy);
+        }
         for other in edge::limits::met(self.index, object) {
             let message = format!("{other} has rateLimits for the same requests; both count");
             self.say(Severity::Info, &object.key, ("spec", 0), message, "keep one of the two: rateLimits is for calls between services");

@@ -173,9 +173,12 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::RequestAuthentication(spec) if !spec.attachment.targets.is_empty() => Some(of_edge(world, object, by)),
         Spec::RequestAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
-        Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ExternalAuth(_) | Spec::OidcLogin(_) | Spec::ClientPolicy(_) => {
-            Some(of_edge(world, object, by))
-        }
+        Spec::ApiKeyAuth(_)
+        | Spec::BasicAuth(_)
+        | Spec::RateLimit(_)
+        | Spec::ExternalAuth(_)
+        | Spec::OidcLogin(_)
+        | Spec::ClientPolicy(_) => Some(of_edge(world, object, by)),
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::instance::{GatewayState, InstanceState};
 use super::key::{Kind, ObjectKey};
+use super::login_keys::LoginSeeds;
 use super::object::Candidate;
 use super::origin::Origin;
 use super::problem::Problem;
-use super::login_keys::LoginSeeds;
 use super::tickets::Seeds;
 
 /// One thing that happened.

@@ -186,7 +186,16 @@ impl Index {
     /// All of it as text, but what is found at the first use.
     #[cfg(test)]
     pub(crate) fn plain(&self) -> String {
-        format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), claims: OnceLock::new(), logins: OnceLock::new(), ..self.clone() })
+        format!(
+            "{:#?}",
+            Self {
+                grpc_ports: Arc::default(),
+                left_out: OnceLock::new(),
+                claims: OnceLock::new(),
+                logins: OnceLock::new(),
+                ..self.clone()
+            }
+        )
     }
 
     /// Whether people log in somewhere: then the cookies of logins go no further, anywhere.

@@ -78,7 +78,8 @@ impl Gate {
             route
         };
         let own = |edge: &mesh::EdgePolicy| mesh::RoutePolicy { edge: Some(edge.clone()), ..mesh::RoutePolicy::default() };
-        let before = self.before.iter().map(|(path, edge)| route("OidcLogin/shop/people/p", PathSpecifier::Path((*path).into()), &own(edge)));
+        let before =
+            self.before.iter().map(|(path, edge)| route("OidcLogin/shop/people/p", PathSpecifier::Path((*path).into()), &own(edge)));
         let only = route("HTTPRoute/shop/catalog/0", PathSpecifier::Prefix("/".into()), &self.policy);
         let routes = before.chain([only]).collect();
         let host = VirtualHost { name: "*".into(), domains: vec!["shop.example".into()], routes, ..VirtualHost::default() };

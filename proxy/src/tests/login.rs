@@ -127,7 +127,9 @@ fn a_browser_logs_in_and_its_session_is_refreshed_beside_the_road() {
         let issuer = Issuer::new("k");
         let (mut world, _gate) = site(Some(&issuer));
         let (location, binding) = sent(&world).await;
-        assert!(location.starts_with("http://127.0.0.1:9000/auth?response_type=code&client_id=edge&redirect_uri=http%3A%2F%2Fshop.example%2F"));
+        assert!(
+            location.starts_with("http://127.0.0.1:9000/auth?response_type=code&client_id=edge&redirect_uri=http%3A%2F%2Fshop.example%2F")
+        );
         let mut client = browse(&world, &callback(&location), &binding).await;
         let (mut provider, asks) = reached(&mut world).await;
         assert!(asks);
@@ -203,7 +205,10 @@ fn a_provider_that_does_not_answer_is_waited_for_so_long() {
                 }
             }
             let answer = head(&mut client).await;
-            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("x-meshwright-reason: policy_unavailable\r\n"), "{what}: {answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 503") && answer.contains("x-meshwright-reason: policy_unavailable\r\n"),
+                "{what}: {answer}"
+            );
             assert!(header(&answer, "set-cookie").is_empty(), "{what}: {answer}");
             assert!(began.elapsed() <= Duration::from_secs(11), "{what}: {:?}", began.elapsed());
         }

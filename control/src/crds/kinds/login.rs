@@ -68,7 +68,10 @@ pub(in crate::crds) struct OidcLoginSpec {
 
 /// An address of a provider.
 #[derive(JsonSchema)]
-struct ProviderUrl(#[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+(/[^\\s?#]*)?$"), length(max = 2048))] String);
+struct ProviderUrl(
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+(/[^\\s?#]*)?$"), length(max = 2048))]
+    String,
+);
 
 /// Where a provider is asked.
 #[derive(JsonSchema)]
@@ -86,7 +89,10 @@ struct ProviderPlaces {
 
 /// One of them.
 #[derive(JsonSchema)]
-struct ProviderPlace(#[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))] String);
+struct ProviderPlace(
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))]
+    String,
+);
 
 /// How a client's secret is shown.
 #[derive(JsonSchema)]
@@ -153,8 +159,7 @@ struct LoginSession {
 }
 
 /// Labels joined by dots, or nothing.
-const SUBDOMAIN_OR_NONE: &str =
-    "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*)?$";
+const SUBDOMAIN_OR_NONE: &str = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*)?$";
 
 /// Where sessions are kept.
 #[derive(JsonSchema)]

@@ -200,8 +200,8 @@ fn duration(told: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(told).ok()
 }
 
-/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow, and has to be of https. Places that a provider names itself are allowed
-/// with it.
+/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow, and has to be of https. Places that a provider
+/// names itself are allowed with it.
 pub(super) fn barred(index: &Index, owner: &Object, issuer: &str, endpoints: Option<&LoginPlaces>) -> Option<String> {
     let issuer = engine::login::issuer_address(issuer).ok();
     let asked: Vec<_> = match endpoints {

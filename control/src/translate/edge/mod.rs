@@ -26,9 +26,10 @@ use ladder::{Climb, Spot, places};
 
 use super::attach::Backend;
 use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy};
+use crate::world::problem::Severity;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
-use crate::world::{Index, ObjectKey};
+use crate::world::{Index, Object, ObjectKey, Spec};
 
 /// What holds for the requests of one rule at a Gateway, its own filter's word with it; `None`: nothing. Adds who is asked. `verifies`: clients
 /// show certificates at its listener.
@@ -74,6 +75,15 @@ fn at(index: &Index, places: &[Place], own: Option<OwnCheck<'_>>, backends: &mut
         login,
         login_paths: Vec::new(),
         strip_logins: index.has_logins(),
+    }
+}
+
+/// What is worth to be told about an object, beside where it stands: severity, field, message, remedy.
+pub(super) fn findings(index: &Index, object: &Object) -> Vec<(Severity, String, String, String)> {
+    match &object.spec {
+        Spec::ExternalAuth(spec) => external::findings(spec),
+        Spec::OidcLogin(spec) => login::findings(spec, login::is_plain(index, object)),
+        _ => Vec::new(),
     }
 }
 

@@ -201,7 +201,8 @@ impl Authentication {
             match rule.verify(&token, now_secs) {
                 Ok((until_secs, keys)) => {
                     let claims = Arc::new(Claims { issuer: Arc::clone(&rule.issuer), content: token.claims.clone() });
-                    let headers = rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), claim_value(&claims, claim)?))).collect();
+                    let headers =
+                        rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), claim_value(&claims, claim)?))).collect();
                     let token = (&*shown.token).into();
                     return Ok((Accepted { claims, token, rule: number, headers, until_secs }, keys));
                 }

@@ -117,8 +117,7 @@ impl LoginCookies {
 
     /// A cookie that binds it. A provider sends it back from another site, by a link, so it is never stricter than that.
     pub(super) fn bind(&self, BrowserBinding { secret, in_vain }: &BrowserBinding) -> Option<HeaderValue> {
-        let text =
-            format!("{}={secret}.{in_vain}; Path=/; Max-Age={BOUND_SECS}; Secure; HttpOnly; SameSite=Lax", self.binding);
+        let text = format!("{}={secret}.{in_vain}; Path=/; Max-Age={BOUND_SECS}; Secure; HttpOnly; SameSite=Lax", self.binding);
         sensitive(&text)
     }
 
@@ -184,13 +183,9 @@ mod tests {
         // Aim: at every length around a bound it comes back as it was, in as few cookies as may be; one more byte than four take is too much;
         // a part that is missing, and a number that is none, is no session.
         let cookies = LoginCookies::new("ab", "", SameSite::Lax);
-        for (length, count) in [
-            (1, 1),
-            (COOKIE_BYTES_MAX - 2, 1),
-            (COOKIE_BYTES_MAX - 1, 2),
-            (2 * COOKIE_BYTES_MAX - 2, 2),
-            (4 * COOKIE_BYTES_MAX - 2, 4),
-        ] {
+        for (length, count) in
+            [(1, 1), (COOKIE_BYTES_MAX - 2, 1), (COOKIE_BYTES_MAX - 1, 2), (2 * COOKIE_BYTES_MAX - 2, 2), (4 * COOKIE_BYTES_MAX - 2, 4)]
+        {
             let sealed = "x".repeat(length);
             let kept = cookies.keep(&sealed, 60, &[]).unwrap();
             assert_eq!(kept.len(), count, "{length}");

@@ -3,6 +3,7 @@
 //! cookies. Nothing here waits: what the provider has to be asked is a [`LoginAsk`] that the shell carries out.
 
 mod asked;
+mod compile;
 mod cookies;
 mod exchange;
 mod flow;
@@ -13,15 +14,16 @@ mod seal;
 mod session;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use proto::mesh::{EdgeLogin, LoginEndpoints, edge_login};
 
 pub use asked::{LoginWhen, RETURN_BYTES_MAX};
+pub(crate) use compile::{given, owner};
 pub use cookies::{COOKIE_BYTES_MAX, LOGINS_IN_VAIN_MAX, SESSION_COOKIES_MAX, SameSite, strip_logins};
 pub use exchange::{ClientProof, check_private_key};
 pub use live::{LoginLive, REFRESH_PAUSE_SECS, REFRESHES_MAX, SESSIONS_KNOWN_MAX};
@@ -29,19 +31,16 @@ pub use provider::{DISCOVERY_BYTES_MAX, Endpoints, Provider, ProviderCell, issue
 pub use seal::{SEAL_KEY_BYTES_MIN, SEAL_KEYS_MAX, SEALED_BYTES_MAX, check_seal_keys};
 pub use session::LoginSession;
 
-use crate::authenticate::{IdTokenFault, IdTokenTerms, KeysUri, claim_header, claim_value, id_token};
-use crate::callout::{CalloutAnswer, CalloutLive, CalloutOutcome, CalloutTold};
+use crate::authenticate::{IdTokenFault, KeysUri, claim_value};
+use crate::callout::{CalloutLive, CalloutTold};
 use crate::consumers::{Book, ConsumerChoice, Digest, digest};
-use crate::raw::duration;
-use crate::rejected::Wrong;
 use asked::{is_of_others, way_back};
 use cookies::{BrowserBinding, LoginCookies};
-use exchange::{LoginClient, NoTokens, TokenAnswer, question};
 use flow::LoginFlow;
 use form::{encoded, one};
-use live::{RefreshOutcome, SessionTurn};
+use live::SessionTurn;
 use seal::{SealKeys, drawn};
-use session::{KeptSession, SessionLives};
+use session::SessionLives;
 
 /// How long a login under way holds.
 pub const LOGIN_SECS: u64 = 600;
@@ -51,14 +50,8 @@ pub const LOGIN_ASK_TIMEOUT: Duration = Duration::from_secs(10);
 const REFRESH_PATIENCE_SECS: u64 = 30;
 /// Longest that a session lives: of two keys that open, each is the newest for as long.
 pub const SESSION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long an access token is fresh where the provider does not say.
-const FRESH_SECS: u64 = 300;
 /// Longest ID token that is shown to the provider at the end; beyond it the client alone says whose it is.
 const HINT_BYTES_MAX: usize = 6 << 10;
-/// Most scopes, and headers that are filled.
-const LISTED_MAX: usize = 64;
-/// Longest of what names something.
-const TEXT_BYTES_MAX: usize = 2_048;
 
 /// How people log in, by one object.
 #[derive(Debug)]
@@ -214,82 +207,6 @@ impl LoginAsk {
 }
 
 impl Login {
-    /// `provider`, `live`: what outlives the object.
-    pub(crate) fn compile(raw: &EdgeLogin, provider: Arc<ProviderCell>, live: Arc<LoginLive>) -> Result<Self, Wrong> {
-        let time = |told: Option<&prost_types::Duration>, field: &str| {
-            let time = duration(told, field)?.filter(|time| time.as_secs() > 0 && *time <= SESSION_MAX);
-            time.ok_or_else(|| Wrong::new(field, format!("is not from 1s up to {}s", SESSION_MAX.as_secs())))
-        };
-        let own = owner(raw);
-        let lives = SessionLives {
-            idle: time(raw.idle.as_ref(), "idle")?,
-            max: time(raw.max.as_ref(), "max")?,
-            refresh_at_percent: raw.refresh_at_percent,
-        };
-        if !(1..=100).contains(&lives.refresh_at_percent) {
-            return Err(Wrong::new("refresh_at_percent", "is not from 1 to 100"));
-        }
-        for (field, path) in [("redirect_path", &raw.redirect_path), ("logout_path", &raw.logout_path)] {
-            if !path.starts_with('/') || path.len() > TEXT_BYTES_MAX || path.contains(['?', '#']) {
-                return Err(Wrong::new(field, "is no path"));
-            }
-        }
-        if raw.client_id.is_empty() || raw.scopes.len() > LISTED_MAX || raw.claims_to_headers.len() > LISTED_MAX {
-            return Err(Wrong::new("client_id", format!("is empty, or more than {LISTED_MAX} scopes or headers are named")));
-        }
-        let header = |name: &str, field: &str| {
-            let read = name.parse().ok().filter(|_| claim_header(name));
-            read.ok_or_else(|| Wrong::new(field, format!("`{}` is not a login's to fill", name.escape_debug())))
-        };
-        let fills = raw.claims_to_headers.iter().map(|fill| Ok((fill.claim.clone(), header(&fill.header, "claims_to_headers")?)));
-        let proof = match raw.proof() {
-            _ if raw.secret.is_empty() => ClientProof::None,
-            edge_login::Proof::Basic => ClientProof::Basic,
-            edge_login::Proof::Post => ClientProof::Post,
-            edge_login::Proof::PrivateKeyJwt => ClientProof::PrivateKeyJwt,
-        };
-        let when = match raw.when() {
-            edge_login::When::Navigation => LoginWhen::Navigation,
-            edge_login::When::Always => LoginWhen::Always,
-            edge_login::When::Never => LoginWhen::Never,
-        };
-        let same_site = match raw.same_site() {
-            edge_login::SameSite::Lax => SameSite::Lax,
-            edge_login::SameSite::Strict => SameSite::Strict,
-            edge_login::SameSite::None => SameSite::None,
-        };
-        let tag: String = own.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        let consumers = raw.consumers.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
-        Ok(Self {
-            policy: raw.policy.as_str().into(),
-            optional: raw.optional,
-            redirect_path: raw.redirect_path.clone(),
-            logout_path: raw.logout_path.clone(),
-            when,
-            consumers: consumers.unwrap_or_default(),
-            issuer: raw.issuer.as_str().into(),
-            client_id: raw.client_id.clone(),
-            proof,
-            secret: raw.secret.as_str().into(),
-            key_id: raw.key_id.clone(),
-            scopes: raw.scopes.join(" "),
-            after_logout: if raw.post_logout_redirect.is_empty() { "/".to_owned() } else { raw.post_logout_redirect.clone() },
-            cookies: LoginCookies::new(&tag, &raw.cookie_domain, same_site),
-            lives,
-            keys: raw.keys.as_str().into(),
-            owner: own,
-            access_token: if raw.access_token_header.is_empty() {
-                None
-            } else {
-                Some(header(&raw.access_token_header, "access_token_header")?)
-            },
-            fills: fills.collect::<Result<_, Wrong>>()?,
-            provider,
-            barred: !raw.barred.is_empty(),
-            live,
-        })
-    }
-
     /// Headers that it fills: whatever a caller says there goes. The caller's own `authorization` may be another's to judge.
     pub(crate) fn filled(&self) -> impl Iterator<Item = &HeaderName> {
         let token = self.access_token.iter().filter(|name| **name != http::header::AUTHORIZATION);
@@ -441,7 +358,8 @@ impl Login {
         told: Option<CalloutTold>,
     ) -> Result<Returned, LoginFault> {
         let query = query(head.target);
-        let flow = self.flow(head, means).filter(|flow| flow.holds(means.now_secs) && *head.method == Method::GET).ok_or(LoginFault::Strange)?;
+        let flow =
+            self.flow(head, means).filter(|flow| flow.holds(means.now_secs) && *head.method == Method::GET).ok_or(LoginFault::Strange)?;
         let binding = self.cookies.binding(head.headers).filter(|binding| flow.is_of(&binding.secret)).ok_or(LoginFault::Strange)?;
         let provider = self.provider.current().filter(|_| !self.barred).ok_or(LoginFault::Away)?;
         match one(query, "iss") {
@@ -456,12 +374,8 @@ impl Login {
         let Some(told) = told else {
             let code = one(query, "code").filter(|code| !code.is_empty()).ok_or(LoginFault::Strange)?;
             let redirect = self.own_address(head, &self.redirect_path).ok_or(LoginFault::Strange)?;
-            let form = [
-                ("grant_type", "authorization_code"),
-                ("code", &code),
-                ("redirect_uri", &redirect),
-                ("code_verifier", &flow.verifier),
-            ];
+            let form =
+                [("grant_type", "authorization_code"), ("code", &code), ("redirect_uri", &redirect), ("code_verifier", &flow.verifier)];
             return self.ask(&provider, &form, None, means).map(Returned::Asks).ok_or(LoginFault::Away);
         };
         let tokens = self.tokens(&told, means.now_secs)?;
@@ -511,143 +425,6 @@ impl Login {
         let good = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
         good.then(|| format!("{}://{host}{path}", if head.secure { "https" } else { "http" }))
     }
-
-    fn client<'c>(&'c self, secret: &'c [u8]) -> LoginClient<'c> {
-        LoginClient { id: &self.client_id, proof: self.proof, secret, key_id: &self.key_id }
-    }
-
-    fn ask(
-        self: &Arc<Self>,
-        provider: &Provider,
-        form: &[(&str, &str)],
-        refreshes: Option<Arc<LoginSession>>,
-        means: LoginMeans<'_>,
-    ) -> Option<LoginAsk> {
-        let secret: &[u8] = if self.secret.is_empty() { &[] } else { means.book.secret(&self.secret)? };
-        let at = provider.endpoints.token.clone();
-        let request = question(&at, &self.client(secret), form, means.now_secs).ok()?;
-        Some(LoginAsk { login: Arc::clone(self), at, request, refreshes })
-    }
-
-    /// What refreshes a session; where nobody can be asked it waits a little.
-    fn refresh(self: &Arc<Self>, session: &Arc<LoginSession>, means: LoginMeans<'_>) -> Option<LoginAsk> {
-        let provider = self.provider.current().filter(|_| !self.barred);
-        let ask = provider.and_then(|provider| {
-            let form = [("grant_type", "refresh_token"), ("refresh_token", session.kept.refresh_token.as_deref()?)];
-            self.ask(&provider, &form, Some(Arc::clone(session)), means)
-        });
-        if ask.is_none() {
-            self.live.turned(&session.kept.id, RefreshOutcome::Unanswered(means.now_secs));
-        }
-        ask
-    }
-
-    /// What the token endpoint said to a code.
-    fn tokens(&self, told: &CalloutTold, now_secs: u64) -> Result<TokenAnswer, LoginFault> {
-        match self.read(told, now_secs) {
-            Ok(tokens) => Ok(tokens),
-            Err(NoTokens::Refused) => Err(LoginFault::Strange),
-            Err(NoTokens::Wrong) => Err(LoginFault::Away),
-        }
-    }
-
-    /// Reads and counts an answer.
-    fn read(&self, told: &CalloutTold, now_secs: u64) -> Result<TokenAnswer, NoTokens> {
-        let nothing = CalloutAnswer::default();
-        let (read, outcome) = match told {
-            CalloutTold::Answer(answer) => match TokenAnswer::read(answer) {
-                Ok(tokens) => (Ok(tokens), CalloutOutcome::Allowed),
-                Err(NoTokens::Refused) => (Err(NoTokens::Refused), CalloutOutcome::Denied),
-                Err(NoTokens::Wrong) => (Err(NoTokens::Wrong), CalloutOutcome::Garbled),
-            },
-            CalloutTold::Away(away) => (Err(NoTokens::Wrong), (*away).into()),
-            CalloutTold::TooLong => (TokenAnswer::read(&nothing), CalloutOutcome::Garbled),
-        };
-        self.live.callouts.count(outcome);
-        if read == Err(NoTokens::Wrong) {
-            // Whether it is there at all is found out at once, so that nobody is sent to it in vain.
-            self.provider.miss(now_secs);
-        }
-        read
-    }
-
-    /// A new session out of what the provider says.
-    fn session(&self, provider: &Provider, tokens: TokenAnswer, nonce: &str, now_secs: u64) -> Result<LoginSession, LoginFault> {
-        let TokenAnswer { access_token, id_token: token, refresh_token, expires_secs } = tokens;
-        let token = token.ok_or(LoginFault::Away)?;
-        let terms = IdTokenTerms { issuer: &self.issuer, client: &self.client_id, nonce: Some(nonce), subject: None, now_secs };
-        let content = id_token(&token, &provider.keys, terms).map_err(|fault| self.doubted(fault, now_secs))?;
-        let kept = KeptSession {
-            id: drawn::<16>().ok_or(LoginFault::Away)?,
-            id_token: token,
-            access_token: self.access_token.is_some().then_some(access_token),
-            due_secs: refresh_token.is_some().then(|| self.due_secs(expires_secs, now_secs)),
-            refresh_token,
-            began_secs: now_secs,
-            used_secs: now_secs,
-        };
-        Ok(LoginSession::new(kept, &self.issuer, content))
-    }
-
-    fn doubted(&self, fault: IdTokenFault, now_secs: u64) -> LoginFault {
-        if fault == IdTokenFault::NewKey {
-            self.provider.miss(now_secs);
-            return LoginFault::Away;
-        }
-        LoginFault::Token(fault)
-    }
-
-    fn due_secs(&self, expires_secs: Option<u64>, now_secs: u64) -> u64 {
-        let fresh = expires_secs.unwrap_or(FRESH_SECS).min(SESSION_MAX.as_secs());
-        now_secs + (fresh * u64::from(self.lives.refresh_at_percent) / 100).max(1)
-    }
-
-    /// What a session is after its refresh.
-    fn refreshed(&self, session: &LoginSession, told: &CalloutTold, now_secs: u64) -> RefreshOutcome {
-        let tokens = match self.read(told, now_secs) {
-            Ok(tokens) => tokens,
-            Err(NoTokens::Refused) => return RefreshOutcome::Refused,
-            Err(NoTokens::Wrong) => return RefreshOutcome::Unanswered(now_secs),
-        };
-        let mut newer = session.clone();
-        if let (Some(token), Some(provider)) = (tokens.id_token, self.provider.current()) {
-            let subject = session.subject();
-            let terms = IdTokenTerms { issuer: &self.issuer, client: &self.client_id, nonce: None, subject, now_secs };
-            match id_token(&token, &provider.keys, terms) {
-                Ok(content) => {
-                    newer = LoginSession::new(KeptSession { id_token: token, ..session.kept.clone() }, &self.issuer, content);
-                }
-                // What was said before stays true until its key is at hand.
-                Err(IdTokenFault::NewKey) => self.provider.miss(now_secs),
-                Err(_) => return RefreshOutcome::Refused,
-            }
-        }
-        if self.access_token.is_some() {
-            newer.kept.access_token = Some(tokens.access_token);
-        }
-        newer.kept.refresh_token = tokens.refresh_token.or(newer.kept.refresh_token);
-        newer.kept.due_secs = Some(self.due_secs(tokens.expires_secs, now_secs));
-        newer.kept.used_secs = now_secs;
-        RefreshOutcome::Done(Arc::new(newer))
-    }
-}
-
-/// What tells logins apart that do not share their sessions.
-pub(crate) fn owner(raw: &EdgeLogin) -> Digest {
-    digest(format!("{}\0{}\0{}", raw.issuer, raw.client_id, raw.cookie_domain).as_bytes())
-}
-
-/// The endpoints that are given by hand. Where proxies ask themselves may be plain: the control plane bars what is not the mesh's own name.
-pub(crate) fn given(raw: &LoginEndpoints, issuer: &KeysUri) -> Result<Endpoints, Wrong> {
-    let read = |text: &str, field: &str| trusted(text, issuer).map_err(|why| Wrong::new(format!("endpoints.{field}"), why));
-    let asked = |text: &str, field: &str| KeysUri::read(text).map_err(|why| Wrong::new(format!("endpoints.{field}"), why));
-    Ok(Endpoints {
-        authorization: read(&raw.authorization, "authorization")?,
-        token: asked(&raw.token, "token")?,
-        jwks: asked(&raw.jwks, "jwks")?,
-        end_session: if raw.end_session.is_empty() { None } else { Some(read(&raw.end_session, "end_session")?) },
-        says_issuer: false,
-    })
 }
 
 fn query(target: &str) -> &str {

@@ -57,11 +57,16 @@ impl Endpoints {
     /// # Errors
     /// It is no such document, is of another issuer, or names places that are not to be trusted; says why.
     pub fn discovered(text: &[u8], issuer: &str, at: &KeysUri) -> Result<Self, String> {
-        let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(text) else { return Err("what it says of itself is no JSON object".to_owned()) };
+        let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(text) else {
+            return Err("what it says of itself is no JSON object".to_owned());
+        };
         let field = |name: &str| said.get(name).and_then(Value::as_str);
         // OpenID Connect Discovery 1.0, section 4.3: else one provider could speak for another.
         if field("issuer") != Some(issuer) {
-            return Err(format!("it says that its issuer is `{:.200}`, not `{issuer}`", field("issuer").unwrap_or_default().escape_debug()));
+            return Err(format!(
+                "it says that its issuer is `{:.200}`, not `{issuer}`",
+                field("issuer").unwrap_or_default().escape_debug()
+            ));
         }
         let place = |name: &str| field(name).map(|text| trusted(text, at).map_err(|why| format!("its {name} {why}"))).transpose();
         let needed = |name: &str| place(name)?.ok_or_else(|| format!("it does not say its {name}"));

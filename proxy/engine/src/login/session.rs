@@ -107,7 +107,8 @@ impl LoginSession {
 mod tests {
     use super::*;
 
-    const LIVES: SessionLives = SessionLives { idle: Duration::from_secs(3600), max: Duration::from_secs(12 * 3600), refresh_at_percent: 80 };
+    const LIVES: SessionLives =
+        SessionLives { idle: Duration::from_secs(3600), max: Duration::from_secs(12 * 3600), refresh_at_percent: 80 };
 
     fn session() -> LoginSession {
         let kept = KeptSession {

@@ -9,11 +9,11 @@ use proto::identity::Identity;
 
 use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
-use crate::login::ProviderCell;
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
 use crate::consumers::BookCell;
 use crate::limit::LimitMemories;
+use crate::login::ProviderCell;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]

@@ -62,9 +62,8 @@ impl LoginPaths {
     }
 
     pub(super) fn story(&self) -> String {
-        let told = |login: &Arc<Login>| {
-            format!("{} is come back to at {} and left at {}", login.policy, login.redirect_path, login.logout_path)
-        };
+        let told =
+            |login: &Arc<Login>| format!("{} is come back to at {} and left at {}", login.policy, login.redirect_path, login.logout_path);
         self.logins.iter().map(told).collect::<Vec<_>>().join("; ")
     }
 }
@@ -141,7 +140,9 @@ fn refused(fault: LoginFault, watch: &mut Watch<'_>) -> Passed {
         LoginFault::Issuer => (Denied::LoginState, StatusCode::BAD_REQUEST, "The answer does not come from the provider that was asked."),
         LoginFault::Refused => (Denied::LoginRefused, StatusCode::FORBIDDEN, "The provider refused the login."),
         LoginFault::Token(_) => (Denied::LoginToken, StatusCode::FORBIDDEN, "What the provider says of you cannot be believed."),
-        LoginFault::Away => (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "The provider of the login does not answer. Try again in a moment."),
+        LoginFault::Away => {
+            (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "The provider of the login does not answer. Try again in a moment.")
+        }
         LoginFault::TooLarge => (
             Denied::LoginTooLarge,
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -55,12 +55,8 @@ impl Site {
             let token = mesh::TokenCredential { issuer: ISSUER.into(), claims: [("sub".to_owned(), "ada".to_owned())].into() };
             let credential =
                 mesh::Credential { name: "t".into(), kind: Some(mesh::credential::Kind::Jwt(token)), ..mesh::Credential::default() };
-            let ada = mesh::Consumer {
-                namespace: "shop".into(),
-                name: "ada".into(),
-                credentials: vec![credential],
-                ..mesh::Consumer::default()
-            };
+            let ada =
+                mesh::Consumer { namespace: "shop".into(), name: "ada".into(), credentials: vec![credential], ..mesh::Consumer::default() };
             let secrets = vec![shown("login-keys", &"k".repeat(64)), shown("shop/oidc/secret", "s3cret")];
             let book = mesh::Consumers { consumers: vec![ada], secrets, ..mesh::Consumers::default() };
             let edge = Edge::of(policy, &book);
@@ -148,7 +144,10 @@ fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
 }
 
 fn good(nonce: &str) -> CalloutTold {
-    answer(200, &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}))
+    answer(
+        200,
+        &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}),
+    )
 }
 
 fn location(outcome: &Outcome) -> String {
@@ -339,7 +338,10 @@ fn a_session_is_refreshed_beside_the_road() {
     site.at(NOW + 80);
     for _ in 0..3 {
         let seen = site.browse("/");
-        assert_eq!((seen.status, seen.asked, &seen.request.headers["authorization"]), (None, 0, &HeaderValue::from_static("Bearer access-1")));
+        assert_eq!(
+            (seen.status, seen.asked, &seen.request.headers["authorization"]),
+            (None, 0, &HeaderValue::from_static("Bearer access-1"))
+        );
     }
     assert_eq!(site.pages.refreshes.len(), 1, "one for all");
     let ask = site.pages.refreshes.pop().unwrap();
@@ -393,19 +395,21 @@ fn a_session_ends_by_itself() {
 #[test]
 fn a_session_is_as_large_as_cookies_may_be() {
     // Aim: much fits into several cookies; more ends with a page that says so. Random text does not compress.
-    let noise = |bytes: usize| {
-        let digest = |place: usize| crate::consumers::digest(&place.to_le_bytes());
-        (0..bytes).map(|place| format!("{:02x}", digest(place)[0])).collect::<String>()
+    let noise = |letters: usize| {
+        use base64::Engine as _;
+        let digests = (0..letters / 40).flat_map(|place| crate::consumers::digest(&place.to_le_bytes()));
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digests.collect::<Vec<u8>>())
     };
-    let token = |bytes: usize| {
-        move |nonce: &str| answer(200, &json!({"access_token": "a", "id_token": id_token(nonce, json!({"groups": noise(bytes)}))}))
+    let token = |groups: usize, access: usize| {
+        let (groups, access) = (noise(groups), noise(access));
+        move |nonce: &str| answer(200, &json!({"access_token": access, "id_token": id_token(nonce, json!({"groups": groups}))}))
     };
     let mut site = Site::of(login());
-    assert_eq!(site.log_in("/", token(4_000)).status, Some(303));
+    assert_eq!(site.log_in("/", token(4_000, 1_000)).status, Some(303));
     assert!((2..=SESSION_COOKIES_MAX).contains(&site.session()), "{}", site.session());
     assert_eq!(site.browse("/").status, None);
     let mut site = Site::of(login());
-    let told = site.log_in("/", token(5_900));
+    let told = site.log_in("/", token(6_000, 12_000));
     assert_eq!((told.status, told.denied), (Some(500), Some(Denied::LoginTooLarge)), "{}", told.body);
     assert!(told.body.contains("store: Redis"));
 }
