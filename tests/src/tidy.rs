@@ -56,7 +56,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
     (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout"]),
     (1, &["limit", "spread", "budget", "gate", "health", "matching", "consumers"]),
-    (2, &["filter", "retry", "authenticate", "authorize", "client"]),
+    (2, &["filter", "retry", "authenticate", "authorize", "client", "login"]),
     (3, &["model"]),
     (4, &["decide", "balance"]),
     (5, &["explain"]),

@@ -397,9 +397,8 @@ impl Random {
                 format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
             }
             "OidcLogin" => {
-                let targets = self.edge_targets();
                 let more = self.pick(&["clientId: a", "when: Never", "session: {max: 1s}", "clientSecretRef: {name: tls, key: key}"]);
-                format!("{targets}issuer: 'https://id.example', {more}")
+                format!("{}issuer: 'https://id.example', {more}", self.edge_targets())
             }
             "ClientPolicy" => {
                 let target =

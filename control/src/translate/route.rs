@@ -11,12 +11,12 @@ use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, Virtual
 
 use super::attach::{self, Backend};
 use super::edge::ladder::Spot;
-use super::edge::login;
+use super::edge::login::{self, ServedPath};
 use super::edge_listeners::{Edge, Family};
 use super::rank::entries;
 use super::rule::{self, Frontend};
 use super::wire;
-use crate::world::route::Match;
+use crate::world::route::{Match, PathMatch};
 use crate::world::traffic::Caller;
 use crate::world::{Name, World};
 
@@ -112,7 +112,7 @@ fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, back
         let entries = entries(world, here);
         let spot = Spot { gateway: edge.name, owner: &judged.owner.key, listener: &judged.listener.name, route: None };
         let spots = entries.iter().map(|entry| Spot { route: Some((&**entry.route, entry.rule.name.as_deref())), ..spot });
-        let mut rules = login::paths(front.index, &spot, spots);
+        let mut rules: Vec<Route> = login::paths(front.index, &spot, spots).into_iter().map(served).collect();
         for entry in entries {
             // A rule that comes in by several hosts counts by its narrowest, which is first.
             if seen.insert((&entry.route.key, entry.place())) {
@@ -122,6 +122,16 @@ fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, back
         hosts.push(host(domain.to_owned(), rules));
     }
     hosts
+}
+
+/// A path that a login serves by itself: it is answered before any backend is asked.
+fn served(ServedPath { name, path, policy }: ServedPath) -> Route {
+    let matched = Match { path: PathMatch::Exact(path), ..Match::any() };
+    let action = rule::forward(ClusterSpecifier::Cluster(names::BAD_BACKEND.to_owned()), None);
+    let (r#match, action) = (Some(rule::match_of(&matched, false)), Some(Action::Route(action)));
+    let mut route = Route { name, r#match, action, ..Route::default() };
+    rule::attach_policy(&mut route.typed_per_filter_config, &policy);
+    route
 }
 
 fn misdirected() -> Route {

@@ -4,20 +4,16 @@ use std::time::Duration;
 
 use engine::authenticate::KeysUri;
 use proto::mesh::{self, ClaimHeader, EdgeLogin, EdgePolicy, LoginEndpoints, RoutePolicy, edge_login};
-use proto::names::{self, BAD_BACKEND};
-use proto::xds::route::Route;
-use proto::xds::route::route::Action;
-use proto::xds::route::route_action::ClusterSpecifier;
+use proto::names;
 
 use super::api_key::chosen;
 use super::basic::file_name;
 use super::ladder::{Climb, Held, Rung, Spot, places};
 use super::{limits, secret, tokens};
-use crate::translate::{edge_listeners, rule};
+use crate::translate::edge_listeners;
 use crate::world::content::ContentRef;
 use crate::world::edge::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};
 use crate::world::problem::Severity;
-use crate::world::route::{Match, PathMatch};
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Object, ObjectKey, Spec, World};
 
@@ -229,8 +225,18 @@ pub(super) fn fault(world: &World, object: &Object, spec: &OidcLogin) -> Option<
     barred.or_else(unproved).or_else(unsealed)
 }
 
-/// The rules that serve the paths of logins at one host: before all others, so that no route takes them. `spots`: where its requests come by.
-pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spots: impl Iterator<Item = Spot<'a>>) -> Vec<Route> {
+/// A path that a login serves by itself.
+pub(in crate::translate) struct ServedPath {
+    /// What proxies know its rule by.
+    pub name: String,
+    /// Exactly so.
+    pub path: String,
+    /// Answers all that comes.
+    pub policy: RoutePolicy,
+}
+
+/// What serves the paths of logins at one host: before all others, so that no route takes them. `spots`: where its requests come by.
+pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spots: impl Iterator<Item = Spot<'a>>) -> Vec<ServedPath> {
     if !index.has_logins() {
         return Vec::new();
     }
@@ -251,34 +257,23 @@ pub(in crate::translate) fn paths<'a>(index: &'a Index, listener: &Spot<'_>, spo
     all.dedup();
     // What guards the guards guards these, too.
     let guarded: Vec<mesh::EdgeLimits> = limits::sent(index, &own).into_iter().filter(|limit| limit.before_auth).collect();
-    let mut rules = Vec::new();
-    for path in all {
-        let mut meant: Vec<EdgeLogin> =
-            logins.iter().filter(|login| [&login.redirect_path, &login.logout_path].contains(&&path.to_owned())).cloned().collect();
-        meant.truncate(LOGINS_AT_ONE_PATH_MAX);
-        rules.push(path_rule(path, meant, guarded.clone()));
-    }
-    rules
+    let served = all.into_iter().map(|path| {
+        let at_path = |login: &&EdgeLogin| login.redirect_path == path || login.logout_path == path;
+        let login_paths: Vec<EdgeLogin> = logins.iter().filter(at_path).take(LOGINS_AT_ONE_PATH_MAX).cloned().collect();
+        let object = login_paths.first().map(|login| login.policy.clone()).unwrap_or_default();
+        let (namespace, name) = object.split_once('/').unwrap_or_default();
+        let edge = EdgePolicy { login_paths, limits: guarded.clone(), ..EdgePolicy::default() };
+        ServedPath {
+            name: names::rule(Kind::OidcLogin.text(), namespace, name, path),
+            path: path.to_owned(),
+            policy: RoutePolicy { edge: Some(edge), ..RoutePolicy::default() },
+        }
+    });
+    served.collect()
 }
 
 /// Most logins that share a path on one host: of further ones nobody comes back.
 const LOGINS_AT_ONE_PATH_MAX: usize = 16;
-
-fn path_rule(path: &str, logins: Vec<EdgeLogin>, limits: Vec<mesh::EdgeLimits>) -> Route {
-    let object = logins.first().map(|login| login.policy.clone()).unwrap_or_default();
-    let (namespace, name) = object.split_once('/').unwrap_or_default();
-    let matched = Match { path: PathMatch::Exact(path.to_owned()), ..Match::any() };
-    let policy = RoutePolicy { edge: Some(EdgePolicy { login_paths: logins, limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
-    let mut route = Route {
-        name: names::rule(Kind::OidcLogin.text(), namespace, name, path),
-        r#match: Some(rule::match_of(&matched, false)),
-        // Answered before any backend is asked.
-        action: Some(Action::Route(rule::forward(ClusterSpecifier::Cluster(BAD_BACKEND.to_owned()), None))),
-        ..Route::default()
-    };
-    rule::attach_policy(&mut route.typed_per_filter_config, &policy);
-    route
-}
 
 /// What is worth to be told about one: severity, field, message, remedy. `plain`: it holds where requests come in without TLS.
 pub(in crate::translate) fn findings(spec: &OidcLogin, plain: bool) -> Vec<(Severity, String, String, String)> {

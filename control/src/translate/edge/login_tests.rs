@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::mesh::{EdgeLogin, EdgePolicy, RoutePolicy};
-use proto::xds::route::Route;
+use proto::mesh::{EdgeLogin, EdgePolicy};
 
 use super::ladder::Spot;
 use super::tests::world;
@@ -38,14 +37,7 @@ fn login_of(world: &World, rule: &str) -> EdgeLogin {
 fn served(world: &World) -> Vec<(String, Vec<EdgeLogin>)> {
     let (gateway, owner) = (("shop".to_owned(), "edge".to_owned()), ObjectKey::new(Kind::Gateway, "shop", "edge"));
     let spots = ["one", "two"].map(|rule| spot(world, &owner, &gateway, Some(rule)));
-    let logins = |route: Route| {
-        let policy: RoutePolicy = prost::Message::decode(&*route.typed_per_filter_config[proto::names::POLICY].value).unwrap();
-        let path = match route.r#match.unwrap().path_specifier.unwrap() {
-            proto::xds::route::route_match::PathSpecifier::Path(path) => path,
-            other => panic!("{other:?}"),
-        };
-        (path, policy.edge.unwrap().login_paths)
-    };
+    let logins = |served: login::ServedPath| (served.path, served.policy.edge.unwrap().login_paths);
     login::paths(world.index(), &spot(world, &owner, &gateway, None), spots.into_iter()).into_iter().map(logins).collect()
 }
 

@@ -50,7 +50,9 @@ pub(super) fn guards(
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }
     if !login_paths.is_empty() {
-        return services.login_paths(login_paths).map(|paths| vec![Stage::Guard(paths)]);
+        let early = limited(limits, LimitStage::BeforeAuth, memories)?;
+        let paths = services.login_paths(login_paths)?;
+        return Ok(early.into_iter().chain([paths]).map(Stage::Guard).collect());
     }
     let keys = api_keys.as_ref().map(ApiKeys::compile).transpose().map_err(|wrong| wrong.within("api_keys"))?;
     let basic = basic.as_ref().map(|raw| Basic::compile(raw, failures.adopt(&raw.policy)));
