@@ -78,6 +78,10 @@ mod tests {
                 "ConfigMap team/roots",
             ),
             (
+                "kind: OidcLogin\nmetadata: {name: l, namespace: shop}\nspec: {clientSecretRef: {name: oidc, key: secret}, session: {keySecretRef: {name: keys, key: k}}}",
+                "Secret shop/oidc, Secret shop/keys",
+            ),
+            (
                 "kind: RateLimit\nmetadata: {name: l, namespace: shop}\nspec: {store: {redis: {addresses: ['redis:6379'], authRef: {name: redis, key: password}}}, limits: [{name: a, requests: 1, per: 1s}]}",
                 "Secret shop/redis",
             ),
