@@ -7,6 +7,8 @@
 
 #[path = "foreign/acme.rs"]
 mod acme;
+#[path = "foreign/browser.rs"]
+mod browser;
 #[path = "foreign/callouts.rs"]
 mod callouts;
 #[path = "foreign/curl.rs"]
@@ -17,6 +19,8 @@ mod edge;
 mod envoy;
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/guide.rs"]
+mod guide;
 #[path = "foreign/h2spec.rs"]
 mod h2spec;
 #[path = "foreign/http3.rs"]
@@ -39,6 +43,8 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/storefront.rs"]
+mod storefront;
 #[path = "foreign/tls.rs"]
 mod tls;
 #[path = "foreign/tokens.rs"]

@@ -31,7 +31,7 @@ pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainR
             let (source_address, peer_workload) = origin(edition, &from, address.ip());
             let question = ExplainCommand {
                 method: request.method,
-                url: request.url,
+                url: sent_on(&from, &answer, request.url),
                 headers: request.headers,
                 inbound: true,
                 port: u32::from(address.port()),
@@ -77,6 +77,17 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
     })
 }
 
+/// The URL as the server's proxy meets it: where an edge has ended the client's TLS to choose a route by the request, what it sends on is
+/// plain inside the mesh's own.
+fn sent_on(key: &str, answer: &Value, url: String) -> String {
+    let edge = of_key(key).is_some_and(|(_, _, mode)| mode == Mode::Edge);
+    let by_request = matches!(answer["route"]["kind"].as_str(), Some("HTTPRoute" | "GRPCRoute"));
+    match url.strip_prefix("https:") {
+        Some(rest) if edge && by_request => format!("http:{rest}"),
+        _ => url,
+    }
+}
+
 /// Where the caller's calls to an address come from, and its workload; empty where it is no instance.
 fn origin(edition: &Edition, key: &str, to: IpAddr) -> (String, String) {
     let instance = of_key(key).filter(|(_, _, mode)| *mode == Mode::Sidecar);
@@ -101,4 +112,27 @@ fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, S
     }
     let key = sidecar_key(namespace, instance);
     board.correspondents().contains(&key).then_some((key, address, best["identity"].is_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Aim: an edge sends HTTP on in plaintext, however it came; what it passes by name, and what a workload sends, stays TLS.
+    #[test]
+    fn an_edge_ends_tls() {
+        for (key, kind, sent) in [
+            ("edge/shop/edge", "HTTPRoute", "http://shop.example:8443/a"),
+            ("edge/shop/edge/pod-1", "GRPCRoute", "http://shop.example:8443/a"),
+            ("edge/shop/edge", "TLSRoute", "https://shop.example:8443/a"),
+            ("shop/frontend", "HTTPRoute", "https://shop.example:8443/a"),
+        ] {
+            let answer = json!({"route": {"kind": kind}});
+            assert_eq!(sent_on(key, &answer, "https://shop.example:8443/a".to_owned()), sent, "{key} {kind}");
+        }
+        let answer = json!({"route": {"kind": "HTTPRoute"}});
+        assert_eq!(sent_on("edge/shop/edge", &answer, "http://shop.example/".to_owned()), "http://shop.example/");
+    }
 }

@@ -199,6 +199,39 @@ fn who_called_is_told_to_the_backend_by_gateways_alone() {
 }
 
 #[test]
+fn the_log_says_who_called_and_which_limit_refused_it() {
+    // Aim: one line names the consumer, how it proved itself, and the limit; neither takes the other's place.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let options = TelemetryOptions { log: crate::observe::LogLines::Memory(Arc::clone(&lines)), ..TelemetryOptions::default() };
+        world.client_means.telemetry = crate::observe::start(options, Clock::System).0;
+        world.client = worker::shared(&world.client_means, 1);
+        let rate = mesh::LimitRate { requests: 1, per: Some(prost_types::Duration { seconds: 60, nanos: 0 }), burst: 1 };
+        let numbers = Some(mesh::edge_limit::Numbers::Rate(rate));
+        // A request takes more than there ever is.
+        let limit = mesh::EdgeLimit { name: "small".into(), numbers, cost: 2, ..mesh::EdgeLimit::default() };
+        let store = Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 0 })) });
+        let (policy, memory) = ("shop/plans".into(), "shop/plans".into());
+        let limits = vec![mesh::EdgeLimits { policy, memory, limits: vec![limit], store, ..mesh::EdgeLimits::default() }];
+        let mut gate = Gate::new(mesh::EdgePolicy { limits, ..keys() });
+        gate.consumers(vec![key("k1", KEY)]);
+        gate.set(&world);
+        let mut logging = world.client_means.snapshots.load().as_ref().clone();
+        let known = logging.settings.as_deref().cloned().unwrap();
+        logging.settings = Some(Arc::new(Settings { access_log: true, ..known }));
+        world.client_means.snapshots.publish(Arc::new(logging));
+        let answer = answered(&world, &format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        let line = lines.lock().join("\n");
+        assert!(
+            line.contains(r#""consumer":"shop/acme","auth_method":"ApiKey","credential":"mw_abc","limit":"shop/plans/small","#),
+            "{line}"
+        );
+    });
+}
+
+#[test]
 fn a_password_is_verified_beside_the_worker() {
     // Aim: the request waits for its verdict and goes on; a wrong one is refused with the realm.
     run(|| async {

@@ -1,33 +1,13 @@
 //! The guide `docs/resilience.md`: every line does what the page says.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
-use crate::mesh::{Mesh, meshwright, root, text};
+use crate::guide;
+use crate::mesh::{Mesh, root};
 
-/// Lines of the page's shell blocks.
-fn lines() -> Vec<String> {
-    let page = fs::read_to_string(root().join("docs/resilience.md")).unwrap();
-    let mut inside = false;
-    let kept = page.lines().filter(|line| {
-        let fence = line.starts_with("```");
-        inside ^= fence;
-        inside && !fence
-    });
-    kept.map(str::to_owned).collect()
-}
-
-/// Runs a line as somebody would who has `meshwright` in the path.
+/// Runs a line as somebody would who has `meshwright` in the path, in the repository.
 fn run(mesh: &Mesh, line: &str) -> String {
-    let mut shell = Command::new("sh");
-    let path = format!("{}:{}", meshwright().parent().unwrap().display(), std::env::var("PATH").unwrap());
-    for (name, value) in mesh.command(&[]).get_envs() {
-        shell.env(name, value.unwrap());
-    }
-    let output = shell.args(["-c", line]).env("PATH", path).current_dir(root()).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{line}: {}{}\n{}", text(&output.stdout), text(&output.stderr), mesh.log());
-    eprintln!("$ {line}\n{}", text(&output.stdout));
-    text(&output.stdout)
+    guide::run(mesh, &root(), line)
 }
 
 /// Two times in seconds.
@@ -49,7 +29,7 @@ fn the_guide_is_true() {
     assert_eq!(fs::read_dir(root().join("examples/resilience")).unwrap().count(), files.len());
     let manifests: Vec<(&str, &str)> = files.iter().map(String::as_str).zip(texts.iter().map(String::as_str)).collect();
     let mesh = Mesh::start(&manifests);
-    let lines = lines();
+    let lines = guide::lines("resilience.md");
     let mut lines = lines.iter();
     assert_eq!(lines.next().unwrap(), "meshwright up examples/resilience");
     let mut next = || run(&mesh, lines.next().unwrap());

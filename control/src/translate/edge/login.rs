@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use engine::authenticate::KeysUri;
 use proto::mesh::{self, ClaimHeader, EdgeLogin, EdgePolicy, LoginEndpoints, RoutePolicy, edge_login};
 use proto::names;
 
@@ -197,15 +198,19 @@ fn duration(told: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(told).ok()
 }
 
-/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow. Places that a provider names itself are allowed
-/// with it.
+/// Why the provider may not be asked: what lies outside the mesh is for EgressPolicies to allow, and has to be of https. Places that a provider
+/// names itself are allowed with it.
 pub(super) fn barred(index: &Index, owner: &Object, issuer: &str, endpoints: Option<&LoginPlaces>) -> Option<String> {
     let issuer = engine::login::issuer_address(issuer).ok();
     let asked: Vec<_> = match endpoints {
         Some(LoginPlaces { token, jwks, .. }) => vec![token.clone(), jwks.clone()],
         None => issuer.into_iter().collect(),
     };
-    asked.iter().find_map(|at| tokens::barred(index, owner, at))
+    let open = |at: &KeysUri| !at.is_secure() && !at.is_loopback() && !tokens::is_of_mesh(index, &owner.key.namespace, at);
+    let plain = asked.iter().find(|at| open(at));
+    plain
+        .map(|at| format!("{} is not of https, and its name is none of the mesh's", at.uri()))
+        .or_else(|| asked.iter().find_map(|at| tokens::barred(index, owner, at)))
 }
 
 /// Why an object's own words cannot be carried out: what it refers to is not there, or its provider may not be asked.

@@ -114,6 +114,25 @@ fn what_cannot_be_used_closes() {
 }
 
 #[test]
+fn a_provider_inside_is_asked_by_the_meshs_own_name() {
+    // Aim: token and keys may be plain at a name of the mesh, whatever EgressPolicies say; at another name never, and status says so.
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: idp, namespace: auth}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}";
+    let egress = "kind: EgressPolicy\nmetadata: {name: e, namespace: team}\nspec: {allow: [{hosts: [id.example]}]}";
+    for (host, barred) in [("idp.auth", false), ("idp.auth.svc", false), ("idp.team", true), ("id.example", true)] {
+        let spec = format!(
+            "issuer: 'https://id.example', clientId: a, endpoints: {{authorization: 'https://id.example/a', token: 'http://{host}/t', jwks: 'http://{host}/k'}}"
+        );
+        let made = world(&[&object("l", "team", &spec), service, egress]);
+        let told = login_of(&made, "one");
+        assert_eq!(!told.barred.is_empty(), barred, "{host}: {}", told.barred);
+        assert_eq!(told.endpoints.unwrap().token, format!("http://{host}/t"));
+        let status = serde_json::to_string(&statuses(&made)[&ObjectKey::new(Kind::OidcLogin, "team", "l")]).unwrap();
+        assert_eq!(status.contains("its name is none of the mesh's"), barred, "{status}");
+    }
+}
+
+#[test]
 fn its_secrets_go_to_its_gateway() {
     // Aim: what proxies show, and what sessions are sealed with, stands on pages of the Gateways that need it; made keys only where somebody logs in,
     // other ones for each namespace; what is told of the rule holds none of it.

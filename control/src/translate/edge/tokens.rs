@@ -87,12 +87,16 @@ fn introspection(index: &Index, object: &Object, said: &Introspection, rules: &[
     }
 }
 
+/// Whether the mesh has a host's name, as a namespace says it.
+pub(super) fn is_of_mesh(index: &Index, namespace: &str, url: &KeysUri) -> bool {
+    dns::record(index, namespace, url.host()).is_some_and(|(record, _)| !record.addresses.is_empty())
+}
+
 /// Why an authorization server may not be asked: what lies outside the mesh is for EgressPolicies to allow, those for all of the object's
 /// namespace and of the mesh.
 pub(in crate::translate) fn barred(index: &Index, object: &Object, url: &KeysUri) -> Option<String> {
     let namespace = &object.key.namespace;
-    let of_mesh = dns::record(index, namespace, url.host()).is_some_and(|(record, _)| !record.addresses.is_empty());
-    if of_mesh || url.is_loopback() {
+    if is_of_mesh(index, namespace, url) || url.is_loopback() {
         return None;
     }
     external_backend::barred(index, namespace, (url.host(), url.port()))

@@ -213,8 +213,16 @@ fn places(at: &Cursor<'_>, issuer: Option<&KeysUri>) -> Option<LoginPlaces> {
         }
         read.ok()
     };
+    // What is plain there is judged by whose name it is, which changes.
+    let asked = |at: Cursor<'_>| {
+        let read = KeysUri::read(&at.text()?);
+        if let Err(why) = read {
+            at.error(format!("it {why}"), "write it as https://HOST[:PORT]/PATH, or as http://SERVICE.NAMESPACE/PATH");
+        }
+        read.ok()
+    };
     let (authorization, token, jwks) =
-        (fields.need("authorization").and_then(read), fields.need("token").and_then(read), fields.need("jwks").and_then(read));
+        (fields.need("authorization").and_then(read), fields.need("token").and_then(asked), fields.need("jwks").and_then(asked));
     let end_session = fields.get("endSession").map(read);
     fields.done();
     let end_session = match end_session {
@@ -352,6 +360,10 @@ mod tests {
         assert_eq!(good("forward: {accessToken: X-Token}").access_token, Some(Some("x-token".to_owned())));
         assert!(matches!(good("privateKeyJwt: {secretRef: {name: s, key: k}, keyId: a}").proof, Some(LoginProof::PrivateKey(..))));
         assert!(good("issuer: 'http://127.0.0.1:9000'").issuer.is_some());
+        let inside = good(
+            "issuer: 'https://id.example', endpoints: {authorization: 'https://id.example/a', token: 'http://id.auth/t', jwks: 'http://id.auth/k'}",
+        );
+        assert_eq!(inside.endpoints.unwrap().token.host(), "id.auth");
     }
 
     #[test]

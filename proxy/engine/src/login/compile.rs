@@ -112,13 +112,14 @@ pub(crate) fn owner(raw: &EdgeLogin) -> Digest {
     digest(format!("{}\0{}\0{}", raw.issuer, raw.client_id, raw.cookie_domain).as_bytes())
 }
 
-/// The endpoints that are given by hand.
+/// The endpoints that are given by hand. Where proxies ask themselves may be plain: the control plane bars what is not the mesh's own name.
 pub(crate) fn given(raw: &LoginEndpoints, issuer: &KeysUri) -> Result<Endpoints, Wrong> {
     let read = |text: &str, field: &str| trusted(text, issuer).map_err(|why| Wrong::new(format!("endpoints.{field}"), why));
+    let asked = |text: &str, field: &str| KeysUri::read(text).map_err(|why| Wrong::new(format!("endpoints.{field}"), why));
     Ok(Endpoints {
         authorization: read(&raw.authorization, "authorization")?,
-        token: read(&raw.token, "token")?,
-        jwks: read(&raw.jwks, "jwks")?,
+        token: asked(&raw.token, "token")?,
+        jwks: asked(&raw.jwks, "jwks")?,
         end_session: if raw.end_session.is_empty() { None } else { Some(read(&raw.end_session, "end_session")?) },
         says_issuer: false,
     })

@@ -62,9 +62,6 @@ impl<D: Door> Connection<D> {
         for ask in leg.counted.aside() {
             self.shared.snapshots.limit_questions().aside(ask);
         }
-        if let Some(limit) = leg.counted.refused() {
-            account.limited(limit);
-        }
         if let Some(ask) = leg.found.take_refresh() {
             asking::refresh(&self.shared, ask);
         }
@@ -73,6 +70,10 @@ impl<D: Door> Connection<D> {
         }
         if !matches!(passage, Passage::Ask { .. }) {
             account.identified(&mut leg.found);
+        }
+        // After who called: a log's words are told in their order.
+        if let Some(limit) = leg.counted.refused() {
+            account.limited(limit);
         }
         passage
     }
