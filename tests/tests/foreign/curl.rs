@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -327,6 +327,16 @@ fn curl_is_told_what_is_too_much_and_who_it_is() {
     ground.mesh.leave();
 }
 
+/// A client that ends with the test.
+struct Reader(Child);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Aim: an upload of 100 MB over each version goes through without being held: the proxy's memory stays where it was; and beside a client that
 /// takes a byte now and then others are served at once.
 #[test]
@@ -370,7 +380,7 @@ fn nothing_long_is_held() {
                 "/dev/null",
                 &url,
             ];
-            Command::new("curl").args(arguments).stdout(Stdio::null()).spawn().unwrap()
+            Reader(Command::new("curl").args(arguments).stdout(Stdio::null()).spawn().unwrap())
         })
         .collect();
     thread::sleep(Duration::from_secs(3));
@@ -382,9 +392,6 @@ fn nothing_long_is_held() {
     let grown = memory_kib().saturating_sub(before);
     eprintln!("with fifty slow readers the edge has grown by {grown} KiB");
     assert!(grown < GROWTH_KIB_MAX + 50 * READER_KIB_MAX, "grown by {grown} KiB");
-    for mut reader in slow {
-        reader.kill().unwrap();
-        reader.wait().unwrap();
-    }
+    drop(slow);
     ground.mesh.leave();
 }
