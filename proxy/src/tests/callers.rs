@@ -112,6 +112,7 @@ impl Gate {
         snapshot.providers.clone_from(&compiled.providers);
         (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());
         snapshot.limits = compiled.limits.clone();
+        *world.client_means.telemetry.readings.limits.lock() = Arc::clone(&snapshot.limits);
         world.client_means.snapshots.publish(Arc::new(snapshot));
     }
 }

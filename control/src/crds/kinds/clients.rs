@@ -422,7 +422,7 @@ enum TlsMinimum {
 /// How sessions are resumed.
 #[derive(JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "!has(self.rotate) || duration(self.rotate) == duration(string(duration(self.rotate).getHours()) + 'h') && duration(self.rotate) >= duration('1h') && duration(self.rotate) <= duration('168h')",
+    "!has(self.rotate) || self.rotate.matches('^[0-9]{1,3}h$') && duration(self.rotate) >= duration('1h') && duration(self.rotate) <= duration('168h')",
     "use whole hours, 1h to 168h",
 )])))]
 struct SessionTickets {

@@ -129,9 +129,8 @@ impl OidcLogin {
             fields.at().error("redirectPath and logoutPath are the same", "give each a path of its own");
         }
         read.after_logout = fields.get("postLogoutRedirect").and_then(|at| after(&at));
-        if let Some(at) = fields.get("backChannelLogoutPath") {
-            at.error("the provider can end sessions in a store only, which this version does not serve", "remove it");
-        }
+        // The provider could end sessions in a store alone.
+        fields.unsupported(&["backChannelLogoutPath"]);
         let words = [("Navigation", LoginWhen::Navigation), ("Always", LoginWhen::Always), ("Never", LoginWhen::Never)];
         read.when = fields.get("when").and_then(|at| at.word(&words));
         read.session = fields.get("session").map(|at| LoginSessions::read(&at)).unwrap_or_default();
@@ -388,7 +387,7 @@ mod tests {
             ("redirectPath: '/a/../b'".to_owned(), "is no path"),
             ("redirectPath: /a, logoutPath: /a".to_owned(), "are the same"),
             ("postLogoutRedirect: '//evil'".to_owned(), "leads nowhere"),
-            ("backChannelLogoutPath: /b".to_owned(), "does not serve"),
+            ("backChannelLogoutPath: /b".to_owned(), "not supported"),
             ("when: Sometimes".to_owned(), "unknown value `Sometimes`"),
             ("session: {store: Redis}".to_owned(), "sessions in Redis are not served"),
             ("session: {cookieDomain: example}".to_owned(), "is no domain"),
