@@ -23,8 +23,8 @@ async fn asking(world: &mut World) -> (Socket, Socket) {
 
 #[test]
 fn an_end_goes_in_order() {
-    // Aim: readiness goes at once; for five seconds clients are let in and served as before; then doors close and answers say so; twenty seconds later what
-    // is left is cut. Nobody's answer is lost before.
+    // Aim: readiness goes at once; for five seconds clients are let in and served as before; then doors close and answers say so; twenty seconds later the
+    // drain is over, and what is left is the worker's to cut. Nobody's answer is lost before.
     run(|| async {
         let mut world = World::new(Setup::default());
         let ending = Ending { readiness_grace: Duration::from_secs(5), go_away_grace: Some(Duration::from_secs(20)) };
@@ -33,7 +33,7 @@ fn an_end_goes_in_order() {
         let lifecycle = Lifecycle::new(snapshots, Arc::clone(&world.credentials), Arc::clone(&world.trust[0]));
         lifecycle.bound();
         assert_eq!(lifecycle.ready(), Ok(()));
-        let (mut endless, _application) = asking(&mut world).await;
+        let (mut endless, mut its_application) = asking(&mut world).await;
         let (shared, life) = (Rc::clone(&world.client), lifecycle.clone());
         let drain = async move |bound| worker::drain(&shared, bound).await;
         let ended = tokio::task::spawn_local(async move { life.end_in_order(Duration::from_secs(3600), drain).await });
@@ -55,8 +55,9 @@ fn an_end_goes_in_order() {
         assert!(!ended.is_finished());
         ended.await.unwrap();
         assert_eq!(began.elapsed().as_secs(), 25);
-        drop(world);
-        assert_eq!(rest(&mut endless).await, "");
+        assert_eq!(world.client.guests.outbound.open(), 1);
+        write(&mut its_application, OK).await;
+        assert!(head(&mut endless).await.contains("connection: close\r\n"));
     });
 }
 
@@ -109,12 +110,11 @@ fn a_client_that_answers_stays() {
         let mut world = World::new(Setup { application: Protocol::Http2, ..Setup::default() });
         under(&world, pinging());
         let mut sender = http2::client(world.knock()).await;
-        for round in 0..2 {
+        for _ in 0..2 {
             let calling = tokio::task::spawn_local(sender.send_request(http2::call("/a", "hello")));
-            if round == 0 {
-                let application = world.application().await;
-                tokio::task::spawn_local(http2::application(application));
-            }
+            // The one of a minute ago was not kept for so long.
+            let application = world.application().await;
+            tokio::task::spawn_local(http2::application(application));
             assert_eq!(calling.await.unwrap().unwrap().status(), 200);
             sleep(Duration::from_secs(60)).await;
         }
