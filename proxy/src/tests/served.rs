@@ -165,7 +165,7 @@ fn a_long_value_is_no_way_around_a_service() {
         let mut world = asking(WithoutStore::Deny, true);
         let mut client = world.knock();
         let long = format!("/{}", "a".repeat(3000));
-        write(&mut client, &format!("GET {long} HTTP/1.1\r\nhost: catalog\r\n\r\n")).await;
+        write(&mut client, &format!("GET {long} HTTP/1.1\r\nhost: shop.example\r\n\r\n")).await;
         let mut heard = rates(reached(&mut world, true).await, vec![says(Code::Ok)]);
         backend(&mut world).await;
         assert!(head(&mut client).await.starts_with("HTTP/1.1 200"));
