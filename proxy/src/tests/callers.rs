@@ -53,6 +53,7 @@ impl Gate {
     pub(super) fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
         let any = pack(message);
         self.parts.put(&M::type_url(), name, &proto::epoch::version(&any.value), &any).unwrap();
+        self.parts.settle();
     }
 
     fn consumers(&mut self, credentials: Vec<mesh::Credential>) {
@@ -64,7 +65,6 @@ impl Gate {
             ..mesh::Consumer::default()
         };
         self.put("consumers/00", &mesh::Consumers { consumers: vec![acme], ..mesh::Consumers::default() });
-        self.parts.settle();
     }
 
     /// Puts it before the edge of a world.

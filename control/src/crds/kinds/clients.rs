@@ -5,10 +5,17 @@ use schemars::JsonSchema;
 use super::edge::LOCKED;
 use super::parts::{Duration, EdgeTarget, HeaderName, rules};
 
+/// HTTP/3 and the PROXY protocol.
+const OVER_UDP: (&str, &str) = (
+    "!has(self.http3) || !has(self.http3.enabled) || !self.http3.enabled || !has(self.proxyProtocol) || !has(self.proxyProtocol.mode) || \
+     self.proxyProtocol.mode != 'Require'",
+    "no balancer says by UDP whom it speaks for; make proxyProtocol.mode Optional, or remove http3",
+);
+
 /// What holds for clients before any rule is asked. Targets are Gateways, ListenerSets and their listeners; limits.bodyBytes alone may be said
 /// of routes. Without targetRefs: in the root namespace the mesh, else limits.bodyBytes of all routes of the namespace.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[LOCKED])))]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[LOCKED, OVER_UDP])))]
 pub(in crate::crds) struct ClientPolicySpec {
     /// Gateways, listeners and routes it is about.
     #[schemars(length(max = 16))]
@@ -204,8 +211,7 @@ struct Connections {
     max_requests: Option<u32>,
     /// How long clients are let in after a proxy said that it ends.
     readiness_grace: Option<ClientPause>,
-    /// How long they may take to go after they were told.
-    #[schemars(extend("default" = "30s"))]
+    /// How long they may take to go after they were told. Default: 30s.
     go_away_grace: Option<ClientPause>,
 }
 
@@ -287,8 +293,7 @@ struct Http2 {
     /// Requests that may be taken back in a minute.
     #[schemars(range(min = 1, max = 1_000_000))]
     resets_per_minute: Option<u32>,
-    /// How often a client is asked whether it lives.
-    #[schemars(extend("default" = "0s"))]
+    /// How often a client is asked whether it lives. Default: 0s.
     ping_interval: Option<ClientPing>,
 }
 
@@ -426,8 +431,7 @@ enum TlsMinimum {
     "use whole hours, 1h to 168h",
 )])))]
 struct SessionTickets {
-    /// How often keys are turned.
-    #[schemars(extend("default" = "12h"))]
+    /// How often keys are turned. Default: 12h.
     rotate: Option<Duration>,
 }
 

@@ -21,6 +21,11 @@ const PLAIN: (&str, &str) = ("!self.contains('//') && !self.contains('/.')", "a 
         ("!has(self.clientSecretRef) || !has(self.privateKeyJwt)", "a client proves itself by clientSecretRef or by privateKeyJwt"),
         ("!has(self.endpoints) || has(self.issuer)", "endpoints of no issuer; add issuer"),
         (
+            "!has(self.endpoints) || !has(self.issuer) || self.issuer.matches('^(?i:http):') || (self.endpoints.authorization.matches('^(?i:https):') \
+             && (!has(self.endpoints.endSession) || self.endpoints.endSession.matches('^(?i:https):')))",
+            "an issuer of https sends browsers to https",
+        ),
+        (
             "!has(self.redirectPath) || !has(self.logoutPath) || self.redirectPath != self.logoutPath",
             "redirectPath and logoutPath are the same",
         ),
@@ -69,7 +74,10 @@ pub(in crate::crds) struct OidcLoginSpec {
 /// An address of a provider.
 #[derive(JsonSchema)]
 struct ProviderUrl(
-    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+(/[^\\s?#]*)?$"), length(max = 2048))]
+    #[schemars(
+        regex(pattern = "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127[.][0-9.]+|\\[::1\\])(:[0-9]+)?)(/[^\\s?#]*)?$"),
+        length(max = 2048)
+    )]
     String,
 );
 
@@ -78,16 +86,26 @@ struct ProviderUrl(
 #[schemars(rename_all = "camelCase")]
 struct ProviderPlaces {
     /// Where browsers log in.
-    authorization: ProviderPlace,
+    authorization: BrowserPlace,
     /// Where tokens come from.
     token: ProviderPlace,
     /// Where its keys are.
     jwks: ProviderPlace,
     /// Where browsers log out.
-    end_session: Option<ProviderPlace>,
+    end_session: Option<BrowserPlace>,
 }
 
-/// One of them.
+/// Where browsers go; http is for this machine.
+#[derive(JsonSchema)]
+struct BrowserPlace(
+    #[schemars(
+        regex(pattern = "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127[.][0-9.]+|\\[::1\\])(:[0-9]+)?)([/?][^\\s]*)?$"),
+        length(max = 2048)
+    )]
+    String,
+);
+
+/// Where we ask.
 #[derive(JsonSchema)]
 struct ProviderPlace(
     #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))]
@@ -188,6 +206,7 @@ struct SessionLife(#[schemars(regex(pattern = super::parts::DURATION), length(ma
 #[schemars(rename_all = "camelCase")]
 struct LoginForward {
     /// None, Authorization (behind `Bearer`), or the name of a header that carries the access token. Default: None.
+    #[schemars(length(max = 2048))]
     access_token: Option<HeaderName>,
     /// Headers that are filled from the ID token, whatever the caller says there.
     #[schemars(length(max = 64))]

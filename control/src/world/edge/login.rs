@@ -291,13 +291,7 @@ fn after(at: &Cursor<'_>) -> Option<String> {
 }
 
 fn access_token(at: &Cursor<'_>) -> Option<Option<String>> {
-    if !at.is_mapping() {
-        return if at.text()? == "None" { Some(None) } else { filled(at).map(Some) };
-    }
-    let mut fields = at.fields();
-    let named = fields.need("header").and_then(|at| filled(&at));
-    fields.done();
-    named.map(Some)
+    if at.text()? == "None" { Some(None) } else { filled(at).map(Some) }
 }
 
 fn fill(at: &Cursor<'_>) -> Option<(String, String)> {
@@ -309,6 +303,7 @@ fn fill(at: &Cursor<'_>) -> Option<(String, String)> {
 }
 
 fn filled(at: &Cursor<'_>) -> Option<String> {
+    name(at)?;
     let name = header(at)?;
     if !claim_header(&name) {
         at.error(format!("`{name}` is not a login's to fill"), "choose a header of your own, such as x-user");
@@ -343,7 +338,7 @@ mod tests {
              jwks: 'https://keys.example/', endSession: 'https://id.example/end'}, clientId: edge, clientSecretRef: {name: s, key: k}, \
              clientAuth: Post, scopes: [openid, email], redirectPath: /cb, logoutPath: /out, postLogoutRedirect: /bye, when: Always, \
              session: {store: Cookie, cookieDomain: shop.example, sameSite: Strict, idle: 1h, max: 12h, refreshAtPercent: 70, keySecretRef: \
-             {name: keys, key: k}}, forward: {accessToken: {header: X-Token}, claimsToHeaders: [{claim: email, header: X-Email}]}",
+             {name: keys, key: k}}, forward: {accessToken: X-Token, claimsToHeaders: [{claim: email, header: X-Email}]}",
         );
         assert_eq!((read.optional, read.issuer.as_deref()), (Some(true), Some("https://id.example/a")));
         assert_eq!(read.endpoints.as_ref().unwrap().jwks.host(), "keys.example");
@@ -397,7 +392,9 @@ mod tests {
             ("session: {max: 721h}".to_owned(), "no such life"),
             ("session: {refreshAtPercent: 0}".to_owned(), "out of range"),
             ("forward: {accessToken: 'a b'}".to_owned(), ""),
-            ("forward: {accessToken: {header: host}}".to_owned(), "is not a login's to fill"),
+            ("forward: {accessToken: host}".to_owned(), "is not a login's to fill"),
+            ("forward: {accessToken: {header: x-a}}".to_owned(), ""),
+            (format!("forward: {{accessToken: {}}}", "a".repeat(2_049)), "2049 bytes"),
             ("forward: {claimsToHeaders: [{claim: a, header: x-meshwright-consumer}]}".to_owned(), "is not a login's to fill"),
             ("locked: true, targetRefs: [{kind: HTTPRoute, name: r}]".to_owned(), "can be locked"),
             ("password: x".to_owned(), "unknown field"),

@@ -2,6 +2,7 @@
 //! stands in [`WITHOUT_EFFECT`] with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher as _};
 
 use prost::{Message, Name};
 use prost_types::Any;
@@ -34,7 +35,7 @@ use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
 use super::guarding::{authorization, edge, login, seconds};
 use super::limits::served;
 use super::resolved::resolved;
-use super::walk::Walk;
+use super::walk::{Changed, Walk};
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
 use crate::model::build::Parts;
@@ -44,6 +45,8 @@ mod sources;
 
 /// Deepest message that is made up where none is.
 const MADE_UP_MAX: usize = 3;
+/// Threads that share the changes of a resource.
+const WALKERS: usize = 4;
 
 /// A resource by type and name.
 type Resource = (String, String, Any);
@@ -400,45 +403,86 @@ fn guarded() -> Vec<Resource> {
     ]
 }
 
-/// Whatever runs, line by line; numbers that only say "not the same as before" left out.
-fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
+/// Whatever runs, as the sum of its pieces in any order; numbers that only say "not the same as before" left out.
+fn picture(resources: &[Resource]) -> Result<u64, String> {
     let mut parts = Parts::default();
     for (kind, name, any) in resources {
         parts.put(kind, name, "1", any).map_err(|rejected| rejected.to_string())?;
     }
-    let snapshot = format!("{:#?}", parts.assemble(1, &Snapshot::default()));
-    let number = |line: &&str| !["id: ", "content: ", "stamp: ", "workload_id: "].iter().any(|word| line.trim_start().starts_with(word));
-    let mut lines: Vec<String> = snapshot.lines().filter(number).map(str::to_owned).collect();
-    lines.sort_unstable();
-    Ok(lines)
+    // On one line: each further level of a tree on many lines is passed through all levels above it.
+    let snapshot = format!("{:?}", parts.assemble(1, &Snapshot::default()));
+    let pieces = snapshot.as_bytes().split(|byte| b"{}[](),".contains(byte));
+    let numbers: [&[u8]; 4] = [b"id: ", b"content: ", b"stamp: ", b"workload_id: "];
+    let said = pieces.map(|piece| piece.strip_prefix(b" ").unwrap_or(piece)).filter(|piece| !numbers.iter().any(|n| piece.starts_with(n)));
+    Ok(said.fold(0, |sum, piece| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(piece);
+        sum.wrapping_add(hasher.finish())
+    }))
+}
+
+/// What came of fields that were set to something else.
+#[derive(Default)]
+struct Met {
+    honoured: BTreeSet<String>,
+    refused: BTreeSet<String>,
+    /// Neither, and where.
+    silent: BTreeMap<String, Vec<String>>,
+}
+
+impl Met {
+    /// Sets one resource among others to each of these in turn.
+    fn meet(resources: &[Resource], index: usize, changes: &[Changed]) -> Self {
+        let before = picture(resources).unwrap();
+        let (mut met, mut resources) = (Self::default(), resources.to_vec());
+        for changed in changes {
+            resources[index].2.value = changed.message.encode_to_vec();
+            match picture(&resources) {
+                Err(text) => {
+                    assert!(text.contains(resources[index].1.as_str()), "{}: {text}", changed.at);
+                    met.refused.insert(changed.field.clone());
+                }
+                Ok(after) if after != before => drop(met.honoured.insert(changed.field.clone())),
+                Ok(_) => met.silent.entry(changed.field.clone()).or_default().push(changed.at.clone()),
+            }
+        }
+        met
+    }
+
+    fn join(&mut self, other: Self) {
+        self.honoured.extend(other.honoured);
+        self.refused.extend(other.refused);
+        for (field, places) in other.silent {
+            self.silent.entry(field).or_default().extend(places);
+        }
+    }
+}
+
+/// Every change of every resource. What links to nothing is looked at by itself: each picture reads all that is beside it.
+fn met(walk: &Walk) -> Met {
+    let mut met = Met::default();
+    let groups = [good(), edges(), guarded(), vec![resource("inbound", &authorization())]];
+    for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
+        let (kind, name, any) = &resources[index];
+        let descriptor = walk.pool.get_message_by_name(kind.rsplit('/').next().unwrap()).unwrap();
+        let message = DynamicMessage::decode(descriptor, any.value.as_slice()).unwrap();
+        let changes = walk.changes(&message, name, MADE_UP_MAX);
+        std::thread::scope(|scope| {
+            let shares: Vec<_> = changes
+                .chunks(changes.len().div_ceil(WALKERS).max(1))
+                .map(|share| scope.spawn(move || Met::meet(resources, index, share)))
+                .collect();
+            shares.into_iter().for_each(|share| met.join(share.join().unwrap()));
+        });
+    }
+    met
 }
 
 #[test]
 fn every_field_is_honoured_or_refused() {
     // Aim: whatever is set to something else is refused, naming it, or changes what runs; what does neither is on a short list.
     let walk = Walk { pool: sources::compiled("../../proto/proto").descriptor_pool() };
-    let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    // What links to nothing is looked at by itself: each picture reads all that is beside it.
-    let groups = [good(), edges(), guarded(), vec![resource("inbound", &authorization())]];
-    for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
-        let before = picture(resources).unwrap();
-        let (kind, name, any) = &resources[index];
-        let descriptor = walk.pool.get_message_by_name(kind.rsplit('/').next().unwrap()).unwrap();
-        let message = DynamicMessage::decode(descriptor, any.value.as_slice()).unwrap();
-        for changed in walk.changes(&message, name, MADE_UP_MAX) {
-            let mut resources = resources.clone();
-            resources[index].2.value = changed.message.encode_to_vec();
-            match picture(&resources) {
-                Err(text) => {
-                    assert!(text.contains(name.as_str()), "{}: {text}", changed.at);
-                    refused.insert(changed.field);
-                }
-                Ok(after) if after != before => drop(honoured.insert(changed.field)),
-                Ok(_) => silent.entry(changed.field).or_default().push(changed.at),
-            }
-        }
-    }
+    let Met { honoured, refused, silent } = met(&walk);
     let told: BTreeSet<&str> = honoured.union(&refused).map(String::as_str).collect();
     let labels: BTreeSet<&str> = WITHOUT_EFFECT.iter().map(|(field, _)| *field).collect();
     let anyway: BTreeSet<&str> = SO_ANYWAY.iter().map(|(field, _)| *field).collect();
