@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::client::Resumption;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, NamedGroup, RootCertStore, ServerConfig};
@@ -73,9 +73,7 @@ impl Files {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots.clone()), Arc::clone(&self.provider));
             builder.with_client_cert_verifier(verifier.build().context("verifying clients")?)
         };
-        let mut config = builder
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .context("the server's certificate and key")?;
+        let mut config = builder.with_single_cert(self.chain.clone(), self.key.clone_key()).context("the server's certificate and key")?;
         config.alpn_protocols = protocols(args);
         Ok(Arc::new(config).into())
     }

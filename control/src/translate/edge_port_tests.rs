@@ -570,15 +570,8 @@ fn sets_bring_listeners_and_certificates_of_their_own() {
     // Aim: a set of another namespace has its own certificates by its own leave, routes that name it, and a status; the Gateway counts it.
     let spec = "allowedListeners: {namespaces: {from: All}}, listeners: [{name: http, port: 80, protocol: HTTP}]";
     let set = |of: &str| {
-        document(
-            GATEWAY_API,
-            "ListenerSet",
-            "team",
-            "shop",
-            &format!(
-                "spec: {{parentRef: {{name: edge}}, listeners: [{{name: own, port: 443, protocol: HTTPS, hostname: t.example, tls: {{certificateRefs: [{{name: one{of}}}]}}}}]}}"
-            ),
-        )
+        let own = format!("name: own, port: 443, protocol: HTTPS, hostname: t.example, tls: {{certificateRefs: [{{name: one{of}}}]}}");
+        document(GATEWAY_API, "ListenerSet", "team", "shop", &format!("spec: {{parentRef: {{name: edge}}, listeners: [{{{own}}}]}}"))
     };
     let route = route("HTTPRoute", "r", "", "own").replace("name: edge", "kind: ListenerSet, name: team");
     let base =

@@ -143,7 +143,8 @@ fn a_gateway_is_replaced_under_load() {
         cluster.run(CERTIFICATES)?;
         cluster.apply(GATEWAY)?;
         let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/edge.yaml"))?;
-        let manifest = manifest.replace("\n  replicas: 1\n", "\n  replicas: 2\n").replace("{name: http, port: 80}", "{name: https, port: 443}");
+        let manifest =
+            manifest.replace("\n  replicas: 1\n", "\n  replicas: 2\n").replace("{name: http, port: 80}", "{name: https, port: 443}");
         ensure!(manifest.contains("replicas: 2") && manifest.contains("port: 443"), "the manifest is another one");
         fs::write(cluster.folder().join("work/edge.yaml"), manifest)?;
         cluster.run("kubectl -n shop apply --server-side -f edge.yaml")?;

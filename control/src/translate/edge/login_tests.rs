@@ -38,7 +38,10 @@ fn served(world: &World) -> Vec<(String, Vec<EdgeLogin>)> {
     let (gateway, owner) = (("shop".to_owned(), "edge".to_owned()), ObjectKey::new(Kind::Gateway, "shop", "edge"));
     let spots = ["one", "two"].map(|rule| spot(world, &owner, &gateway, Some(rule)));
     let logins = |served: login::ServedPath| (served.path, served.policy.edge.unwrap().login_paths);
-    login::paths(world.index(), &spot(world, &owner, &gateway, None), spots.into_iter(), &mut BTreeSet::new()).into_iter().map(logins).collect()
+    login::paths(world.index(), &spot(world, &owner, &gateway, None), spots.into_iter(), &mut BTreeSet::new())
+        .into_iter()
+        .map(logins)
+        .collect()
 }
 
 #[test]

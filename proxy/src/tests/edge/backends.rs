@@ -1,10 +1,11 @@
 //! Backends that are no peers of the mesh and prove a name (BackendTLSPolicy).
 
 use engine::model::{Named, PeerName, Roots, Secret};
+use rustls::RootCertStore;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
-use super::tls::{cell, certificate, issued, put, store};
+use super::tls::{cell, certificate, issued, put};
 use super::*;
 use crate::tls::provider;
 
@@ -142,4 +143,11 @@ fn a_backend_is_shown_the_gateways_certificate() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(!ask(&mut world, &server).await.0.contains(" 204 "));
     });
+}
+
+/// Those that can be read.
+fn store(authority: &Authority) -> Arc<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(authority.roots());
+    Arc::new(store)
 }

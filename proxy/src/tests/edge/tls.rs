@@ -10,7 +10,7 @@ use engine::model::{
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -594,11 +594,4 @@ fn a_handshake_has_its_time_and_its_place() {
         let metrics = world.client_means.telemetry.render();
         assert!(metrics.contains("meshwright_edge_handshakes_full_total 1"), "{metrics}");
     });
-}
-
-/// Those that can be read.
-pub(super) fn store(authority: &Authority) -> Arc<RootCertStore> {
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(authority.roots());
-    Arc::new(store)
 }
