@@ -137,7 +137,7 @@ pub enum Returned {
     /// It is logged in.
     In(Onwards),
     /// The provider has to be asked first.
-    Asks(LoginAsk),
+    Asks(Box<LoginAsk>),
 }
 
 /// What becomes of one that logs out.
@@ -376,7 +376,7 @@ impl Login {
             let redirect = self.own_address(head, &self.redirect_path).ok_or(LoginFault::Strange)?;
             let form =
                 [("grant_type", "authorization_code"), ("code", &code), ("redirect_uri", &redirect), ("code_verifier", &flow.verifier)];
-            return self.ask(&provider, &form, None, means).map(Returned::Asks).ok_or(LoginFault::Away);
+            return self.ask(&provider, &form, None, means).map(|ask| Returned::Asks(Box::new(ask))).ok_or(LoginFault::Away);
         };
         let tokens = self.tokens(&told, means.now_secs)?;
         let session = self.session(&provider, tokens, &flow.nonce, means.now_secs)?;

@@ -80,7 +80,7 @@ fn returned(login: &Arc<Login>, head: LoginHead<'_>, watch: &mut Watch<'_>) -> P
     let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
     let told = watch.found.take_callout();
     match login.returned(head, means, told) {
-        Ok(Returned::Asks(ask)) => Passed::Asks(Box::new(Question::Login(Box::new(ask)))),
+        Ok(Returned::Asks(ask)) => Passed::Asks(Box::new(Question::Login(ask))),
         Ok(Returned::In(onwards)) if login.is_strict() => Passed::Answered(Box::new(walked(onwards))),
         Ok(Returned::In(onwards)) => Passed::Answered(Box::new(sent(onwards, StatusCode::SEE_OTHER))),
         Err(fault) => refused(fault, watch),
