@@ -1,7 +1,7 @@
 //! XBackend: a host outside the mesh that Gateways' routes lead to (Gateway API, experimental channel, v1alpha1).
 
 use super::backend_tls::BackendTlsPolicy;
-use super::door::Fields;
+use super::door::{Cursor, Fields};
 
 /// The zone of a cluster's own names, which are Services' (the type's own text forbids it).
 const CLUSTER_ZONE: &str = ".cluster.local";
@@ -38,29 +38,8 @@ impl ExternalBackend {
     pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
         let line = fields.at().line();
         fields.need("type").and_then(|at| at.word(&[("ExternalHostname", ())]));
-        let port = fields.need("port").and_then(|at| {
-            let mut port = at.fields();
-            // The name is a label.
-            let _ = port.get("name").and_then(|at| at.text());
-            let number = port.need("port").and_then(|at| at.port());
-            port.done();
-            number
-        });
-        let hostname = fields.need("externalHostname").and_then(|at| {
-            let mut named = at.fields();
-            let hostname = named.need("hostname");
-            named.done();
-            let at = hostname?;
-            let host = super::route::read_hostname(&at)?;
-            if host.contains('*') || host.ends_with(CLUSTER_ZONE) || host.parse::<std::net::IpAddr>().is_ok() {
-                at.error(
-                    format!("`{host}` is no name of a host outside the cluster"),
-                    "write a whole DNS name; a Service is a backendRef itself",
-                );
-                return None;
-            }
-            Some(host)
-        });
+        let port = fields.need("port").and_then(|at| read_port(&at));
+        let hostname = fields.need("externalHostname").and_then(|at| read_host(&at));
         let words = [
             ("TCP", Some(BackendProtocol::Tcp)),
             ("HTTP", Some(BackendProtocol::Http)),
@@ -77,36 +56,7 @@ impl ExternalBackend {
         let tls = fields.get("tls");
         fields.done();
         let hostname = hostname?;
-        let tls = tls.and_then(|at| {
-            let mut tls = at.fields();
-            let mode = tls
-                .need("mode")
-                .and_then(|at| at.word(&[("None", "None"), ("ServerOnly", "ServerOnly"), ("ClientAndServer", "ClientAndServer")]));
-            let (certificate, validation) = (tls.get("clientCertificateRef"), tls.get("validation"));
-            tls.done();
-            if mode == Some("ClientAndServer") || certificate.is_some() {
-                at.error(
-                    "a certificate of the backend's own is not supported by this version",
-                    "write `mode: ServerOnly`: the Gateway's tls.backend.clientCertificateRef is shown to whoever asks for one",
-                );
-            }
-            match (mode?, validation) {
-                ("None", None) => None,
-                ("None", Some(at)) => {
-                    at.error("nobody is verified without TLS", "remove it, or write `mode: ServerOnly`");
-                    None
-                }
-                (_, Some(at)) => BackendTlsPolicy::validation(&at, Vec::new()),
-                (_, None) => Some(BackendTlsPolicy {
-                    targets: Vec::new(),
-                    cas: Vec::new(),
-                    well_known: Some("System".to_owned()),
-                    hostname: hostname.clone(),
-                    names: Vec::new(),
-                    line,
-                }),
-            }
-        });
+        let tls = tls.and_then(|at| read_tls(&at, &hostname, line));
         if let Some((word, ..)) = said.as_ref().filter(|(word, ..)| word == "H2C" && tls.is_some())
             && let Some((.., at)) = &said
         {
@@ -114,6 +64,58 @@ impl ExternalBackend {
         }
         let protocol = said.and_then(|(_, protocol, _)| protocol);
         Some(Self { hostname, port: port?, protocol, tls, line })
+    }
+}
+
+fn read_port(at: &Cursor<'_>) -> Option<u16> {
+    let mut port = at.fields();
+    // The name is a label.
+    let _ = port.get("name").and_then(|at| at.text());
+    let number = port.need("port").and_then(|at| at.port());
+    port.done();
+    number
+}
+
+fn read_host(at: &Cursor<'_>) -> Option<String> {
+    let mut named = at.fields();
+    let hostname = named.need("hostname");
+    named.done();
+    let at = hostname?;
+    let host = super::route::read_hostname(&at)?;
+    if host.contains('*') || host.ends_with(CLUSTER_ZONE) || host.parse::<std::net::IpAddr>().is_ok() {
+        at.error(format!("`{host}` is no name of a host outside the cluster"), "write a whole DNS name; a Service is a backendRef itself");
+        return None;
+    }
+    Some(host)
+}
+
+fn read_tls(at: &Cursor<'_>, hostname: &str, line: u32) -> Option<BackendTlsPolicy> {
+    let mut tls = at.fields();
+    let modes = [("None", "None"), ("ServerOnly", "ServerOnly"), ("ClientAndServer", "ClientAndServer")];
+    let mode = tls.need("mode").and_then(|at| at.word(&modes));
+    let (certificate, validation) = (tls.get("clientCertificateRef"), tls.get("validation"));
+    tls.done();
+    if mode == Some("ClientAndServer") || certificate.is_some() {
+        at.error(
+            "a certificate of the backend's own is not supported by this version",
+            "write `mode: ServerOnly`: the Gateway's tls.backend.clientCertificateRef is shown to whoever asks for one",
+        );
+    }
+    match (mode?, validation) {
+        ("None", None) => None,
+        ("None", Some(at)) => {
+            at.error("nobody is verified without TLS", "remove it, or write `mode: ServerOnly`");
+            None
+        }
+        (_, Some(at)) => BackendTlsPolicy::validation(&at, Vec::new()),
+        (_, None) => Some(BackendTlsPolicy {
+            targets: Vec::new(),
+            cas: Vec::new(),
+            well_known: Some("System".to_owned()),
+            hostname: hostname.to_owned(),
+            names: Vec::new(),
+            line,
+        }),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct ProviderKeeper {
 
 /// Endpoints and keys, as they came.
 type FoundProvider = (Endpoints, HeaderMap, Bytes);
+/// Looks under way, by whom they are for.
+type Looks = JoinSet<(usize, Result<FoundProvider, String>)>;
 
 /// By address of the cell: two logins may name one issuer, each with places of its own.
 type KnownProviders = BTreeMap<usize, (Arc<ProviderCell>, Refresh)>;
@@ -79,7 +81,7 @@ impl ProviderKeeper {
     fn begin(
         &self,
         (id, cell, refresh): (usize, &Arc<ProviderCell>, &mut Refresh),
-        (looks, places): (&mut JoinSet<(usize, Result<FoundProvider, String>)>, &Arc<Semaphore>),
+        (looks, places): (&mut Looks, &Arc<Semaphore>),
         draw: &Draw,
     ) {
         let now = self.telemetry.moment();

@@ -171,12 +171,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
         tasks.spawn(leave_with_application(quiet, lifecycle.clone(), stop.clone()));
     }
 
-    for (door, listeners) in [(Purpose::Outbound, &sockets.outbound), (Purpose::Inbound, &sockets.inbound)] {
-        for listener in listeners {
-            open_everywhere(&workers, door, listener).await;
-        }
-    }
-    drop((sockets.outbound, sockets.inbound));
+    open_doors(&workers, sockets.outbound, sockets.inbound).await;
     // These let go of their sockets with the drain: a door is closed only when nobody holds it open.
     for (map, listener) in sockets.maps {
         tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), lifecycle.closing.clone()));
@@ -191,15 +186,29 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
 
     end_in_order(&lifecycle, &workers, bootstrap.drain).await;
     stop.cancel();
+    end_all(tasks).await;
+    telemetry.close_log();
+    workers_end(workers);
+    info!("proxy ends");
+    Ok(())
+}
+
+/// Opens both directions at all workers, and lets go of the sockets here.
+async fn open_doors(workers: &[Worker], outbound: Vec<TcpListener>, inbound: Vec<TcpListener>) {
+    for (door, listeners) in [(Purpose::Outbound, outbound), (Purpose::Inbound, inbound)] {
+        for listener in &listeners {
+            open_everywhere(workers, door, listener).await;
+        }
+    }
+}
+
+/// Waits a little for tasks that were told to end; then they end.
+async fn end_all(mut tasks: JoinSet<()>) {
     let ended = async { while tasks.join_next().await.is_some() {} };
     if timeout(TASKS_END, ended).await.is_err() {
         tasks.abort_all();
         while tasks.join_next().await.is_some() {}
     }
-    telemetry.close_log();
-    workers_end(workers);
-    info!("proxy ends");
-    Ok(())
 }
 
 fn workers(core: &Core, mode: &str, count: usize, draw: &Draw) -> anyhow::Result<Arc<Vec<Worker>>> {
