@@ -41,8 +41,8 @@ const VERSION: u32 = 1;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Serves a port's clients of HTTP/3 for as long as `wanted` says so; then those who are there end in order, and so does this. It goes on if it is wanted
-/// again meanwhile. Once a drain has shut the doors no further ones come in. Dropping the future cuts all of them. `unproved_max`: handshakes under way
-/// at which further clients have to prove their address first.
+/// again meanwhile. Whoever comes then, or once a drain has shut the doors, is refused. Dropping the future cuts all of them. `unproved_max`: handshakes
+/// under way at which further clients have to prove their address first.
 pub async fn serve(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: Rc<Shared>, mut wanted: watch::Receiver<bool>) {
     let hall = match Hall::open(socket, (port, unproved_max), &shared) {
         Ok(hall) => hall,
@@ -61,10 +61,7 @@ pub async fn serve(socket: UdpSocket, (port, unproved_max): (u16, usize), shared
         }
         tokio::select! {
             biased;
-            () = member.stage(DrainStage::Shut), if doorway.is_some() => {
-                hall.endpoint.set_server_config(None);
-                doorway = None;
-            }
+            () = member.stage(DrainStage::Shut), if doorway.is_some() => doorway = None,
             changed = wanted.changed() => match changed {
                 Ok(()) if *wanted.borrow() && doorway.is_some() => hall.reopen(),
                 Ok(()) => {}
@@ -76,6 +73,11 @@ pub async fn serve(socket: UdpSocket, (port, unproved_max): (u16, usize), shared
                 let Some(incoming) = incoming else { return };
                 hall.admit(incoming, || place.taken());
             }
+            // Who is not answered would try on for half a minute before it asks over TCP.
+            incoming = hall.endpoint.accept(), if !open || doorway.is_none() => match incoming {
+                Some(incoming) => incoming.refuse(),
+                None => return,
+            },
         }
     }
 }
@@ -137,14 +139,12 @@ impl Hall {
         self.shared.observer.edge()
     }
 
-    /// Lets nobody in any more, and tells those who are there.
+    /// Tells those who are there.
     fn close(&self) {
-        self.endpoint.set_server_config(None);
         self.closing.borrow().cancel();
     }
 
     fn reopen(&self) {
-        self.endpoint.set_server_config(Some(self.usual.clone()));
         *self.closing.borrow_mut() = CancellationToken::new();
     }
 
