@@ -39,7 +39,10 @@ fn login() -> mesh::EdgeLogin {
 
 /// A world whose people log in at a provider with these keys; `None`: at one that is not found yet.
 fn site(issuer: Option<&Issuer>) -> (World, Gate) {
-    let world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
+    let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
+    // Tokens age in virtual time.
+    world.client_means.telemetry = crate::observe::start(TelemetryOptions::default(), Clock::simulated(std::time::SystemTime::now())).0;
+    world.client = worker::shared(&world.client_means, 1);
     let mut gate = Gate::new(mesh::EdgePolicy { login: Some(login()), strip_logins: true, ..mesh::EdgePolicy::default() });
     let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
     gate.before = vec![("/oauth2/callback", paths.clone()), ("/oauth2/logout", paths)];

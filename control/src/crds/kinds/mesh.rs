@@ -131,8 +131,7 @@ pub(in crate::crds) struct TelemetrySpec {
 struct AccessLog {
     /// Whether each exchange is logged.
     enabled: Option<bool>,
-    /// Its form.
-    #[schemars(extend("default" = "Json"))]
+    /// Its form. Default: Json.
     format: Option<LogFormat>,
     /// One line, with fields of the log as `{name}`.
     #[schemars(length(max = 4096))]

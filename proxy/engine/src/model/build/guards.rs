@@ -51,6 +51,7 @@ pub(super) fn guards(
     }
     let asked = raw.external.len();
     if !login_paths.is_empty() {
+        alone(raw)?;
         let early = limited((limits, asked), LimitStage::BeforeAuth, memories)?;
         let paths = services.login_paths(login_paths)?;
         return Ok(early.into_iter().chain([paths]).map(Stage::Guard).collect());
@@ -70,6 +71,25 @@ pub(super) fn guards(
     let early = limited((limits, asked), LimitStage::BeforeAuth, memories)?;
     let late = limited((limits, asked), LimitStage::AfterAuth, memories)?;
     Ok(early.into_iter().chain(identify).chain(strip).chain(external).chain(authorize).chain(late).map(Stage::Guard).collect())
+}
+
+/// Refuses what stands beside the paths of logins and would hold for nobody: they are asked by people of whom nothing is known yet.
+fn alone(raw: &EdgePolicy) -> Result<(), Wrong> {
+    let beside = [
+        ("api_keys", raw.api_keys.is_some()),
+        ("basic", raw.basic.is_some()),
+        ("tokens", raw.tokens.is_some()),
+        ("authorization", raw.authorization.is_some()),
+        ("limits", raw.limits.iter().any(|object| !object.before_auth)),
+        ("external", !raw.external.is_empty()),
+        ("certificates", raw.certificates.is_some()),
+        ("login", raw.login.is_some()),
+        ("strip_logins", raw.strip_logins),
+    ];
+    match beside.into_iter().find(|(_, said)| *said) {
+        Some((field, _)) => Err(Wrong::new(field, "stands beside login_paths, where only limits before authentication hold")),
+        None => Ok(()),
+    }
 }
 
 /// The rate-limit services that objects name, with the objects' places.
