@@ -228,22 +228,25 @@ async fn whom_sentinels_name_counts_and_the_next_one_goes_on() {
     until("nothing is said any more", || named.why().is_empty()).await;
 }
 
+/// Servers that are to be one cluster.
+fn clustered(folder: &Path, ports: &[u16]) -> Vec<Option<Running>> {
+    let one = |port: &u16| {
+        let (file, bus) = (format!("nodes-{port}.conf"), (port + 10_000).to_string());
+        let secret = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
+        let cluster =
+            ["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+        Some(server(folder, *port, &[&secret[..], &cluster].concat()))
+    };
+    ports.iter().map(one).collect()
+}
+
 #[tokio::test]
 async fn a_cluster_counts_each_key_where_it_is() {
     // Aim: keys go to the servers that have them; one server's slots move away under way, announced and for good; a server is killed, the others'
     // keys are counted on, and in seconds its replica counts on, too.
     let folder = TempDir::new().unwrap();
     let ports = ports(6);
-    let mut servers: Vec<Option<Running>> = ports
-        .iter()
-        .map(|port| {
-            let (file, bus) = (format!("nodes-{port}.conf"), (port + 10_000).to_string());
-            let secret = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
-            let cluster =
-                ["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-node-timeout", "1000", "--cluster-port", &bus];
-            Some(server(folder.path(), *port, &[&secret[..], &cluster].concat()))
-        })
-        .collect();
+    let mut servers = clustered(folder.path(), &ports);
     for port in &ports {
         until("servers answer", || cli(*port, &["ping"]).contains("PONG")).await;
     }

@@ -217,6 +217,35 @@ fn call(roots: &Path, host: &str, port: u16) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
+/// The authority has forgotten us, and certificates of it are of a minute and a half, which it wants renewed somewhere in between.
+fn comes_back_with_an_empty_head(mesh: &Mesh, authority: &Authority, ca: &str, (directory, root): (&str, &str)) {
+    authority.end();
+    authority.prepare(ca, 90);
+    authority.begin();
+    let other = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: c, namespace: shop}
+spec:
+  parentRef: {name: edge}
+  listeners: [{name: c, port: 28481, protocol: HTTPS, hostname: c.shop.test, tls: {options: {meshwright.dev/acme: \"on\"}}}]
+";
+    let gateway = manifests(authority)
+        .split("---\n")
+        .find(|part| part.contains("kind: Gateway") && part.contains("{name: edge,"))
+        .unwrap()
+        .to_owned();
+    let open =
+        gateway.replace("gatewayClassName: meshwright", "gatewayClassName: meshwright\n  allowedListeners: {namespaces: {from: Same}}");
+    mesh.apply(&[&policies(directory, root, 95), "---\n", &open, "---", other].concat());
+    let first = eventually("a certificate comes", PATIENCE, || certificate(mesh, "c.shop.test")["serial"].as_str().map(str::to_owned));
+    eventually("it is renewed", Duration::from_secs(120), || {
+        let now = certificate(mesh, "c.shop.test")["serial"].as_str().map(str::to_owned);
+        now.is_some_and(|now| now != first).then_some(())
+    });
+    assert!(authority.log().contains("is a replacement of"), "{}", authority.log());
+}
+
 /// Aim: an authority that is away leaves one listener pending and everything else served; when it is there, a name is proved by HTTP and another by
 /// TLS, at every Gateway that wants it, and clients that believe that authority alone are let in; an authority that has forgotten us is met anew, and
 /// a certificate is renewed when the authority says, in place of the one before; what only authorities ask is closed again.
@@ -276,32 +305,7 @@ fn certificates_are_ordered_from_a_real_authority() {
         .unwrap();
     assert_eq!(text(&asked.stdout), "200", "it is the route's");
 
-    // It comes back with an empty head, and certificates of a minute and a half, which it wants renewed somewhere in between.
-    authority.end();
-    authority.prepare(&ca, 90);
-    authority.begin();
-    let other = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: ListenerSet
-metadata: {name: c, namespace: shop}
-spec:
-  parentRef: {name: edge}
-  listeners: [{name: c, port: 28481, protocol: HTTPS, hostname: c.shop.test, tls: {options: {meshwright.dev/acme: \"on\"}}}]
-";
-    let gateway = manifests(&authority)
-        .split("---\n")
-        .find(|part| part.contains("kind: Gateway") && part.contains("{name: edge,"))
-        .unwrap()
-        .to_owned();
-    let open =
-        gateway.replace("gatewayClassName: meshwright", "gatewayClassName: meshwright\n  allowedListeners: {namespaces: {from: Same}}");
-    mesh.apply(&[&policies(&directory, &root, 95), "---\n", &open, "---", other].concat());
-    let first = eventually("a certificate comes", PATIENCE, || certificate(&mesh, "c.shop.test")["serial"].as_str().map(str::to_owned));
-    eventually("it is renewed", Duration::from_secs(120), || {
-        let now = certificate(&mesh, "c.shop.test")["serial"].as_str().map(str::to_owned);
-        now.is_some_and(|now| now != first).then_some(())
-    });
-    assert!(authority.log().contains("is a replacement of"), "{}", authority.log());
+    comes_back_with_an_empty_head(&mesh, &authority, &ca, (&directory, &root));
     let metrics = mesh.log();
     assert!(!metrics.contains("PRIVATE KEY"), "{metrics}");
     mesh.leave();
