@@ -371,6 +371,40 @@ impl Random {
         targets + mode
     }
 
+    /// Spec of what edges alone look at.
+    fn of_edge(&mut self, kind: &str) -> String {
+        match kind {
+            "XBackend" => {
+                let tls = self.pick(&[
+                    "",
+                    ", tls: {mode: ServerOnly}",
+                    ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
+                ]);
+                let protocol = self.pick(&["HTTP", "HTTP11", "GRPC", "TCP"]);
+                format!(
+                    "type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, protocol: {protocol}{tls}"
+                )
+            }
+            "ExternalAuth" => {
+                let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
+                let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
+                format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
+            }
+            "OidcLogin" => {
+                let more = self.pick(&["clientId: a", "when: Never", "session: {max: 1s}", "clientSecretRef: {name: tls, key: key}"]);
+                format!("{}issuer: 'https://id.example', {more}", self.edge_targets())
+            }
+            "ClientPolicy" => {
+                let target =
+                    self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
+                let said =
+                    self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
+                format!("targetRefs: [{{{target}}}], {said}")
+            }
+            _ => self.guard(),
+        }
+    }
+
     /// Metadata and spec of what is about others.
     fn policy(&mut self, (kind, name): (&str, &str), namespace: &str) -> (String, String) {
         let number = self.draw(9);
@@ -391,38 +425,11 @@ impl Random {
                 let service = self.pick(&SERVICES);
                 format!("targetRefs: [{{group: '', kind: Service, name: {service}}}], validation: {{hostname: a.example, {trust}}}")
             }
-            "XBackend" => {
-                let tls = self.pick(&[
-                    "",
-                    ", tls: {mode: ServerOnly}",
-                    ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
-                ]);
-                let protocol = self.pick(&["HTTP", "HTTP11", "GRPC", "TCP"]);
-                format!(
-                    "type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, protocol: {protocol}{tls}"
-                )
-            }
             "ReferenceGrant" if name == "g1" => {
                 let (kind, from) = (self.pick(&["Gateway", "ListenerSet"]), if namespace == "a" { "b" } else { "a" });
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
             }
-            "ApiKeyAuth" | "BasicAuth" => self.guard(),
-            "ExternalAuth" => {
-                let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
-                let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
-                format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
-            }
-            "OidcLogin" => {
-                let more = self.pick(&["clientId: a", "when: Never", "session: {max: 1s}", "clientSecretRef: {name: tls, key: key}"]);
-                format!("{}issuer: 'https://id.example', {more}", self.edge_targets())
-            }
-            "ClientPolicy" => {
-                let target =
-                    self.pick(&["kind: Gateway, name: g0", "kind: ListenerSet, name: l0", "kind: Gateway, name: g1, sectionName: a"]);
-                let said =
-                    self.pick(&["limits: {headers: 9}", "tls: {minVersion: '1.3'}", "connections: {max: 5}", "http2: {enabled: false}"]);
-                format!("targetRefs: [{{{target}}}], {said}")
-            }
+            "XBackend" | "ApiKeyAuth" | "BasicAuth" | "ExternalAuth" | "OidcLogin" | "ClientPolicy" => self.of_edge(kind),
             "Consumer" => {
                 let digit = self.draw(4);
                 let hash = format!("sha256: '{}'", digit.to_string().repeat(64));
