@@ -8,6 +8,12 @@ use super::security::ClaimHeader;
 
 /// A path of a login's own.
 const LOGIN_PATH: &str = "^/[!\"$&'()*+,/:;<=>@A-Za-z0-9\\[\\]^_`{|}~.-]+$";
+/// An issuer: https, or this machine.
+const ISSUER: &str =
+    "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?)(/[^\\s?#]*)?$";
+/// Where it is asked: the same, with whatever stands behind.
+const PLACE: &str =
+    "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?)([/?][^\\s]*)?$";
 /// What paths do not hold.
 const PLAIN: (&str, &str) = ("!self.contains('//') && !self.contains('/.')", "a path without empty and dotted parts");
 
@@ -68,7 +74,7 @@ pub(in crate::crds) struct OidcLoginSpec {
 
 /// An address of a provider.
 #[derive(JsonSchema)]
-struct ProviderUrl(
+struct ProviderUrl(#[schemars(regex(pattern = ISSUER), length(max = 2048))] String);
     #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+(/[^\\s?#]*)?$"), length(max = 2048))]
     String,
 );
@@ -89,7 +95,7 @@ struct ProviderPlaces {
 
 /// One of them.
 #[derive(JsonSchema)]
-struct ProviderPlace(
+struct ProviderPlace(#[schemars(regex(pattern = PLACE), length(max = 2048))] String);
     #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))]
     String,
 );
@@ -188,6 +194,7 @@ struct SessionLife(#[schemars(regex(pattern = super::parts::DURATION), length(ma
 #[schemars(rename_all = "camelCase")]
 struct LoginForward {
     /// None, Authorization (behind `Bearer`), or the name of a header that carries the access token. Default: None.
+    #[schemars(length(max = 2048))]
     access_token: Option<HeaderName>,
     /// Headers that are filled from the ID token, whatever the caller says there.
     #[schemars(length(max = 64))]

@@ -213,7 +213,7 @@ mod tests {
             ("authorization_endpoint", Value::Null, "does not say its authorization_endpoint"),
             ("token_endpoint", serde_json::json!("http://id.example/token"), "its token_endpoint is not of https"),
             ("token_endpoint", serde_json::json!("http://127.0.0.1/token"), "its token_endpoint is not of https"),
-            ("jwks_uri", serde_json::json!("file:///etc/passwd"), "its jwks_uri is not of the form"),
+            ("jwks_uri", serde_json::json!("ftp://id.example/keys"), "its jwks_uri is not of the form"),
             ("end_session_endpoint", serde_json::json!("https://a@b/"), "its end_session_endpoint holds a user"),
         ] {
             let mut changed = good.clone();
