@@ -50,15 +50,9 @@ impl Gate {
         Self { parts: Parts::default(), policy, asked, broken: false, before, providers, clients: Arc::default() }
     }
 
-    fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
+    pub(super) fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
         let any = pack(message);
         self.parts.put(&M::type_url(), name, &proto::epoch::version(&any.value), &any).unwrap();
-        self.parts.settle();
-    }
-
-    /// What it shows to others.
-    pub(super) fn secrets(&mut self, secrets: Vec<mesh::ShownSecret>) {
-        self.put("consumers/00", &mesh::Consumers { secrets, ..mesh::Consumers::default() });
         self.parts.settle();
     }
 

@@ -47,7 +47,7 @@ fn site(issuer: Option<&Issuer>) -> (World, Gate) {
     let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
     gate.before = vec![("/oauth2/callback", paths.clone()), ("/oauth2/logout", paths)];
     let keys = mesh::ShownSecret { name: "login-keys".into(), value: vec![b'k'; 64].into() };
-    gate.secrets(vec![keys]);
+    gate.put("consumers/00", &mesh::Consumers { secrets: vec![keys], ..mesh::Consumers::default() });
     gate.set(&world);
     if let Some(issuer) = issuer {
         gate.providers[0].publish(discovered(), issuer.jwks().as_bytes()).unwrap();

@@ -8,10 +8,6 @@ use super::security::ClaimHeader;
 
 /// A path of a login's own.
 const LOGIN_PATH: &str = "^/[!\"$&'()*+,/:;<=>@A-Za-z0-9\\[\\]^_`{|}~.-]+$";
-/// An issuer: https, or this machine.
-const ISSUER: &str = "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?)(/[^\\s?#]*)?$";
-/// Where it is asked: the same, with whatever stands behind.
-const PLACE: &str = "^((?i:https)://[^/@?#\\s]+|(?i:http)://((?i:localhost)|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?)([/?][^\\s]*)?$";
 /// What paths do not hold.
 const PLAIN: (&str, &str) = ("!self.contains('//') && !self.contains('/.')", "a path without empty and dotted parts");
 
@@ -111,7 +107,10 @@ struct BrowserPlace(
 
 /// Where we ask.
 #[derive(JsonSchema)]
-struct ProviderPlace(#[schemars(regex(pattern = PLACE), length(max = 2048))] String);
+struct ProviderPlace(
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+([/?][^\\s]*)?$"), length(max = 2048))]
+    String,
+);
 
 /// How a client's secret is shown.
 #[derive(JsonSchema)]

@@ -238,7 +238,7 @@ fn elsewhere(kind: &str, word: &str) -> bool {
                 | "OidcLogin"
                 | "ClientPolicy",
             "namespace"
-        ) | ("OidcLogin", "backChannelLogoutPath")
+        )
     )
 }
 

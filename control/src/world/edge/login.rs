@@ -13,8 +13,6 @@ use crate::world::content::ContentRef;
 use crate::world::door::{Fields, is_subdomain};
 use crate::world::traffic::header;
 
-/// Longest name of a header.
-const NAME_BYTES_MAX: usize = 2_048;
 /// Most scopes, and headers that are filled.
 const LISTED_MAX: usize = 64;
 
@@ -307,8 +305,8 @@ fn fill(at: &Cursor<'_>) -> Option<(String, String)> {
 fn filled(at: &Cursor<'_>) -> Option<String> {
     name(at)?;
     let name = header(at)?;
-    if name.len() > NAME_BYTES_MAX || !claim_header(&name) {
-        at.error(format!("`{name:.64}` is not a login's to fill"), "choose a header of your own, such as x-user");
+    if !claim_header(&name) {
+        at.error(format!("`{name}` is not a login's to fill"), "choose a header of your own, such as x-user");
         return None;
     }
     Some(name)
