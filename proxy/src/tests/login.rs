@@ -17,7 +17,8 @@ use crate::io::Draw;
 /// Where the provider is.
 const PROVIDER: &str = "127.0.0.1:9000";
 const ISSUER: &str = "http://127.0.0.1:9000";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+/// Each connection is seen once.
+const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 fn login() -> mesh::EdgeLogin {
     let secs = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
@@ -99,7 +100,11 @@ async fn tells(socket: &mut Socket, status: &str, body: &str) -> String {
     let asked = head(socket).await;
     let length = header(&asked, "content-length").first().and_then(|length| length.parse().ok()).unwrap_or(0);
     let form = exactly(socket, length).await;
-    write(socket, &format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await;
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    write(socket, &answer).await;
     asked + &form
 }
 

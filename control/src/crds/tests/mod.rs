@@ -236,7 +236,8 @@ fn elsewhere(kind: &str, word: &str) -> bool {
                 | "RateLimit"
                 | "ExternalAuth"
                 | "OidcLogin"
-                | "ClientPolicy",
+                | "ClientPolicy"
+                | "Telemetry",
             "namespace"
         )
     )
