@@ -101,9 +101,8 @@ async fn tells(socket: &mut Socket, status: &str, body: &str) -> String {
     let length = header(&asked, "content-length").first().and_then(|length| length.parse().ok()).unwrap_or(0);
     let form = exactly(socket, length).await;
     let length = body.len();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
+    let answer =
+        format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
     write(socket, &answer).await;
     asked + &form
 }
