@@ -239,7 +239,7 @@ fn elsewhere(kind: &str, word: &str) -> bool {
                 | "ClientPolicy"
                 | "Telemetry",
             "namespace"
-        )
+        ) | ("Telemetry", "sectionName")
     )
 }
 
