@@ -228,7 +228,8 @@ impl Kept {
 
     /// Why, as the control plane is told.
     fn why(&self) -> String {
-        self.telemetry.traffic().stores_away.into_iter().map(|row| format!("{}: {}", row.store, row.error)).collect()
+        let stores = self.telemetry.traffic().stores_away.into_iter().filter(|row| row.store != "leases");
+        stores.map(|row| format!("{}: {}", row.store, row.error)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 
 use super::edge::LOCKED;
-use super::parts::{Duration, EdgeTarget, HeaderName, rules};
+use super::parts::{EdgeTarget, HeaderName, rules};
 
 /// What holds for clients before any rule is asked. Targets are Gateways, ListenerSets and their listeners; limits.bodyBytes alone may be said
 /// of routes. Without targetRefs: in the root namespace the mesh, else limits.bodyBytes of all routes of the namespace.
@@ -353,14 +353,10 @@ enum TlsMinimum {
 
 /// How sessions are resumed.
 #[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "!has(self.rotate) || duration(self.rotate) == duration(string(duration(self.rotate).getHours()) + 'h') && duration(self.rotate) >= duration('1h') && duration(self.rotate) <= duration('168h')",
-    "use whole hours, 1h to 168h",
-)])))]
 struct SessionTickets {
-    /// How often keys are turned.
-    #[schemars(extend("default" = "12h"))]
-    rotate: Option<Duration>,
+    /// How often keys are turned: whole hours, 1h to 168h.
+    #[schemars(regex(pattern = "^([1-9]|[1-9][0-9]|1[0-5][0-9]|16[0-8])h$"), extend("default" = "12h"))]
+    rotate: Option<String>,
 }
 
 /// Whether what a certificate's authority says of it is shown.

@@ -433,7 +433,7 @@ mod tests {
             (format!("store: {{redis: {{addresses: [\"a:1\"], aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
             ("bandwidth: [{responseBytesPerSecond: 0}]".to_owned(), "out of range"),
             (format!("store: {{leases: {{aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
-            ("concurrency: [{requests: 1, queue: 1001}]".to_owned(), "use 0 to 1000"),
+            ("concurrency: [{requests: 1, queue: 1001}]".to_owned(), "1001 is out of range"),
             (format!("locked: true, targetRefs: [{{kind: HTTPRoute, name: r}}], {}", limit("burst: 1")), "can be locked"),
         ];
         for (spec, told) in cases {
