@@ -1,6 +1,6 @@
 //! The end of an edge as its clients, and a balancer in front of it, see it.
 
-use bytes::Bytes;
+use ::bytes::Bytes;
 use engine::model::{ClientPolicy, ClientRules, Ending, Http2Rules};
 use http_body_util::{BodyExt as _, Full};
 use tokio::io::AsyncReadExt as _;
