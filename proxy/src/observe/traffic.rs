@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::Moment;
 use engine::limit::RemoteStore;
@@ -15,6 +16,8 @@ use super::telemetry::Telemetry;
 
 /// The control plane's store, as `meshwright_degraded` names it.
 const LEASES: &str = "leases";
+/// A proxy that starts, or changes its control plane, has asked nobody yet.
+const LEASES_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Telemetry {
     /// HTTP traffic per direction and service, plaintext peers, and calls past the mesh that were or would be cut, since the start. At most 256
@@ -46,6 +49,9 @@ impl Telemetry {
         let limits = Arc::clone(&self.readings.limits.lock());
         let since = limits.leases().away_since().filter(|_| limits.is_used())?;
         let ago = self.moment().since(Moment::of_nanos(since));
+        if ago < LEASES_PATIENCE {
+            return None;
+        }
         let since_secs = self.clock.unix().saturating_sub(ago).as_secs();
         Some(StoreAway {
             store: LEASES.to_owned(),

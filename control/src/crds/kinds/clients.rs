@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 
 use super::edge::LOCKED;
-use super::parts::{Duration, EdgeTarget, HeaderName, rules};
+use super::parts::{EdgeTarget, HeaderName, rules};
 
 /// HTTP/3 and the PROXY protocol.
 const OVER_UDP: (&str, &str) = (

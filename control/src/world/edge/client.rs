@@ -22,7 +22,7 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest life of a promise of encryption: two years.
 const HSTS_MAX: Duration = Duration::from_secs(730 * 24 * 3600);
 /// Most hours after which keys of session tickets are turned: a week.
-const TICKET_HOURS_MAX: u64 = 168;
+const TICKET_HOURS_MAX: u32 = 168;
 /// Most of anything that is counted in a policy.
 const COUNT_MAX: i64 = 1_000_000;
 /// Largest bound of a body that every reader of JSON keeps as it is.
@@ -345,15 +345,15 @@ fn count(at: &Cursor<'_>, least: i64) -> Option<u32> {
     within(at, least, COUNT_MAX)
 }
 
-/// Whole hours after which keys of session tickets are turned.
+/// Whole hours after which keys of session tickets are turned, written as such.
 fn hours(at: &Cursor<'_>) -> Option<u32> {
-    let every = at.duration()?;
-    let hours = every.as_secs() / 3600;
-    if Duration::from_secs(hours * 3600) != every || !(1..=TICKET_HOURS_MAX).contains(&hours) {
+    let text = at.text()?;
+    let number = text.strip_suffix('h').filter(|number| !number.starts_with(['0', '+']));
+    let hours = number.and_then(|number| number.parse().ok()).filter(|hours| (1..=TICKET_HOURS_MAX).contains(hours));
+    if hours.is_none() {
         at.error("keys of session tickets are not turned by that", format!("use whole hours, 1h to {TICKET_HOURS_MAX}h"));
-        return None;
     }
-    u32::try_from(hours).ok()
+    hours
 }
 
 /// So many milliseconds to so much time.

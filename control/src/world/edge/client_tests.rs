@@ -28,7 +28,7 @@ fn every_field_is_read() {
     let read = good(
         "clientAddress: {trustedHops: 2, header: Forwarded}, \
          proxyProtocol: {mode: Optional, trustedCidrs: [10.0.0.0/8], timeout: 1s}, \
-         connections: {max: 10, perAddress: 2, newPerSecond: 3, idle: 1m, maxAge: 1h, maxRequests: 7}, \
+         connections: {max: 10, perAddress: 2, newPerSecond: 3, idle: 1m, maxAge: 1h, maxRequests: 7, readinessGrace: 5s, goAwayGrace: 1m}, \
          timeouts: {tlsHandshake: 1s, requestHeaders: 2s, bodyIdle: 3s, writeStall: 4s, minBytesPerSecond: 5}, \
          limits: {headerBytes: 2048, headers: 20, uriBytes: 100, bodyBytes: 1000}, \
          http1: {enabled: true, allow10: false, keepHeaderCase: false}, \
@@ -43,6 +43,8 @@ fn every_field_is_read() {
     assert_eq!((address.trusted_hops, address.header), (2, Header::Forwarded.into()));
     assert!(!read.proxy.as_ref().unwrap().required);
     assert_eq!((read.max, read.max_requests, read.idle), (Some(10), Some(7), Some(Duration::from_secs(60))));
+    assert_eq!((read.readiness_grace, read.go_away_grace), (Some(Duration::from_secs(5)), Some(Duration::from_secs(60))));
+    assert_eq!((read.plain_master_secret, read.ticket_hours, read.ping_interval), (Some(false), Some(12), Some(Duration::ZERO)));
     assert_eq!((read.body_bytes, read.uri_bytes, read.tls12), (Some(1000), Some(100), Some(false)));
     assert_eq!(read.early_set.as_ref().unwrap()[0].name, "x-a");
     let mut other = ClientPolicy::default();
