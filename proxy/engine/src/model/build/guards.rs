@@ -19,7 +19,7 @@ use crate::filter::guard::{
 };
 use crate::limit::LimitMemories;
 use crate::login::{self, Login, LoginLive, ProviderCell};
-use crate::rejected::Wrong;
+use crate::rejected::{Wrong, refuse};
 
 /// Most logins that share their paths.
 const LOGINS_MAX: usize = 16;
@@ -50,6 +50,9 @@ pub(super) fn guards(
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }
     if !login_paths.is_empty() {
+        let beside = EdgePolicy { login_paths: Vec::new(), limits: Vec::new(), ..raw.clone() };
+        refuse(beside != EdgePolicy::default(), "login_paths beside what guards a rule")?;
+        refuse(limits.iter().any(|limit| !limit.before_auth), "limits that know who calls beside login_paths")?;
         let early = limited(limits, LimitStage::BeforeAuth, memories)?;
         let paths = services.login_paths(login_paths)?;
         return Ok(early.into_iter().chain([paths]).map(Stage::Guard).collect());

@@ -382,14 +382,18 @@ fn guarded() -> Vec<Resource> {
         RoutePolicy { edge: Some(mesh::EdgePolicy { limits: vec![served()], ..mesh::EdgePolicy::default() }), ..RoutePolicy::default() };
     let asked =
         Route { typed_per_filter_config: extension(&asks), ..self::rule("HTTPRoute/shop/catalog/1", prefix("/"), &[("shop/a:80", 1)]) };
-    let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
-    let paths = RoutePolicy { edge: Some(paths), ..RoutePolicy::default() };
-    let paths =
-        Route { typed_per_filter_config: extension(&paths), ..self::rule("OidcLogin/shop/people/p", prefix("/"), &[("bad_backend", 1)]) };
     vec![
-        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![paths, rule, asked])])),
+        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule, asked])])),
         resource("shop/a:80", &fixture::cluster("shop/a:80")),
     ]
+}
+
+/// The paths of a login, which nothing stands beside.
+fn login_paths() -> Vec<Resource> {
+    let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
+    let paths = RoutePolicy { edge: Some(paths), ..RoutePolicy::default() };
+    let rule = Route { typed_per_filter_config: extension(&paths), ..rule("OidcLogin/shop/people/p", prefix("/"), &[("bad_backend", 1)]) };
+    vec![resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule])]))]
 }
 
 /// Whatever runs, line by line; numbers that only say "not the same as before" left out.
@@ -412,7 +416,7 @@ fn every_field_is_honoured_or_refused() {
     let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
     // What links to nothing is looked at by itself: each picture reads all that is beside it.
-    let groups = [good(), edges(), guarded(), vec![resource("inbound", &authorization())]];
+    let groups = [good(), edges(), guarded(), login_paths(), vec![resource("inbound", &authorization())]];
     for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
         let before = picture(resources).unwrap();
         let (kind, name, any) = &resources[index];
