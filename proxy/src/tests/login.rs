@@ -142,6 +142,8 @@ fn a_browser_logs_in_and_its_session_is_refreshed_beside_the_road() {
         assert!(asks);
         let asked = tells(&mut provider, "200 OK", &tokens(&issuer, &world, &parameter(&location, "nonce"), "one")).await;
         assert!(asked.starts_with("POST /token HTTP/1.1\r\n") && asked.contains("code_verifier="), "{asked}");
+        // Else the next question comes on the same connection.
+        drop(provider);
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 303") && header(&answer, "location") == ["/cart?x=1"], "{answer}");
         let mut cookies = kept(&answer);
