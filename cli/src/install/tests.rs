@@ -163,7 +163,7 @@ fn the_injector_is_asked_about_the_meshs_pods_only() {
 }
 
 /// Ours, and Gateway API's.
-const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "meshwright.dev"];
+const GROUPS: [&str; 3] = ["gateway.networking.k8s.io", "gateway.networking.x-k8s.io", "meshwright.dev"];
 
 /// Aim: the analyzer is asked about every kind of ours and of Gateway API that the world reads, whichever are added.
 #[test]

@@ -37,7 +37,7 @@ fn every_field_is_read() {
          headers: {early: {set: [{name: X-A, value: b}], remove: [X-C]}, requestId: KeepTrusted, hsts: 24h, forwardClientCert: Drop}, \
          tls: {profile: Strict13, sessionTickets: {rotate: 12h}, ocspStapling: IfGiven}",
     );
-    assert_eq!(read.said().len(), 38);
+    assert_eq!(read.said().len(), 40);
     assert_eq!((read.http3, read.alt_svc_max_age), (Some(true), Some(Duration::from_secs(3600))));
     let address = read.address.clone().unwrap();
     assert_eq!((address.trusted_hops, address.header), (2, Header::Forwarded.into()));

@@ -1,8 +1,6 @@
 //! The end of an edge as its clients, and a balancer in front of it, see it.
 
-use ::bytes::Bytes;
 use engine::model::{ClientPolicy, ClientRules, Ending, Http2Rules};
-use http_body_util::{BodyExt as _, Full};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep};
 
@@ -12,8 +10,7 @@ use crate::ground::drain::DrainStage;
 use crate::status::lifecycle::Lifecycle;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-/// Each request has a connection of its own to the application.
-const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// A client whose request is under way, and the application that has it.
 async fn asking(world: &mut World) -> (Socket, Socket) {
@@ -110,7 +107,7 @@ fn a_client_that_vanished_is_found_out() {
 fn a_client_that_answers_stays() {
     // Aim: who answers is asked again and again, and served after a minute as at first.
     run(|| async {
-        let mut world = World::new(Setup::default());
+        let mut world = World::new(Setup { application: Protocol::Http2, ..Setup::default() });
         under(&world, pinging());
         let mut sender = http2::client(world.knock()).await;
         for _ in 0..2 {
