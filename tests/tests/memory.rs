@@ -19,8 +19,8 @@ use tests::look::{free_port, program, until, write_private};
 const REST_MAX: Duration = Duration::from_secs(90);
 /// Resident, fresh. A development build has several times the code.
 const FRESH_KIB_MAX: u64 = if cfg!(debug_assertions) { 48 << 10 } else { 15 << 10 };
-/// What is this process's alone, fresh.
-const OWN_KIB_MAX: u64 = if cfg!(debug_assertions) { 6 << 10 } else { 3 << 10 };
+/// What is this process's alone, fresh. Of a development build more than 4 MiB are addresses that the loader writes down at the start.
+const OWN_KIB_MAX: u64 = if cfg!(debug_assertions) { 7 << 10 } else { 3 << 10 };
 /// Services that nobody calls.
 const UNUSED: usize = 1000;
 /// What they may add: nothing, as exactly as pages can be counted.
