@@ -46,4 +46,4 @@ provider.use(async (context, next) => {
   await next();
 });
 
-provider.listen(Number(port), '127.0.0.1', () => console.log('ready'));
+provider.listen(Number(port), '0.0.0.0', () => console.log('ready'));
