@@ -1,9 +1,9 @@
 """A browser without a screen: follows redirects, keeps cookies, fills in the forms of a provider of logins. Python's own library alone.
 
-    browser.py JAR HOST:PORT=HOST:PORT URL [HEADER:VALUE ...]
+    browser.py JAR HOST:PORT=SOCKET URL [HEADER:VALUE ...]
 
 Prints JSON: status, url, body, hops (status and address of every answer on the way), cookies (names by now). Cookies are kept in the file JAR.
-What stands before `=` is met at what stands behind it: a provider on the loopback of another network namespace.
+What stands before `=` is met at a Unix socket: a provider on the loopback of another network namespace.
 """
 
 import html.parser
@@ -21,9 +21,19 @@ HOPS_MAX = 20
 connect = socket.create_connection
 
 
+class Wire(socket.socket):
+    """A Unix socket, which knows no options of TCP."""
+
+    def setsockopt(self, *_):
+        pass
+
+
 def led(address, *rest, **named):
-    host, port = met.rsplit(":", 1) if "%s:%s" % address == asked else address
-    return connect((host, int(port)), *rest, **named)
+    if "%s:%s" % address != asked:
+        return connect(address, *rest, **named)
+    wire = Wire(socket.AF_UNIX)
+    wire.connect(met)
+    return wire
 
 
 socket.create_connection = led

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -28,12 +29,12 @@ fn packages() -> PathBuf {
 struct Provider(Child);
 
 impl Provider {
-    fn start(mesh: &Mesh, port: u16, edge: u16) -> Self {
+    fn start(mesh: &Mesh, (port, socket): (u16, &Path), edge: u16) -> Self {
         let program = packages().join("provider.mjs");
         // Packages are found from where the program is.
         fs::copy(client("oidc/provider.mjs"), &program).unwrap();
         let at = |path: &str| format!("https://127.0.0.1:{edge}{path}");
-        let arguments = [port.to_string(), at("/oauth2/callback"), at("/bye"), TOKEN_SECS.to_string()];
+        let arguments = [port.to_string(), socket.display().to_string(), at("/oauth2/callback"), at("/bye"), TOKEN_SECS.to_string()];
         let mut node = mesh.exec("shop/edge", &["node", program.to_str().unwrap()]);
         let mut child = node.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
@@ -63,10 +64,8 @@ struct Browser {
 }
 
 impl Browser {
-    fn new(mesh: &Mesh, jar: PathBuf, port: u16) -> Self {
-        let addresses = mesh.inside("shop/edge", &["hostname", "-I"]);
-        let address = addresses.split_whitespace().next().unwrap();
-        Self { jar, led: format!("127.0.0.1:{port}={address}:{port}") }
+    fn new(jar: PathBuf, (port, socket): (u16, &Path)) -> Self {
+        Self { jar, led: format!("127.0.0.1:{port}={}", socket.display()) }
     }
 
     /// What it comes to; nothing where it is sent to somebody who is not there.
@@ -180,10 +179,14 @@ fn a_browser_logs_in_at_a_real_provider() {
     let (port, edge) = (free(), free());
     let shop = format!("https://127.0.0.1:{edge}/shop?item=7");
     let jars = tempfile::tempdir().unwrap();
+    // Workloads run as another user, and listen there.
+    fs::set_permissions(jars.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let (chain, key) = certificate(jars.path());
     let mesh = Mesh::start(&[("mesh.yaml", &manifests(port, edge, (&chain, &key)))]);
-    let provider = Provider::start(&mesh, port, edge);
-    let [ada, other, third] = ["ada", "other", "third"].map(|name| Browser::new(&mesh, jars.path().join(name), port));
+    let socket = jars.path().join("provider");
+    let met = (port, socket.as_path());
+    let provider = Provider::start(&mesh, met, edge);
+    let [ada, other, third] = ["ada", "other", "third"].map(|name| Browser::new(jars.path().join(name), met));
 
     let shown = eventually("somebody logs in", Duration::from_secs(60), || {
         let shown = ada.browses(&shop);
@@ -216,7 +219,7 @@ fn a_browser_logs_in_at_a_real_provider() {
     eventually("status says so", Duration::from_secs(30), || ready(&mesh).contains("Unreachable").then_some(()));
     assert_eq!(ada.calls(&shop)["status"], 200, "who is logged in stays so");
 
-    let provider = Provider::start(&mesh, port, edge);
+    let provider = Provider::start(&mesh, met, edge);
     let logs_in = |browser: &Browser| browser.tries(&shop, &[]).is_ok_and(|shown| shown["status"] == 200);
     eventually("somebody else logs in", Duration::from_secs(90), || logs_in(&other).then_some(()));
     let left = other.browses(&format!("https://127.0.0.1:{edge}/oauth2/logout"));
