@@ -197,7 +197,7 @@ fn a_browser_logs_in_at_a_real_provider() {
     let headers = &seen["headers"];
     assert_eq!(headers["x-email"][0], "ada@shop.example", "{seen}");
     assert_eq!(headers["x-meshwright-consumer"][0], "shop/ada;groups=;method=Login", "{seen}");
-    assert!(headers["authorization"][0].as_str().unwrap().starts_with("Bearer ") && headers.get("cookie").is_none(), "{seen}");
+    assert!(headers["authorization"][0].as_str().unwrap().starts_with("Bearer ") && !seen.to_string().contains("mw-login"), "{seen}");
     eventually("status says so", Duration::from_secs(30), || ready(&mesh).contains("Found").then_some(()));
     assert_eq!(ada.calls(&shop)["hops"].as_array().unwrap().len(), 1, "nobody is sent anywhere any more");
     let program = other.calls(&shop);
