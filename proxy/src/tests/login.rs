@@ -77,7 +77,8 @@ async fn browse(world: &World, target: &str, cookies: &str) -> Socket {
 
 /// The connection that the edge makes next, and whether it is to the provider.
 async fn reached(world: &mut World) -> (Socket, bool) {
-    let (destination, socket) = world.applications.recv().await.expect("a connection");
+    let called = tokio::time::timeout(Duration::from_secs(60), world.applications.recv()).await.expect("somebody is called");
+    let (destination, socket) = called.expect("a connection");
     (socket, destination.to_string() == PROVIDER)
 }
 

@@ -1,11 +1,15 @@
 // An OpenID provider: npm's oidc-provider with one client and any user, who logs in by its own development pages.
 //
-//     provider.mjs PORT REDIRECT-URI POST-LOGOUT-URI ACCESS-TOKEN-SECONDS
+//     provider.mjs PORT SOCKET REDIRECT-URI POST-LOGOUT-URI ACCESS-TOKEN-SECONDS
+//
+// It serves the loopback's port and a Unix socket, which browsers of other network namespaces reach.
 //
 // GET /test/revoke ends every grant, so that no refresh succeeds; GET /test/refreshes says how many did.
+import { rmSync } from 'node:fs';
+
 import { Provider } from 'oidc-provider';
 
-const [port, redirect, after, seconds] = process.argv.slice(2);
+const [port, socket, redirect, after, seconds] = process.argv.slice(2);
 let refreshes = 0;
 let revoked = false;
 
@@ -46,4 +50,5 @@ provider.use(async (context, next) => {
   await next();
 });
 
-provider.listen(Number(port), '127.0.0.1', () => console.log('ready'));
+rmSync(socket, { force: true });
+provider.listen(Number(port), '127.0.0.1', () => provider.listen(socket, () => console.log('ready')));

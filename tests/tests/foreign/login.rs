@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::mesh::{Mesh, client, eventually, python, root, text};
+use crate::mesh::{Mesh, client, eventually, root, text};
 
 /// The provider's secret of its client; the form and the header write it otherwise than it stands.
 const SECRET: &str = "a-secret-of-the-edge+with/odd=letters";
@@ -24,18 +25,18 @@ fn packages() -> PathBuf {
     path
 }
 
-/// A provider on this machine; gone when dropped.
+/// A provider on the loopback of the Gateway's own network, which it is met from; gone when dropped.
 struct Provider(Child);
 
 impl Provider {
-    fn start(port: u16, edge: u16) -> Self {
+    fn start(mesh: &Mesh, (port, socket): (u16, &Path), edge: u16) -> Self {
         let program = packages().join("provider.mjs");
         // Packages are found from where the program is.
         fs::copy(client("oidc/provider.mjs"), &program).unwrap();
         let at = |path: &str| format!("https://127.0.0.1:{edge}{path}");
-        let mut node = Command::new("node");
-        node.arg(&program).args([port.to_string(), at("/oauth2/callback"), at("/bye"), TOKEN_SECS.to_string()]);
-        let mut child = node.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let arguments = [port.to_string(), socket.display().to_string(), at("/oauth2/callback"), at("/bye"), TOKEN_SECS.to_string()];
+        let mut node = mesh.exec("shop/edge", &["node", program.to_str().unwrap()]);
+        let mut child = node.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let ready = said.lines().map_while(Result::ok).any(|line| line == "ready");
         assert!(ready, "the provider does not start");
@@ -55,16 +56,33 @@ fn free() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What a browser comes to, which has its cookies in a file.
-fn browse(jar: &Path, url: &str, headers: &[&str]) -> Value {
-    let output = Command::new(python()).arg(client("browser.py")).arg(jar).arg(url).args(headers).output().unwrap();
-    assert!(output.status.success(), "{url}: {}", text(&output.stderr));
-    serde_json::from_str(&text(&output.stdout)).unwrap()
+/// A browser on this machine, with its cookies in a file.
+struct Browser {
+    jar: PathBuf,
+    /// The provider, as it is called and as it is met.
+    led: String,
 }
 
-fn asked(url: &str) -> String {
-    let output = Command::new("curl").args(["-s", "--max-time", "10", url]).output().unwrap();
-    text(&output.stdout)
+impl Browser {
+    fn new(jar: PathBuf, (port, socket): (u16, &Path)) -> Self {
+        Self { jar, led: format!("127.0.0.1:{port}={}", socket.display()) }
+    }
+
+    /// What it comes to; nothing where it is sent to somebody who is not there.
+    fn tries(&self, url: &str, headers: &[&str]) -> Result<Value, String> {
+        let output =
+            Command::new("python3").arg(client("browser.py")).arg(&self.jar).args([&self.led, url]).args(headers).output().unwrap();
+        if output.status.success() { Ok(serde_json::from_str(&text(&output.stdout)).unwrap()) } else { Err(text(&output.stderr)) }
+    }
+
+    fn browses(&self, url: &str) -> Value {
+        self.tries(url, &[]).unwrap()
+    }
+
+    /// What a program comes to that has its cookies.
+    fn calls(&self, url: &str) -> Value {
+        self.tries(url, &["accept:application/json"]).unwrap()
+    }
 }
 
 fn manifests(provider: u16, edge: u16, certificate: (&str, &str)) -> String {
@@ -161,68 +179,59 @@ fn a_browser_logs_in_at_a_real_provider() {
     let (port, edge) = (free(), free());
     let shop = format!("https://127.0.0.1:{edge}/shop?item=7");
     let jars = tempfile::tempdir().unwrap();
-    let (jar, other) = (jars.path().join("ada"), jars.path().join("other"));
+    // Workloads run as another user, and listen there.
+    fs::set_permissions(jars.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let (chain, key) = certificate(jars.path());
-    let provider = Provider::start(port, edge);
     let mesh = Mesh::start(&[("mesh.yaml", &manifests(port, edge, (&chain, &key)))]);
+    let socket = jars.path().join("provider");
+    let met = (port, socket.as_path());
+    let provider = Provider::start(&mesh, met, edge);
+    let [ada, other, third] = ["ada", "other", "third"].map(|name| Browser::new(jars.path().join(name), met));
 
     let shown = eventually("somebody logs in", Duration::from_secs(60), || {
-        let shown = browse(&jar, &shop, &[]);
+        let shown = ada.browses(&shop);
         (shown["status"] == 200).then_some(shown)
     });
     assert_eq!(shown["url"], shop.as_str(), "back to where it began: {shown}");
     let seen: Value = serde_json::from_str(shown["body"].as_str().unwrap()).unwrap();
     let headers = &seen["headers"];
     assert_eq!(headers["x-email"][0], "ada@shop.example", "{seen}");
-    assert!(headers["x-meshwright-consumer"][0].as_str().unwrap().starts_with("shop/ada;"), "{seen}");
-    assert!(headers["authorization"][0].as_str().unwrap().starts_with("Bearer ") && headers.get("cookie").is_none(), "{seen}");
-    assert!(ready(&mesh).contains("True"), "{}", ready(&mesh));
-    assert_eq!(browse(&jar, &shop, &["accept:application/json"])["hops"].as_array().unwrap().len(), 1, "nobody is sent anywhere any more");
-    let program = browse(&other, &shop, &["accept:application/json"]);
+    assert_eq!(headers["x-meshwright-consumer"][0], "shop/ada;groups=;method=Login", "{seen}");
+    assert!(headers["authorization"][0].as_str().unwrap().starts_with("Bearer ") && !seen.to_string().contains("mw-login"), "{seen}");
+    eventually("status says so", Duration::from_secs(30), || ready(&mesh).contains("Found").then_some(()));
+    assert_eq!(ada.calls(&shop)["hops"].as_array().unwrap().len(), 1, "nobody is sent anywhere any more");
+    let program = other.calls(&shop);
     assert!(program["status"] == 401 && program["cookies"].as_array().unwrap().is_empty(), "{program}");
 
     let first = headers["authorization"][0].clone();
-    let refreshed = format!("http://127.0.0.1:{port}/test/refreshes");
-    eventually("the session is refreshed", Duration::from_secs(30), || {
-        let shown = browse(&jar, &shop, &["accept:application/json"]);
+    let bearer = |browser: &Browser| {
+        let shown = browser.calls(&shop);
         assert_eq!(shown["status"], 200, "{shown}");
-        let seen: Value = serde_json::from_str(shown["body"].as_str().unwrap()).unwrap();
-        (seen["headers"]["authorization"][0] != first).then_some(())
-    });
-    assert_ne!(asked(&refreshed), "0");
+        serde_json::from_str::<Value>(shown["body"].as_str().unwrap()).unwrap()["headers"]["authorization"][0].clone()
+    };
+    eventually("the session is refreshed", Duration::from_secs(30), || (bearer(&ada) != first).then_some(()));
 
     drop(provider);
     eventually("the provider is missed", Duration::from_secs(60), || {
-        assert_eq!(browse(&jar, &shop, &["accept:application/json"])["status"], 200, "who is logged in stays so");
-        (browse_or(&other, &shop) == 503).then_some(())
+        bearer(&ada);
+        other.tries(&shop, &[]).is_ok_and(|shown| shown["status"] == 503).then_some(())
     });
     eventually("status says so", Duration::from_secs(30), || ready(&mesh).contains("Unreachable").then_some(()));
-    assert_eq!(browse(&jar, &shop, &["accept:application/json"])["status"], 200);
+    assert_eq!(ada.calls(&shop)["status"], 200, "who is logged in stays so");
 
-    let provider = Provider::start(port, edge);
-    eventually("somebody else logs in", Duration::from_secs(90), || (browse_or(&other, &shop) == 200).then_some(()));
-    let left = browse(&other, &format!("https://127.0.0.1:{edge}/oauth2/logout"), &[]);
+    let provider = Provider::start(&mesh, met, edge);
+    let logs_in = |browser: &Browser| browser.tries(&shop, &[]).is_ok_and(|shown| shown["status"] == 200);
+    eventually("somebody else logs in", Duration::from_secs(90), || logs_in(&other).then_some(()));
+    let left = other.browses(&format!("https://127.0.0.1:{edge}/oauth2/logout"));
     let hops = left["hops"].to_string();
-    assert!(hops.contains("/session/end") && left["url"].as_str().unwrap().ends_with("/bye") && left["status"] == 200, "{left}");
-    let program = browse(&other, &shop, &["accept:application/json"]);
+    assert!(hops.contains("/session/end") && left["url"].as_str().unwrap().contains("/bye") && left["status"] == 200, "{left}");
+    let program = other.calls(&shop);
     assert_eq!(program["status"], 401, "{program}");
 
     // A provider that refuses ends sessions at their next refresh.
-    let third = jars.path().join("third");
-    assert_eq!(browse(&third, &shop, &[])["status"], 200);
-    asked(&format!("http://127.0.0.1:{port}/test/revoke"));
-    eventually("the refresh is refused", Duration::from_secs(30), || {
-        (browse(&third, &shop, &["accept:application/json"])["status"] == 401).then_some(())
-    });
+    assert!(logs_in(&third));
+    mesh.inside("shop/edge", &["curl", "-sf", &format!("http://127.0.0.1:{port}/test/revoke")]);
+    eventually("the refresh is refused", Duration::from_secs(30), || (third.calls(&shop)["status"] == 401).then_some(()));
     drop(provider);
     mesh.leave();
-}
-
-/// The status that a browser comes to; 0 where it is sent to a provider that is not there.
-fn browse_or(jar: &Path, url: &str) -> u64 {
-    let output = Command::new(python()).arg(client("browser.py")).arg(jar).arg(url).output().unwrap();
-    if !output.status.success() {
-        return 0;
-    }
-    serde_json::from_str::<Value>(&text(&output.stdout)).unwrap()["status"].as_u64().unwrap_or(0)
 }
