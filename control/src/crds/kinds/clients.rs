@@ -426,13 +426,10 @@ enum TlsMinimum {
 
 /// How sessions are resumed.
 #[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "!has(self.rotate) || self.rotate.matches('^[0-9]{1,3}h$') && duration(self.rotate) >= duration('1h') && duration(self.rotate) <= duration('168h')",
-    "use whole hours, 1h to 168h",
-)])))]
 struct SessionTickets {
-    /// How often keys are turned. Default: 12h.
-    rotate: Option<Duration>,
+    /// How often keys are turned: whole hours, 1h to 168h. Default: 12h.
+    #[schemars(regex(pattern = "^([1-9]|[1-9][0-9]|1[0-5][0-9]|16[0-8])h$"))]
+    rotate: Option<String>,
 }
 
 /// Whether what a certificate's authority says of it is shown.
