@@ -19,7 +19,7 @@ use crate::filter::guard::{
 };
 use crate::limit::LimitMemories;
 use crate::login::{self, Login, LoginLive, ProviderCell};
-use crate::rejected::{Wrong, refuse};
+use crate::rejected::Wrong;
 
 /// Most logins that share their paths.
 const LOGINS_MAX: usize = 16;

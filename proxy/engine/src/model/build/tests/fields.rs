@@ -393,8 +393,12 @@ fn guarded() -> Vec<Resource> {
         RoutePolicy { edge: Some(mesh::EdgePolicy { limits: vec![served()], ..mesh::EdgePolicy::default() }), ..RoutePolicy::default() };
     let asked =
         Route { typed_per_filter_config: extension(&asks), ..self::rule("HTTPRoute/shop/catalog/1", prefix("/"), &[("shop/a:80", 1)]) };
+    let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
+    let paths = RoutePolicy { edge: Some(paths), ..RoutePolicy::default() };
+    let paths =
+        Route { typed_per_filter_config: extension(&paths), ..self::rule("OidcLogin/shop/people/p", prefix("/"), &[("bad_backend", 1)]) };
     vec![
-        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule, asked])])),
+        resource("edge/80", &table("edge/80", vec![host(&["*"], vec![paths, rule, asked])])),
         resource("shop/a:80", &fixture::cluster("shop/a:80")),
     ]
 }
