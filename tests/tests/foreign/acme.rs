@@ -250,6 +250,7 @@ spec:
 /// TLS, at every Gateway that wants it, and clients that believe that authority alone are let in; an authority that has forgotten us is met anew, and
 /// a certificate is renewed when the authority says, in place of the one before; what only authorities ask is closed again.
 #[test]
+#[ignore = "full: a certificate's life of a minute and a half, and its renewal"]
 fn certificates_are_ordered_from_a_real_authority() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
