@@ -41,10 +41,11 @@ impl Drop for Running {
 
 /// Ports that nobody has, with room above for a cluster's own.
 fn ports(count: usize) -> Vec<u16> {
+    let draw = Draw::from_entropy();
     let mut held = Vec::new();
     while held.len() < count {
         // With that of its bus, 10,000 above, below those that connections take by themselves.
-        let port = fastrand::u16(10_500..20_000);
+        let port = 10_500 + u16::try_from(draw.next() % 9_500).unwrap();
         let both = TcpListener::bind(("127.0.0.1", port)).and_then(|own| Ok((own, TcpListener::bind(("127.0.0.1", port + 10_000))?)));
         held.extend(both);
     }
