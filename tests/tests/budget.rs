@@ -13,6 +13,8 @@ mod book;
 mod caller;
 #[path = "budget/comparison.rs"]
 mod comparison;
+#[path = "budget/edge.rs"]
+mod edge;
 #[path = "budget/instructions.rs"]
 mod instructions;
 #[path = "budget/pair.rs"]

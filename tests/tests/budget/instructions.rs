@@ -17,17 +17,17 @@ use crate::caller::Road;
 use crate::pair::{Hop, Pair, artifacts};
 
 /// Twice what one machine shows, and room for a processor of another make.
-const TOLERANCE: Tolerance = Tolerance::Share(0.04);
+pub(crate) const TOLERANCE: Tolerance = Tolerance::Share(0.04);
 /// Calls before counting begins.
-const WARM_UP: usize = 200;
+pub(crate) const WARM_UP: usize = 200;
 /// Calls that are counted. One in a hundred is traced.
-const COUNTED: usize = 1500;
+pub(crate) const COUNTED: usize = 1500;
 /// What a hundred rules at both ends may add to a request.
 const RULES_MAX: f64 = 1.03;
 /// How long vgdb is asked, where a proxy is too busy to hear it.
 const HEARD_MAX: Duration = Duration::from_secs(10);
 
-fn wrap(hop: Hop, folder: &Path) -> Vec<String> {
+pub(crate) fn wrap(hop: Hop, folder: &Path) -> Vec<String> {
     let folder = folder.display();
     let out = format!("--callgrind-out-file={folder}/{}.callgrind", hop.name());
     let options = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--trace-children=yes", "--dump-line=no", "--combine-dumps=no"];
@@ -36,14 +36,14 @@ fn wrap(hop: Hop, folder: &Path) -> Vec<String> {
 }
 
 /// Gives valgrind an order. vgdb says nothing when a busy proxy can hear it again, so it is asked again.
-fn order(pair: &Pair, hop: Hop, words: &[&str]) {
+pub(crate) fn order(pair: &Pair, hop: Hop, words: &[&str]) {
     let heard = until(HEARD_MAX, || {
         let mut command = Command::new("vgdb");
         command.arg(format!("--pid={}", pair.pid(hop))).arg(format!("--vgdb-prefix={}/vgdb", pair.folder().display()));
         let output = command.arg("--wait=60").args(words).output().expect("vgdb, of valgrind; tests/run-all installs it");
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     });
-    heard.unwrap_or_else(|last| panic!("vgdb {words:?} to the {} sidecar: {last}", hop.name()));
+    heard.unwrap_or_else(|last| panic!("vgdb {words:?} to the {} proxy: {last}", hop.name()));
 }
 
 fn dumps(pair: &Pair, hop: Hop) -> BTreeSet<PathBuf> {
@@ -53,7 +53,7 @@ fn dumps(pair: &Pair, hop: Hop) -> BTreeSet<PathBuf> {
 }
 
 /// Writes down what was counted since the last zero, keeps the profile, and returns the sum.
-fn dump(pair: &Pair, hop: Hop, keep: &Path) -> u64 {
+pub(crate) fn dump(pair: &Pair, hop: Hop, keep: &Path) -> u64 {
     let before = dumps(pair, hop);
     order(pair, hop, &["dump"]);
     let new = dumps(pair, hop).difference(&before).last().cloned().expect("a dump of callgrind");

@@ -26,7 +26,7 @@ const EXPORTED: Duration = Duration::from_secs(6);
 /// What the mark of both sidecars exempts from redirection; they stay root, so that vgdb may talk to them.
 const MARK: &str = "0x6d77";
 const CLIENT_IP: &str = "10.231.0.1";
-const SERVER_IP: &str = "10.231.0.2";
+pub(crate) const SERVER_IP: &str = "10.231.0.2";
 /// The Service's address, which nobody has.
 pub(crate) const SERVICE_IP: &str = "10.96.1.1";
 
@@ -117,11 +117,12 @@ impl Namespace {
     }
 }
 
-/// Which of the two sidecars.
+/// Which proxy: one of the two sidecars, or an edge in front of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
     Client,
     Server,
+    Edge,
 }
 
 impl Hop {
@@ -131,6 +132,7 @@ impl Hop {
         match self {
             Self::Client => "client",
             Self::Server => "server",
+            Self::Edge => "edge",
         }
     }
 
@@ -138,6 +140,7 @@ impl Hop {
         match self {
             Self::Client => "load",
             Self::Server => "web",
+            Self::Edge => "edge",
         }
     }
 }
@@ -155,6 +158,27 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts everything and waits until calls of each road are answered. `wrap` gives the program and arguments to run a sidecar under.
     pub(crate) fn start(wrap: impl Fn(Hop, &Path) -> Vec<String>) -> Self {
+        let mut pair = Self::ground(MANIFESTS);
+        pair.redirect();
+        for hop in Hop::BOTH {
+            let command = pair.sidecar(hop, wrap(hop, pair.folder.path()));
+            pair.spawn(hop.name(), hop, command);
+        }
+        pair.wait_ready();
+        pair
+    }
+
+    /// Starts an edge instead of sidecars, beside the application that it is in front of. The caller waits for its ports.
+    pub(crate) fn edge(manifests: &str, wrap: impl Fn(Hop, &Path) -> Vec<String>) -> Self {
+        let mut pair = Self::ground(manifests);
+        let mut command = pair.sidecar(Hop::Edge, wrap(Hop::Edge, pair.folder.path()));
+        command.args(["--mode", "edge"]);
+        pair.spawn(Hop::Edge.name(), Hop::Edge, command);
+        pair
+    }
+
+    /// Two namespaces, the application, the collector and a control plane with these manifests.
+    fn ground(manifests: &str) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         steadily();
         let folder = tempfile::Builder::new().prefix("budget.").tempdir().unwrap();
@@ -163,12 +187,7 @@ impl Pair {
         pair.join();
         let spans = Arc::clone(&pair.spans);
         pair.server.run(|| backend::serve(SERVER_IP, spans));
-        pair.control();
-        for hop in Hop::BOTH {
-            let command = pair.sidecar(hop, wrap(hop, pair.folder.path()));
-            pair.spawn(hop.name(), hop, command);
-        }
-        pair.wait_ready();
+        pair.control(manifests);
         pair
     }
 
@@ -202,7 +221,7 @@ impl Pair {
     pub(crate) fn namespace(&self, hop: Hop) -> &Namespace {
         match hop {
             Hop::Client => &self.client,
-            Hop::Server => &self.server,
+            Hop::Server | Hop::Edge => &self.server,
         }
     }
 
@@ -224,7 +243,7 @@ impl Pair {
         Ok(caller)
     }
 
-    /// A wire between both namespaces, and redirection in each.
+    /// A wire between both namespaces.
     fn join(&self) {
         let ip = |namespace: &Namespace, line: &str| namespace.command(Path::new("ip"), &line.split(' ').collect::<Vec<_>>());
         ip(&self.client, &format!("link add v0 type veth peer name v0 netns {}", self.server.thread));
@@ -234,23 +253,27 @@ impl Pair {
             ip(namespace, "link set v0 up");
         }
         ip(&self.client, &format!("route add 10.96.0.0/12 via {SERVER_IP}"));
+    }
+
+    /// Traffic of both namespaces meets its sidecar.
+    fn redirect(&self) {
         let install = ["intercept", "install", "--exempt-mark", MARK];
         self.client.command(&binary(), &install);
         self.server.command(&binary(), &[&install[..], &["--exclude-inbound-ports", "15012,4317"]].concat());
     }
 
-    fn control(&mut self) {
+    fn control(&mut self, text: &str) {
         let folder = self.folder.path();
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests).unwrap();
         fs::create_dir_all(folder.join("state")).unwrap();
-        fs::write(manifests.join("mesh.yaml"), MANIFESTS).unwrap();
+        fs::write(manifests.join("mesh.yaml"), text).unwrap();
         let mut command = self.meshwright();
         command.arg("control").arg("--config").arg(manifests).arg("--data-dir").arg(folder.join("state/control"));
         command.args(["--listen", &format!("{SERVER_IP}:15012")]).arg("--api-socket").arg(folder.join("state/control.sock"));
         let (socket, roots) = (folder.join("state/control.sock"), folder.join("state/control/ca.pem"));
         self.spawn("control", Hop::Server, command);
-        self.wait("the control plane", || socket.exists() && fs::metadata(&roots).is_ok_and(|file| file.len() > 0));
+        self.wait("the control plane", |_| socket.exists() && fs::metadata(&roots).is_ok_and(|file| file.len() > 0));
     }
 
     fn meshwright(&self) -> Command {
@@ -275,7 +298,10 @@ impl Pair {
         let mut command = Command::new(&wrap[0]);
         command.args(&wrap[1..]).args(proxy()).args(["--control", &format!("{SERVER_IP}:15012"), "--control-ca"]);
         command.arg(self.folder.path().join("state/control/ca.pem")).arg("--token-file").arg(token);
-        command.args(["--workload", &workload, "--exempt-uid", "0", "--exempt-mark", MARK]);
+        command.args(["--workload", &workload, "--exempt-uid", "0"]);
+        if hop != Hop::Edge {
+            command.args(["--exempt-mark", MARK]);
+        }
         command
     }
 
@@ -301,10 +327,14 @@ impl Pair {
         }
     }
 
-    fn wait(&mut self, what: &str, done: impl Fn() -> bool) {
+    /// Waits until `done`.
+    ///
+    /// # Panics
+    /// It takes longer than [`READY_MAX`], or something has ended.
+    pub(crate) fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let seen = until(READY_MAX, || {
             self.check();
-            done().then_some(()).ok_or_else(|| format!("{what} is not ready within {READY_MAX:?}"))
+            done(self).then_some(()).ok_or_else(|| format!("{what} is not ready within {READY_MAX:?}"))
         });
         seen.unwrap_or_else(|last| panic!("{last}\n{}", self.logs()));
     }
