@@ -273,7 +273,10 @@ impl Pair {
         command.args(["--listen", &format!("{SERVER_IP}:15012")]).arg("--api-socket").arg(folder.join("state/control.sock"));
         let (socket, roots) = (folder.join("state/control.sock"), folder.join("state/control/ca.pem"));
         self.spawn("control", Hop::Server, command);
-        self.wait("the control plane", |_| socket.exists() && fs::metadata(&roots).is_ok_and(|file| file.len() > 0));
+        self.wait("a control plane that is ready", |_| {
+            let there = socket.exists() && fs::metadata(&roots).is_ok_and(|file| file.len() > 0);
+            there.then_some(()).ok_or_else(|| "no socket or no roots".to_owned())
+        });
     }
 
     fn meshwright(&self) -> Command {
@@ -331,12 +334,12 @@ impl Pair {
     ///
     /// # Panics
     /// It takes longer than [`READY_MAX`], or something has ended.
-    pub(crate) fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait(&mut self, what: &str, done: impl Fn(&Self) -> Result<(), String>) {
         let seen = until(READY_MAX, || {
             self.check();
-            done(self).then_some(()).ok_or_else(|| format!("{what} is not ready within {READY_MAX:?}"))
+            done(self)
         });
-        seen.unwrap_or_else(|last| panic!("{last}\n{}", self.logs()));
+        seen.unwrap_or_else(|last| panic!("{what}, not within {READY_MAX:?}: {last}\n{}", self.logs()));
     }
 
     /// Everything still runs.

@@ -120,10 +120,16 @@ fn cookie<'c>(pair: &'c [u8], name: &str) -> Option<&'c [u8]> {
 
 /// Keeps the values of a header that are worth it; where all are, nothing is touched.
 fn retain_values(headers: &mut HeaderMap, name: &HeaderName, keeps: impl Fn(&HeaderValue) -> bool) {
-    if headers.get_all(name).iter().all(&keeps) {
+    let (mut all, mut some) = (true, false);
+    for value in headers.get_all(name) {
+        let keeps = keeps(value);
+        (all, some) = (all && keeps, some || keeps);
+    }
+    if all {
         return;
     }
-    let kept: Vec<HeaderValue> = headers.get_all(name).iter().filter(|value| keeps(value)).cloned().collect();
+    let kept: Vec<HeaderValue> =
+        if some { headers.get_all(name).iter().filter(|value| keeps(value)).cloned().collect() } else { Vec::new() };
     headers.remove(name);
     for value in kept {
         headers.append(name.clone(), value);

@@ -7,19 +7,24 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Accepted;
 use super::keys::KeySet;
 use super::places::RuleBits;
+use crate::limit::MadeKeys;
 
 /// Sets of tokens; a token can stand in one of them only.
 const SETS: usize = 256;
 /// Tokens of one set: beyond that the one that was not used for longest goes.
 const WAYS: usize = 4;
+/// Bytes of a token that say where it stands.
+const PLACED_BY: usize = 16;
 /// Bytes of all tokens together; beyond them all are forgotten.
 pub const REMEMBERED_BYTES_MAX: usize = 4 << 20;
 
-/// Tokens that one worker has verified: a thousand at most.
+/// What one worker has verified or made before: a thousand tokens at most, and keys of limits.
 #[derive(Debug)]
 pub struct Remembered {
     /// Nobody outside knows it, so nobody can choose tokens that push others out.
     seed: u64,
+    /// Keys of limits.
+    pub(crate) made: MadeKeys,
     sets: Vec<[Option<Box<Entry>>; WAYS]>,
     bytes: usize,
     turn: u64,
@@ -44,7 +49,7 @@ impl Entry {
 impl Remembered {
     /// Nothing yet. `seed` is by chance.
     pub const fn new(seed: u64) -> Self {
-        Self { seed, sets: Vec::new(), bytes: 0, turn: 0 }
+        Self { seed, made: MadeKeys::new(seed), sets: Vec::new(), bytes: 0, turn: 0 }
     }
 
     /// How many bytes of tokens are remembered.
@@ -89,7 +94,9 @@ impl Remembered {
         self.bytes = self.bytes + bytes - former.map_or(0, |former| former.accepted.token.len());
     }
 
+    /// By its end, which is the signature's, so that no two good tokens have the same.
     fn place(&self, token: &[u8]) -> usize {
-        xxh3_64_with_seed(token, self.seed) as usize % SETS
+        let end = token.last_chunk::<PLACED_BY>().map_or(token, |end| end.as_slice());
+        xxh3_64_with_seed(end, self.seed) as usize % SETS
     }
 }

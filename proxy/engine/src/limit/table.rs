@@ -1,9 +1,12 @@
 //! A bounded number of keys, each with a row; the one that rested longest gives way.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Keys of different shards do not wait for each other.
 const SHARDS: usize = 16;
@@ -18,9 +21,35 @@ pub struct Table<R> {
     evicted: AtomicU64,
 }
 
+/// Hashes keys that are digests: nobody outside knows the seed, so nobody can choose keys that fall together.
+#[derive(Clone, Copy, Debug)]
+struct Seeded(u64);
+
+/// One key's hash.
+#[derive(Debug)]
+struct SeededHash(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = SeededHash;
+
+    fn build_hasher(&self) -> SeededHash {
+        SeededHash(self.0)
+    }
+}
+
+impl Hasher for SeededHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+}
+
 #[derive(Debug)]
 struct Shard<R> {
-    places: HashMap<u128, u32>,
+    places: HashMap<u128, u32, Seeded>,
     rows: Vec<Place<R>>,
     /// Used last, and longest ago.
     newest: u32,
@@ -38,7 +67,8 @@ struct Place<R> {
 impl<R: Default> Table<R> {
     /// For at most `keys_max` keys, and for one in each of its parts at least.
     pub fn new(keys_max: usize) -> Self {
-        let shard = |_| Mutex::new(Shard { places: HashMap::new(), rows: Vec::new(), newest: NONE, oldest: NONE });
+        let seeded = Seeded(RandomState::new().hash_one(0));
+        let shard = |_| Mutex::new(Shard { places: HashMap::with_hasher(seeded), rows: Vec::new(), newest: NONE, oldest: NONE });
         Self { shards: std::array::from_fn(shard), shard_keys_max: (keys_max / SHARDS).max(1), evicted: AtomicU64::new(0) }
     }
 

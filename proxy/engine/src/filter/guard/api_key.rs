@@ -3,18 +3,23 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, request};
+use memchr::memchr_iter;
 use proto::mesh::{self, FilledHeader, filled_header::Value as RawValue};
+use smallvec::SmallVec;
 
 use super::denied::Denied;
 use super::places::{self, ShownCredential};
 use crate::authenticate::{TokenPlace, claim_header};
 use crate::authorize::{Call, ValueOf};
-use crate::consumers::{AuthMethod, Book, ConsumerChoice, Digest, Identified, KEY_BYTES_MAX, Lapsed, digest};
+use crate::consumers::{AuthMethod, Book, ConsumerChoice, Identified, KEY_BYTES_MAX, Lapsed, digest};
 use crate::matching::RequestHead;
 use crate::rejected::Wrong;
 
 /// Most scopes, and headers that are filled.
 const LISTED_MAX: usize = 16;
+
+/// A key as a request shows it, until it has been taken out of that.
+pub(super) type ShownKey = SmallVec<[u8; 64]>;
 
 /// What a rule demands of API keys.
 #[derive(Debug)]
@@ -98,7 +103,7 @@ impl ApiKeys {
         })
     }
 
-    /// Whose key a request shows, and what the key is known by; `None`: it shows none. `other`: what is somebody else's to judge.
+    /// Whose key a request shows, and the key; `None`: it shows none. `other`: what is somebody else's to judge.
     ///
     /// # Errors
     /// It shows one that does not open this.
@@ -108,7 +113,7 @@ impl ApiKeys {
         book: &Book,
         now_secs: u64,
         other: impl Fn(&[u8]) -> bool,
-    ) -> Result<Option<(Identified, Digest)>, Denied> {
+    ) -> Result<Option<(Identified, ShownKey)>, Denied> {
         let key = match places::shown(&self.places, head, |credential| !other(credential)) {
             ShownCredential::Nothing => return Ok(None),
             ShownCredential::Several => return Err(Denied::Several),
@@ -117,8 +122,7 @@ impl ApiKeys {
         if key.len() > KEY_BYTES_MAX {
             return Err(Denied::TooLong);
         }
-        let known_by = digest(&key);
-        let (consumer, place) = book.by_key(&known_by).ok_or(Denied::Unknown)?;
+        let (consumer, place) = book.by_key(&digest(&key)).ok_or(Denied::Unknown)?;
         let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
         let until_secs = consumer.holds(credential, now_secs).map_err(Denied::from)?;
         if !self.consumers.takes(&consumer) {
@@ -136,13 +140,13 @@ impl ApiKeys {
         if !self.scopes.iter().all(|scope| found.has_scope(scope)) {
             return Err(Denied::Scope);
         }
-        Ok(Some((found, known_by)))
+        Ok(Some((found, ShownKey::from_slice(&key))))
     }
 
     /// Takes a key out of what is sent on, unless the backend is to see it.
-    pub(super) fn strip(&self, request: &mut request::Parts, known_by: &Digest) {
+    pub(super) fn strip(&self, request: &mut request::Parts, key: &ShownKey) {
         if !self.keep {
-            places::strip(&self.places, request, |credential| digest(credential) == *known_by);
+            places::strip(&self.places, request, |credential| credential == key.as_slice());
         }
     }
 
@@ -160,7 +164,7 @@ impl ApiKeys {
 
 /// Whether it has a JWT's form (RFC 7515, section 3.1): three parts with dots between.
 pub(super) fn is_token(credential: &[u8]) -> bool {
-    credential.iter().filter(|byte| **byte == b'.').count() == 2 && credential.starts_with(b"ey")
+    credential.starts_with(b"ey") && memchr_iter(b'.', credential).take(3).count() == 2
 }
 
 impl From<Lapsed> for Denied {

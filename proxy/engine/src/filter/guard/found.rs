@@ -60,9 +60,8 @@ impl KeptHead {
 impl Found {
     /// Somebody; what was found before does not count any more.
     pub(crate) fn identify(&mut self, identified: Identified) {
-        let before = std::mem::take(self.findings());
-        let Findings { head, unchecked, refresh, .. } = before;
-        *self.findings() = Findings { who: Some(identified), head, unchecked, refresh, ..Findings::default() };
+        let Findings { who, denied, answer, ruling, shown, told, head: _, callout, unchecked: _, refresh: _ } = self.findings();
+        (*who, *denied, *answer, *ruling, *shown, *told, *callout) = (Some(identified), None, None, None, None, false, None);
     }
 
     /// Nobody yet; the request's head is kept, since it may become something that stays open.

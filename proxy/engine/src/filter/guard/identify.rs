@@ -8,7 +8,7 @@ use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, request};
 use smallvec::{SmallVec, smallvec};
 
-use super::api_key::{ApiKeys, Fill, is_token};
+use super::api_key::{ApiKeys, Fill, ShownKey, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
 use super::introspect::{Active, Introspected, Introspection};
@@ -69,7 +69,7 @@ pub struct Identify {
 enum Way {
     Token(Arc<Accepted>),
     Opaque(Digest),
-    Key(Digest),
+    Key(ShownKey),
     Password,
     Session(Arc<LoginSession>),
     Certificate,
@@ -226,9 +226,9 @@ impl Identify {
         }
         let other = |credential: &[u8]| shared && is_token(credential) || opaque.is_some_and(|known_by| known_by == digest(credential));
         if let Some(keys) = &self.keys
-            && let Some((found, known_by)) = keys.judge(head, watch.book, watch.wall_secs, other).map_err(by(AuthMethod::ApiKey))?
+            && let Some((found, key)) = keys.judge(head, watch.book, watch.wall_secs, other).map_err(by(AuthMethod::ApiKey))?
         {
-            sought.add(found, Way::Key(known_by));
+            sought.add(found, Way::Key(key));
         }
         if let Some(basic) = &self.basic {
             let Watch { book, verified, found, wall_secs, .. } = watch;
@@ -320,7 +320,7 @@ impl Identify {
         }
         for way in ways {
             match (way, &self.keys, &self.basic) {
-                (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
+                (Way::Key(key), Some(keys), _) => keys.strip(exchange.request, key),
                 (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
                 (Way::Session(session), ..) => {
                     if let Some(login) = &self.login {

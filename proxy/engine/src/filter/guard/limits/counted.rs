@@ -8,7 +8,7 @@ use http::HeaderMap;
 use super::{Counted, LimitAsk};
 use crate::Moment;
 use crate::filter::HeaderOp;
-use crate::limit::{Now, OWN_HEADERS, RowState};
+use crate::limit::{Now, OWN_HEADERS, RowState, is_own_header};
 
 /// What has a pace is sent in so many portions a second, so that whole pieces do not run ahead of it.
 const PORTIONS_PER_SEC: u64 = 20;
@@ -21,7 +21,10 @@ impl Counted {
         if count.tightest.is_none() {
             return;
         }
-        OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
+        // Most applications say nothing of limits, and to see that takes less than to look each name up.
+        if headers.keys().any(is_own_header) {
+            OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
+        }
         count.tell(|name, value| _ = headers.append(name, value));
     }
 

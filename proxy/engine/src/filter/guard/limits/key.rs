@@ -38,6 +38,11 @@ pub(in crate::filter::guard) enum Part {
 /// A digest of all parts, and of whose key it is: nobody can make two alike.
 pub(in crate::filter::guard) type Key = u128;
 
+fn made(text: &[u8]) -> Key {
+    let whole = digest(&SHA256, text);
+    u128::from_be_bytes(whole.as_ref().first_chunk::<16>().copied().unwrap_or_default())
+}
+
 /// A part of the key is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::filter::guard) struct Missing;
@@ -127,9 +132,10 @@ impl<'s, 'e> Seen<'s, 'e> {
             }
             text.push(u8::from(there));
         }
-        let whole = digest(&SHA256, &text);
-        let first = whole.as_ref().first_chunk::<16>().copied().unwrap_or_default();
-        Ok(u128::from_be_bytes(first))
+        Ok(match &self.exchange.watch {
+            Some(watch) => watch.tokens.made.key(&text, made),
+            None => made(&text),
+        })
     }
 
     /// Adds a part's bytes; false: it is not there.
