@@ -56,7 +56,7 @@ mod tests {
         let key = |text: &[u8]| {
             made.key(text, |text| {
                 count.set(count.get() + 1);
-                text.iter().fold(1, |sum, byte| sum * 251 + u128::from(*byte))
+                text.iter().fold(1_u128, |sum, byte| sum.wrapping_mul(251).wrapping_add((*byte).into()))
             })
         };
         let all: Vec<[u8; 2]> = (0..2000_u16).map(u16::to_be_bytes).collect();
