@@ -32,6 +32,7 @@ mod moment;
 pub(crate) mod raw;
 pub(crate) mod rejected;
 pub mod retry;
+mod seeded;
 pub mod sketch;
 pub mod sniff;
 pub(crate) mod spread;

@@ -47,7 +47,8 @@ impl Keys {
 
     fn token(&self) -> String {
         let now_secs = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let claims = format!(r#"{{"iss":"https://id.bench","aud":"shop","sub":"ada","scope":"read","iat":{now_secs},"exp":{}}}"#, now_secs + 3600);
+        let claims =
+            format!(r#"{{"iss":"https://id.bench","aud":"shop","sub":"ada","scope":"read","iat":{now_secs},"exp":{}}}"#, now_secs + 3600);
         let parts = [r#"{"alg":"EdDSA","typ":"JWT","kid":"one"}"#, &claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
         let message = parts.join(".");
         let signature = BASE64_URL_SAFE_NO_PAD.encode(self.issuer.sign(message.as_bytes()).unwrap());

@@ -19,6 +19,7 @@ use super::identified::Identified;
 use super::password::typical;
 use crate::claims::Claims;
 use crate::rejected::Wrong;
+use crate::seeded::Seeded;
 
 /// Most credentials of all consumers of a Gateway.
 pub const CREDENTIALS_MAX: usize = 200_000;
@@ -49,7 +50,7 @@ pub struct Book {
     consumers: Vec<Arc<Consumer>>,
     /// By name; made at the first use, which most books never see.
     names: OnceLock<HashMap<Box<str>, u32>>,
-    keys: HashMap<Digest, Place>,
+    keys: HashMap<Digest, Place, Seeded>,
     users: HashMap<Box<str>, Vec<(Place, Arc<str>)>>,
     /// A hash that costs what most of theirs do.
     typical: Option<Arc<str>>,

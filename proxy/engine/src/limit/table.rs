@@ -1,12 +1,11 @@
 //! A bounded number of keys, each with a row; the one that rested longest gives way.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
-use std::hash::{BuildHasher, Hasher};
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use crate::seeded::Seeded;
 
 /// Keys of different shards do not wait for each other.
 const SHARDS: usize = 16;
@@ -19,32 +18,6 @@ pub struct Table<R> {
     shards: [Mutex<Shard<R>>; SHARDS],
     shard_keys_max: usize,
     evicted: AtomicU64,
-}
-
-/// Hashes keys that are digests: nobody outside knows the seed, so nobody can choose keys that fall together.
-#[derive(Clone, Copy, Debug)]
-struct Seeded(u64);
-
-/// One key's hash.
-#[derive(Debug)]
-struct SeededHash(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = SeededHash;
-
-    fn build_hasher(&self) -> SeededHash {
-        SeededHash(self.0)
-    }
-}
-
-impl Hasher for SeededHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
 }
 
 #[derive(Debug)]
@@ -67,7 +40,7 @@ struct Place<R> {
 impl<R: Default> Table<R> {
     /// For at most `keys_max` keys, and for one in each of its parts at least.
     pub fn new(keys_max: usize) -> Self {
-        let seeded = Seeded(RandomState::new().hash_one(0));
+        let seeded = Seeded::new();
         let shard = |_| Mutex::new(Shard { places: HashMap::with_hasher(seeded), rows: Vec::new(), newest: NONE, oldest: NONE });
         Self { shards: std::array::from_fn(shard), shard_keys_max: (keys_max / SHARDS).max(1), evicted: AtomicU64::new(0) }
     }

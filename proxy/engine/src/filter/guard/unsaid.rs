@@ -1,7 +1,6 @@
 //! Headers in which the edge alone speaks.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use memchr::memchr;
 
 use crate::callout::CalloutKind;
 
@@ -19,7 +18,7 @@ pub(super) fn unsay(headers: &mut HeaderMap, filled: &[HeaderName]) {
     let (mut said, mut underscored) = (false, false);
     for name in headers.keys() {
         said |= filled.contains(name);
-        underscored |= memchr(b'_', name.as_str().as_bytes()).is_some();
+        underscored |= name.as_str().bytes().any(|byte| byte == b'_');
     }
     if said {
         filled.iter().for_each(|name| _ = headers.remove(name));

@@ -6,7 +6,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderName, HeaderValue};
 use proto::mesh::edge_key::Kind;
 use proto::mesh::{ClientAddressKey, EdgeKey};
-use smallvec::SmallVec;
 
 use crate::authorize::{AtEdge, Call, Own, ValueOf};
 use crate::consumers::Identified;
@@ -123,7 +122,7 @@ impl<'s, 'e> Seen<'s, 'e> {
 
     /// The key of `limit`; with `together` an absent part is one value more.
     pub(in crate::filter::guard) fn key(&self, limit: &str, parts: &[Part], together: bool) -> Result<Key, Missing> {
-        let mut text: SmallVec<[u8; KEY_BYTES]> = SmallVec::new();
+        let mut text = KeyText::default();
         add(&mut text, limit.as_bytes());
         for part in parts {
             let there = self.add(&mut text, part);
@@ -133,13 +132,13 @@ impl<'s, 'e> Seen<'s, 'e> {
             text.push(u8::from(there));
         }
         Ok(match &self.exchange.watch {
-            Some(watch) => watch.tokens.made.key(&text, made),
-            None => made(&text),
+            Some(watch) => watch.tokens.made.key(text.bytes(), made),
+            None => made(text.bytes()),
         })
     }
 
     /// Adds a part's bytes; false: it is not there.
-    fn add(&self, text: &mut SmallVec<[u8; KEY_BYTES]>, part: &Part) -> bool {
+    fn add(&self, text: &mut KeyText, part: &Part) -> bool {
         let request = &self.exchange.request;
         match part {
             Part::Consumer => self.caller(text),
@@ -214,7 +213,7 @@ impl<'s, 'e> Seen<'s, 'e> {
         }
     }
 
-    fn caller(&self, text: &mut SmallVec<[u8; KEY_BYTES]>) -> bool {
+    fn caller(&self, text: &mut KeyText) -> bool {
         let Some(auth) = self.auth else { return false };
         if let Some(consumer) = &auth.consumer {
             add(text, consumer.path.as_bytes());
@@ -234,7 +233,46 @@ fn prefix(bits: u8) -> u128 {
 }
 
 /// Adds bytes with their length before them, so that no two lists read alike.
-fn add(text: &mut SmallVec<[u8; KEY_BYTES]>, bytes: &[u8]) {
+fn add(text: &mut KeyText, bytes: &[u8]) {
     text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     text.extend_from_slice(bytes);
+}
+
+/// Bytes one behind the other; the first of them are in place.
+struct KeyText {
+    first: [u8; KEY_BYTES],
+    length: usize,
+    /// All of them, where they are more.
+    long: Vec<u8>,
+}
+
+impl Default for KeyText {
+    fn default() -> Self {
+        Self { first: [0; KEY_BYTES], length: 0, long: Vec::new() }
+    }
+}
+
+impl KeyText {
+    fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        if self.long.is_empty()
+            && let Some(room) = self.first.get_mut(self.length..end)
+        {
+            room.copy_from_slice(bytes);
+            self.length = end;
+            return;
+        }
+        if self.long.is_empty() {
+            self.long.extend_from_slice(self.first.get(..self.length).unwrap_or_default());
+        }
+        self.long.extend_from_slice(bytes);
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.extend_from_slice(&[byte]);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.long.is_empty() { self.first.get(..self.length).unwrap_or_default() } else { &self.long }
+    }
 }
