@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::annotations::ACME;
-use proto::names;
 use proto::xds::tls::{GenericSecret, Secret, TlsCertificate, secret};
 
 use super::ladder::{Climb, Spot, places};
@@ -286,14 +285,6 @@ pub fn acme_row(world: &World, name: &AcmeName, moment: impl Fn(i64) -> String) 
         "challenge": name.terms.challenge.text(),
         "next_try": (standing.next_try_ms > 0 && name.barred.is_none()).then(|| moment(standing.next_try_ms)),
     })
-}
-
-/// Name of what answers an authority that looks for a token, or shows it a certificate for a host.
-pub fn proof_name(challenge: AcmeChallenge, token: &str, host: &str) -> String {
-    match challenge {
-        AcmeChallenge::Http01 => names::challenge_answer(host, token),
-        AcmeChallenge::TlsAlpn01 | AcmeChallenge::Dns01 => names::challenge_certificate(host),
-    }
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ fn a_proof_goes_to_its_gateways_and_makes_nothing_else_anew() {
     let gateway = ("shop".to_owned(), "edge".to_owned());
     let proof = |text: &str| AcmeProof {
         gateways: vec![gateway.clone()],
-        name: proof_name(AcmeChallenge::Http01, "tok", "a.example"),
+        name: proto::names::challenge_answer("a.example", "tok"),
         shown: AcmeShown::Answer(text.to_owned()),
     };
     let book = |text: &str| AcmeBook { proofs: [(key("a.example"), proof(text))].into_iter().collect(), ..AcmeBook::default() };
@@ -106,7 +106,7 @@ fn a_proof_goes_to_its_gateways_and_makes_nothing_else_anew() {
         let part = PartKey::Secrets(("shop".to_owned(), name.to_owned())).make(world);
         part.resources.into_iter().map(|(_, name, _)| name).filter(|name| name.starts_with("acme/")).collect()
     };
-    assert_eq!((sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")), (vec!["acme/http/tok".to_owned()], vec![], vec![]));
+    assert_eq!((sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")), (vec!["acme/http/a.example/tok".to_owned()], vec![], vec![]));
 }
 
 #[test]
