@@ -11,7 +11,7 @@ const BACKOFF_MIN: Duration = Duration::from_secs(60);
 /// The longest of them (`edge-kinds.md`).
 const BACKOFF_MAX: Duration = Duration::from_secs(12 * 3600);
 /// The longest time for which an authority may tell us to stay away.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after an order what came of it is waited for: in a cluster its Secret comes back by a watch.
 const SEEN_AFTER: Duration = Duration::from_secs(60);
 /// How often an authority is asked when it wants a certificate renewed (RFC 9773, section 4.3.3), and where it does not say when to ask again.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use proto::annotations::{ACME, ACME_ON};
 use proto::names;
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
@@ -14,7 +13,6 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use serde_json::json;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
@@ -22,6 +20,7 @@ use super::accounts::AccountSecret;
 use super::calls::CallFault;
 use super::dns;
 use super::proving::Proving;
+use super::shelf::document;
 use super::webhook::{Record, Webhook};
 use crate::clock::Clock;
 use crate::source::parse;
@@ -182,9 +181,10 @@ fn minds_replacing(error: &Error) -> bool {
 /// Meets the challenge of an order, if it is still open. What is given is to be taken back when the order ends. `shared`: nothing that was proved
 /// before counts.
 async fn authorize(order: &mut Order, name: &AcmeName, proofs: &Proofs<'_>, shared: bool) -> Result<Option<Record>, Trouble> {
+    let wanted = order.state().authorizations.len();
     let mut open = order.authorizations();
-    let Some(authorization) = open.next().await else {
-        return Err(Trouble::Failed(format!("the authority wants no proof for {}, and none was given", name.host)));
+    let (1, Some(authorization)) = (wanted, open.next().await) else {
+        return Err(Trouble::Failed(format!("the authority wants {wanted} proofs for {}: it is to want one", name.host)));
     };
     let mut authorization = authorization?;
     match authorization.status {
@@ -222,12 +222,7 @@ async fn authorize(order: &mut Order, name: &AcmeName, proofs: &Proofs<'_>, shar
     let proof = AcmeProof { gateways: name.gateways.clone(), name: proof, shown };
     proofs.proving.show(&name.secret, proof).await.map_err(Trouble::Failed)?;
     challenge.set_ready().await?;
-    drop(challenge);
-    drop(authorization);
-    match open.next().await {
-        None => Ok(None),
-        Some(_) => Err(Trouble::Failed(format!("the authority wants several proofs for {}", name.host))),
-    }
+    Ok(None)
 }
 
 /// Has a record written into DNS, and waits until it is seen there.
@@ -296,14 +291,7 @@ fn certificate(host: &str, digest: &[u8]) -> Result<AcmeShown, Trouble> {
 
 /// A chain that came, judged as that of any Secret.
 fn issued(secret: &ObjectKey, host: &str, (chain, key): (&str, &KeyPair), now_ms: i64) -> Result<NewCertificate, Trouble> {
-    let document = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "kubernetes.io/tls",
-        "metadata": {"name": secret.name, "namespace": secret.namespace, "labels": {ACME: ACME_ON}},
-        "stringData": {"tls.crt": chain, "tls.key": key.serialize_pem()},
-    });
-    let text = Zeroizing::new(document.to_string());
+    let text = Zeroizing::new(document(secret, chain, &key.serialize_pem()).to_string());
     let read = parse("acme", &text).candidates.into_iter().find_map(|candidate| candidate.object);
     let judged = match read.as_deref().map(|object| &object.spec) {
         Some(Spec::Secret(contents)) => judge(contents).map_err(|fault| fault.to_string()),
@@ -322,6 +310,8 @@ fn issued(secret: &ObjectKey, host: &str, (chain, key): (&str, &KeyPair), now_ms
 
 #[cfg(test)]
 mod tests {
+    use proto::annotations::ACME;
+
     use super::*;
     use crate::world::Kind;
 
