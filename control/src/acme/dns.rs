@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a record has to be seen.
-const SEEN_MAX: Duration = Duration::from_secs(180);
+const SEEN_MAX: Duration = Duration::from_secs(300);
 /// Pauses between two looks: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);

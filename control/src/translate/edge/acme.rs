@@ -52,8 +52,8 @@ pub(in crate::translate) fn wildcard(ordered: &Ordered<'_>) -> Option<String> {
 fn taken(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
     let index = world.index();
     let serves = |judged: &&Judged<'_>| judged.refused.is_none();
-    let wants = |judged: &Judged<'_>| crate::world::acme::ordered(&judged.owner.key, judged.listener);
-    let own = listeners.iter().position(|judged| serves(&judged) && wants(judged).is_some_and(|(secret, _)| secret == ordered.secret))?;
+    let wants = |judged: &Judged<'_>| crate::world::acme::ordered(&judged.owner.key, judged.listener).map(|(secret, _)| secret);
+    let own = listeners.iter().position(|judged| serves(&judged) && wants(judged).as_ref() == Some(&ordered.secret))?;
     let (host, mine) = (ordered.host, |judged: &Judged<'_>| judged.owner.key.namespace == ordered.secret.namespace);
     let of_port = |other: &Judged<'_>| {
         let beside = listeners.iter().filter(serves).filter(|judged| mine(judged) && judged.listener.port == other.listener.port);
