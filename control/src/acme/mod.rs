@@ -182,7 +182,7 @@ impl AcmeOrders {
                 (standing.order, standing.problem, standing.next_try_ms) = (AcmeOrder::Failing, Some(why.clone()), 0);
             }
             self.book.orders.insert(name.secret.clone(), standing);
-            for life in &life {
+            if let Some(life) = &life {
                 // Of several namespaces' certificates for one host the first to end is told.
                 let ends = ends_ms.entry(name.host.clone()).or_insert(life.ends_ms);
                 *ends = life.ends_ms.min(*ends);
