@@ -151,3 +151,45 @@ fn texts(answer: &Message) -> Result<Vec<String>, String> {
     };
     Ok(answer.answers.iter().filter_map(|record| text(&record.data)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_read_as_libc_reads_them() {
+        // Aim: their lines, three at most, other lines passed over.
+        let text = "# nameserver 1.1.1.1\nsearch a\nnameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver no\nnameserver 9.9.9.9\nnameserver 8.8.8.8\n";
+        assert_eq!(nameservers(text), ["10.0.0.1:53", "[fe80::1]:53", "9.9.9.9:53"].map(|text| text.parse::<SocketAddr>().unwrap()));
+    }
+
+    #[test]
+    fn answers_are_read() {
+        // Aim: a question for TXT; the parts of a text are one; another name of an alias is no text; no such name is nothing; a failure is one; who answers
+        // another question is not heard.
+        let bytes = question("_acme-challenge.a.example.", 7).unwrap();
+        let asked = Message::from_vec(&bytes).unwrap();
+        assert_eq!((asked.queries[0].query_type(), asked.metadata.recursion_desired), (RecordType::TXT, true));
+        assert!(question(&"a".repeat(300), 7).is_err());
+        assert!(answering(&bytes, 7).is_none(), "a question is no answer");
+        let mut answer = bytes.clone();
+        (answer[2], answer[3], answer[7]) = (0x81, 0x80, 1);
+        answer.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 1, 0, 6, 2, b'a', b'b', 2, b'c', b'd']);
+        let read = answering(&answer, 7).unwrap();
+        assert_eq!(texts(&read), Ok(vec!["abcd".to_owned()]));
+        assert!(answering(&answer, 8).is_none() && answering(&answer[..9], 7).is_none());
+        answer.truncate(bytes.len());
+        (answer[3], answer[7]) = (0x83, 0);
+        assert_eq!(texts(&answering(&answer, 7).unwrap()), Ok(Vec::new()));
+        answer[3] = 0x82;
+        assert!(texts(&answering(&answer, 7).unwrap()).is_err_and(|why| why.contains("it answers")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_never_comes_is_given_up() {
+        // Aim: a resolver that does not answer is named, with what may be done, in bounded time.
+        let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let why = seen("_acme-challenge.a.example.", "v", &[silent.local_addr().unwrap()]).await.unwrap_err();
+        assert!(why.contains("within 300 s (it does not answer)") && why.contains("acme.dns01.resolvers"), "{why}");
+    }
+}

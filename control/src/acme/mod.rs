@@ -414,3 +414,39 @@ impl Task {
         CameOf::Answered { serial, window, again }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Kind;
+    use crate::world::edge::{AcmeChallenge, AcmeKeyType, AcmeTerms};
+
+    #[test]
+    fn whoever_has_fewest_under_way_is_next() {
+        // Aim: a namespace that wants many names of an authority that takes its time does not keep another one's renewal waiting; of one namespace the
+        // name that has been due longest.
+        let terms = AcmeTerms {
+            directory: "https://a.example/d".to_owned(),
+            email: None,
+            challenge: AcmeChallenge::Http01,
+            key_type: AcmeKeyType::P256,
+            renew_at_percent: 66.0,
+            account: None,
+            dns: None,
+        };
+        let name = |namespace: &str, host: &str| AcmeName {
+            secret: ObjectKey::new(Kind::Secret, namespace, host),
+            host: host.to_owned(),
+            terms: terms.clone(),
+            gateways: Vec::new(),
+            barred: None,
+            webhook: None,
+            certificate: None,
+        };
+        let names = [name("many", "a"), name("many", "b"), name("one", "c")];
+        let due = [(0, &names[1], ToDo::Order(0)), (5, &names[0], ToDo::Order(5)), (9, &names[2], ToDo::Order(9))];
+        assert_eq!(first(&due, |_| 0), Some(0));
+        assert_eq!(first(&due, |namespace| usize::from(namespace == "many")), Some(2));
+        assert_eq!(first(&[], |_| 0), None);
+    }
+}
