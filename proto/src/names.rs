@@ -131,9 +131,10 @@ pub fn tickets(namespace: &str, gateway: &str, hours: u32) -> String {
 /// What names of Secrets begin with that prove to a certificate authority whose a name is ([`challenge_answer`], [`challenge_certificate`]).
 pub const CHALLENGE: &str = "acme/";
 
-/// The Secret with what is answered to who asks for that token of a certificate authority (RFC 8555, section 8.3).
-pub fn challenge_answer(token: &str) -> String {
-    format!("{CHALLENGE}http/{token}")
+/// The Secret with what is answered to who asks that host for a token of a certificate authority (RFC 8555, section 8.3). Of the host alone: who may
+/// prove one name of a Gateway must not prove its others by it.
+pub fn challenge_answer(host: &str, token: &str) -> String {
+    format!("{CHALLENGE}http/{host}/{token}")
 }
 
 /// The Secret with the certificate that is shown to a certificate authority which asks for that host (RFC 8737).

@@ -7,6 +7,7 @@
 )]
 
 pub mod application;
+pub mod authority;
 pub mod cases;
 pub mod fuzz;
 pub mod kube;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "it/acme.rs"]
+mod acme;
 #[path = "it/build.rs"]
 mod build;
 #[path = "it/fuzz.rs"]

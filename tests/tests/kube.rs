@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "kube/acme.rs"]
+mod acme;
 #[path = "kube/faults.rs"]
 mod faults;
 #[path = "kube/gateway.rs"]

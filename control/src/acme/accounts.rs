@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,14 +14,17 @@ use serde_json::Value;
 
 use super::calls::{Calls, ComeAgain};
 use super::order::{Trouble, says};
+use crate::translate::AcmeName;
+use crate::world::acme::ACME_NAMES_MAX;
 use crate::world::content::{Contents, KeptBytes};
 use crate::world::edge::AcmeTerms;
 
-/// Accounts that are kept; beyond them the first is made anew when it is wanted.
-const ACCOUNTS_MAX: usize = 64;
+/// Accounts that are kept: no name needs more than one. Beyond them the first is made anew when it is wanted.
+const ACCOUNTS_MAX: usize = ACME_NAMES_MAX;
 /// Entries of an account's Secret, beside its key.
 const ROOTS: &str = "ca.crt";
 const BINDING: [&str; 2] = ["eab.kid", "eab.key"];
+const TOKEN: &str = "dns01.token";
 
 /// What a Secret says of an account.
 #[derive(Clone, Default)]
@@ -29,16 +33,35 @@ pub(super) struct AccountSecret {
     key: Option<KeptBytes>,
     /// Whom to believe at the directory, PEM.
     roots: Option<KeptBytes>,
-    /// An account elsewhere that pays for it (RFC 8555, section 7.3.4).
-    binding: Option<[KeptBytes; 2]>,
+    /// An account elsewhere that pays for it (RFC 8555, section 7.3.4): its id, and the key.
+    binding: [Option<KeptBytes>; 2],
+    /// What is shown to a webhook that writes DNS.
+    token: Option<KeptBytes>,
+    /// Whose Secret it is.
+    namespace: Option<String>,
 }
 
 impl AccountSecret {
-    /// Of what that Secret holds, whose entry `key` is the account's key.
-    pub(super) fn read(contents: &Contents, key: &str) -> Self {
+    /// Of what that Secret of a namespace holds, whose entry `key` is the account's key.
+    pub(super) fn read(contents: &Contents, key: &str, namespace: &str) -> Self {
         let entry = |name: &str| contents.entry(name).cloned();
-        let binding = entry(BINDING[0]).zip(entry(BINDING[1])).map(|(id, key)| [id, key]);
-        Self { key: entry(key), roots: entry(ROOTS), binding }
+        Self {
+            key: entry(key),
+            roots: entry(ROOTS),
+            binding: BINDING.map(entry),
+            token: entry(TOKEN),
+            namespace: Some(namespace.to_owned()),
+        }
+    }
+
+    /// Whether the account is another namespace's too.
+    pub(super) fn is_shared(&self, namespace: &str) -> bool {
+        self.key.is_some() && self.namespace.as_deref() != Some(namespace)
+    }
+
+    /// What is shown to a webhook that writes DNS.
+    pub(super) fn token(&self) -> Option<&[u8]> {
+        self.token.as_deref()
     }
 }
 
@@ -46,8 +69,9 @@ impl AccountSecret {
 #[derive(Default)]
 pub(super) struct Accounts {
     kept: Mutex<BTreeMap<String, Value>>,
-    /// Held by whoever makes one, so that others who want the same one find it.
-    making: tokio::sync::Mutex<()>,
+    /// By name, each held by whoever makes that one, so that others who want it find it. Authorities that take their time are waited for by those
+    /// alone who want an account there.
+    making: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Some are not written down yet.
     fresh: AtomicBool,
 }
@@ -68,14 +92,16 @@ impl Accounts {
     }
 
     /// The account for an authority, which is made where there is none.
-    pub(super) async fn open(&self, terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
-        let name = name(terms, secret);
+    pub(super) async fn open(&self, wanted: &AcmeName, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
+        let terms = &wanted.terms;
+        let name = name(terms, secret, &wanted.secret.namespace);
         if let Some(known) = self.known(&name) {
-            return reopened(known, secret, told).await;
+            return reopened(known, terms, secret, told).await;
         }
-        let _making = self.making.lock().await;
+        let lane = self.lane(&name);
+        let _making = lane.lock().await;
         if let Some(known) = self.known(&name) {
-            return reopened(known, secret, told).await;
+            return reopened(known, terms, secret, told).await;
         }
         let (account, credentials) = made(terms, secret, told).await?;
         let credentials = serde_json::to_value(&credentials).map_err(|error| Trouble::Failed(error.to_string()))?;
@@ -89,6 +115,18 @@ impl Accounts {
         Ok(account)
     }
 
+    /// What is held by whoever makes an account.
+    fn lane(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock();
+        making.retain(|_, lane| lane.strong_count() > 0);
+        if let Some(lane) = making.get(name).and_then(Weak::upgrade) {
+            return lane;
+        }
+        let lane = Arc::default();
+        making.insert(name.to_owned(), Arc::downgrade(&lane));
+        lane
+    }
+
     /// `None`: there is none, or none that reads any more.
     fn known(&self, name: &str) -> Option<AccountCredentials> {
         let known = self.kept.lock().get(name).cloned()?;
@@ -96,9 +134,9 @@ impl Accounts {
     }
 
     /// An authority that does not know the account any more gets another one; whether that is so.
-    pub(super) fn doubt(&self, terms: &AcmeTerms, secret: &AccountSecret, trouble: &Trouble) -> bool {
+    pub(super) fn doubt(&self, wanted: &AcmeName, secret: &AccountSecret, trouble: &Trouble) -> bool {
         let unknown = matches!(trouble, Trouble::Refused(error) if says(error, "accountDoesNotExist"))
-            && self.kept.lock().remove(&name(terms, secret)).is_some();
+            && self.kept.lock().remove(&name(&wanted.terms, secret, &wanted.secret.namespace)).is_some();
         if unknown {
             self.fresh.store(true, Ordering::Relaxed);
         }
@@ -106,23 +144,32 @@ impl Accounts {
     }
 }
 
-fn calls(secret: &AccountSecret, told: &ComeAgain) -> Result<Box<Calls>, Trouble> {
-    Calls::new(secret.roots.as_deref(), told.clone()).map(Box::new).map_err(Trouble::Failed)
+fn calls(terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<Box<Calls>, Trouble> {
+    Calls::new(&terms.directory, secret.roots.as_deref(), told.clone()).map(Box::new).map_err(Trouble::Failed)
 }
 
-async fn reopened(credentials: AccountCredentials, secret: &AccountSecret, told: &ComeAgain) -> Result<Account, Trouble> {
-    Ok(Account::builder_with_http(calls(secret, told)?).from_credentials(credentials).await?)
+async fn reopened(
+    credentials: AccountCredentials,
+    terms: &AcmeTerms,
+    secret: &AccountSecret,
+    told: &ComeAgain,
+) -> Result<Account, Trouble> {
+    Ok(Account::builder_with_http(calls(terms, secret, told)?).from_credentials(credentials).await?)
 }
 
 async fn made(terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Result<(Account, AccountCredentials), Trouble> {
-    let builder = Account::builder_with_http(calls(secret, told)?);
+    let builder = Account::builder_with_http(calls(terms, secret, told)?);
     let contact = terms.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.as_deref().into_iter().collect();
     let Some(pem) = &secret.key else {
         let wanted = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-        let binding = secret.binding.as_ref().map(bound).transpose()?;
+        let binding = bound(&secret.binding)?;
         return Ok(builder.create(&wanted, terms.directory.clone(), binding.as_ref()).await?);
     };
+    if secret.binding.iter().any(Option::is_some) {
+        let why = "a key of one's own is not bound to an external account: of the Secret that accountSecretRef names remove the account's key, or `eab.kid` and `eab.key`";
+        return Err(Trouble::Failed(why.to_owned()));
+    }
     let (account, credentials) = builder.create_from_key(own_key(pem)?, terms.directory.clone()).await?;
     if !contact.is_empty() {
         account.update_contacts(&contact).await?;
@@ -130,11 +177,13 @@ async fn made(terms: &AcmeTerms, secret: &AccountSecret, told: &ComeAgain) -> Re
     Ok((account, credentials))
 }
 
-/// What an account is kept by: with another key, or another account behind it, it is another one.
-fn name(terms: &AcmeTerms, secret: &AccountSecret) -> String {
-    let own = secret.key.as_ref().map(|key| proto::epoch::version(key)).unwrap_or_default();
-    let bound = secret.binding.as_ref().map(|[id, _]| proto::epoch::version(id)).unwrap_or_default();
-    format!("{} {} {own} {bound}", terms.directory, terms.email.as_deref().unwrap_or_default())
+/// What an account is kept by: with another key, or another account behind it, it is another one; and each namespace that has certificates ordered has
+/// its own, unless it is told which. An authority remembers for weeks what an account has proved, and would give it to whoever orders next by it.
+fn name(terms: &AcmeTerms, secret: &AccountSecret, namespace: &str) -> String {
+    let version = |bytes: &Option<KeptBytes>| bytes.as_ref().map(|bytes| proto::epoch::version(bytes)).unwrap_or_default();
+    let (own, bound) = (version(&secret.key), version(&secret.binding[0]));
+    let whose = if secret.key.is_some() { "" } else { namespace };
+    format!("{} {} {own} {bound} {whose}", terms.directory, terms.email.as_deref().unwrap_or_default())
 }
 
 fn own_key(pem: &[u8]) -> Result<(Key, PrivateKeyDer<'static>), Trouble> {
@@ -145,12 +194,16 @@ fn own_key(pem: &[u8]) -> Result<(Key, PrivateKeyDer<'static>), Trouble> {
     Ok((key, PrivateKeyDer::Pkcs8(der)))
 }
 
-fn bound([id, key]: &[KeptBytes; 2]) -> Result<ExternalAccountKey, Trouble> {
+/// The external account, if one is named.
+fn bound([id, key]: &[Option<KeptBytes>; 2]) -> Result<Option<ExternalAccountKey>, Trouble> {
+    if id.is_none() && key.is_none() {
+        return Ok(None);
+    }
     let text = |bytes: &KeptBytes| std::str::from_utf8(bytes).ok().map(|text| text.trim().trim_end_matches('=').to_owned());
-    let key = text(key).and_then(|key| URL_SAFE_NO_PAD.decode(key).ok());
+    let key = key.as_ref().and_then(text).and_then(|key| URL_SAFE_NO_PAD.decode(key).ok());
     let wrong = "entries `eab.kid` and `eab.key` (base64url) of the Secret that accountSecretRef names are no external account";
-    let (id, key) = text(id).zip(key).ok_or_else(|| Trouble::Failed(wrong.to_owned()))?;
-    Ok(ExternalAccountKey::new(id, &key))
+    let (id, key) = id.as_ref().and_then(text).zip(key).ok_or_else(|| Trouble::Failed(wrong.to_owned()))?;
+    Ok(Some(ExternalAccountKey::new(id, &key)))
 }
 
 #[cfg(test)]
@@ -164,12 +217,13 @@ mod tests {
         let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a, namespace: shop}}\nstringData: {{{entries}}}");
         let object = parse("s.yaml", &text).candidates.remove(0).object.unwrap();
         let Spec::Secret(contents) = &object.spec else { panic!("no Secret") };
-        AccountSecret::read(contents, "account.key")
+        AccountSecret::read(contents, "account.key", "shop")
     }
 
     #[test]
-    fn an_account_is_another_one_by_directory_mailbox_and_key() {
-        // Aim: each of them tells accounts apart; roots do not.
+    fn an_account_is_another_one_by_directory_mailbox_key_and_namespace() {
+        // Aim: each of them tells accounts apart; roots do not. What one namespace has proved is nothing to another: it has an account of its own,
+        // unless both are told to use one key, and then what was proved before does not count.
         let terms = |directory: &str, email: Option<&str>| AcmeTerms {
             directory: directory.into(),
             email: email.map(str::to_owned),
@@ -177,7 +231,9 @@ mod tests {
             key_type: AcmeKeyType::P256,
             renew_at_percent: 66.0,
             account: None,
+            dns: None,
         };
+        let name = |terms: &AcmeTerms, secret: &AccountSecret| name(terms, secret, "shop");
         let plain = terms("https://a.example", None);
         let first = name(&plain, &secret(""));
         assert_eq!(first, name(&plain, &secret("ca.crt: x")));
@@ -189,6 +245,10 @@ mod tests {
         ] {
             assert_ne!(first, other);
         }
+        let own = secret("account.key: x");
+        assert_ne!(first, super::name(&plain, &secret(""), "other"));
+        assert_eq!(name(&plain, &own), super::name(&plain, &own, "other"));
+        assert!(own.is_shared("other") && !own.is_shared("shop") && !secret("").is_shared("other"));
     }
 
     #[test]
@@ -200,7 +260,10 @@ mod tests {
         assert!(own_key(good.serialize_pem().as_bytes()).is_ok());
         let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         assert!(failed(own_key(other.serialize_pem().as_bytes()).err().unwrap()).contains("P-256"));
-        assert!(bound(&secret("eab.kid: x, eab.key: eHh4").binding.unwrap()).is_ok());
-        assert!(failed(bound(&secret("eab.kid: x, eab.key: \"%\"").binding.unwrap()).err().unwrap()).contains("eab.key"));
+        assert!(bound(&secret("eab.kid: x, eab.key: eHh4").binding).is_ok_and(|bound| bound.is_some()));
+        assert!(bound(&secret("").binding).is_ok_and(|bound| bound.is_none()));
+        for half in ["eab.kid: x, eab.key: \"%\"", "eab.kid: x", "eab.key: eHh4"] {
+            assert!(failed(bound(&secret(half).binding).err().unwrap()).contains("eab.key"), "{half}");
+        }
     }
 }

@@ -11,7 +11,7 @@ const BACKOFF_MIN: Duration = Duration::from_secs(60);
 /// The longest of them (`edge-kinds.md`).
 const BACKOFF_MAX: Duration = Duration::from_secs(12 * 3600);
 /// The longest time for which an authority may tell us to stay away.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after an order what came of it is waited for: in a cluster its Secret comes back by a watch.
 const SEEN_AFTER: Duration = Duration::from_secs(60);
 /// How often an authority is asked when it wants a certificate renewed (RFC 9773, section 4.3.3), and where it does not say when to ask again.
@@ -20,6 +20,10 @@ const ASK_MAX: Duration = Duration::from_secs(24 * 3600);
 const ASK: Duration = Duration::from_secs(6 * 3600);
 /// Of a certificate's life: certificates of one day are not all renewed in one moment.
 const SPREAD: f64 = 0.02;
+/// A certificate of which less than that is over has been renewed in haste: somebody takes it away, or its authority knows no end.
+const HASTE: f64 = 0.25;
+/// What is told of an order of which nobody has heard the end.
+const CUT_SHORT: &str = "the order before came to no end: the control plane has been restarted, or nobody wanted the name for a while";
 /// Longest text of a problem.
 const PROBLEM_BYTES_MAX: usize = 512;
 
@@ -42,6 +46,12 @@ pub(super) struct Track {
     pub asked_of: String,
     /// Drawn when it was ordered: 0 to 1.
     pub spread: f64,
+    /// When the last certificate came, milliseconds since 1970; 0: none has.
+    #[serde(default)]
+    pub obtained_ms: i64,
+    /// Certificates in a row that came long before the one before should have been renewed.
+    #[serde(default)]
+    pub hasty: u32,
 }
 
 /// A window of renewal (RFC 9773, section 4.2), and the moment in it that was drawn.
@@ -88,18 +98,25 @@ fn part(whole_ms: i64, share: f64) -> i64 {
     part
 }
 
-/// When a certificate is due: when its authority says, else after so much of its life.
+/// When a certificate is due: when its authority says, else after so much of its life. Whatever an authority says, it is not let run out.
 pub(super) fn due_ms(life: &Lifetime, renew_at_percent: f64, track: &Track) -> i64 {
     let window = track.window.filter(|_| track.asked_of == life.serial);
     window.map_or_else(
         || life.begins_ms + part(life.ends_ms - life.begins_ms, renew_at_percent / 100.0 - SPREAD * track.spread),
-        |window| window.drawn_ms,
+        |window| window.drawn_ms.min(late_ms(life, renew_at_percent)),
     )
+}
+
+/// When half of the time between a usual renewal and the end is over.
+fn late_ms(life: &Lifetime, renew_at_percent: f64) -> i64 {
+    life.ends_ms - part(life.ends_ms - life.begins_ms, (100.0 - renew_at_percent) / 200.0)
 }
 
 /// What is to be done for a name. `known`: whether it would be seen by now if there were a certificate.
 pub(super) fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track, known: bool, now_ms: i64) -> ToDo {
-    let order = |due_ms: i64| match due_ms.max(track.not_before_ms) {
+    // A clock that was wrong for a while must not bar anything until its year comes.
+    let paused_ms = Some(track.not_before_ms).filter(|at| *at <= now_ms.saturating_add(ms(RETRY_AFTER_MAX))).unwrap_or_default();
+    let order = |due_ms: i64| match due_ms.max(paused_ms) {
         at if at <= now_ms => ToDo::Order(due_ms),
         at => ToDo::Rest(at),
     };
@@ -107,7 +124,7 @@ pub(super) fn next(life: Option<&Lifetime>, renew_at_percent: f64, track: &Track
         // One that was ordered is about to be read.
         return if track.serial.is_empty() || known { order(0) } else { ToDo::Rest(now_ms + ms(SEEN_AFTER)) };
     };
-    if track.asked_of != life.serial || track.ask_at_ms <= now_ms {
+    if track.asked_of != life.serial || track.ask_at_ms <= now_ms || track.ask_at_ms > now_ms.saturating_add(ms(ASK_MAX)) {
         return ToDo::Ask;
     }
     match order(due_ms(life, renew_at_percent, track)) {
@@ -140,9 +157,8 @@ impl Track {
 
     /// A try failed; the authority may have said when to come again.
     pub(super) fn failed(&mut self, why: &str, retry_after: Option<Duration>, draw: f64, now_ms: i64) {
-        let doubled = BACKOFF_MIN.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX));
+        let pause = part(doubled_ms(self.failures), 0.2f64.mul_add(draw, 0.8));
         self.failures = self.failures.saturating_add(1);
-        let pause = part(ms(doubled.min(BACKOFF_MAX)), 0.2f64.mul_add(draw, 0.8));
         let told = retry_after.map_or(0, |told| ms(told.min(RETRY_AFTER_MAX)));
         self.not_before_ms = now_ms + pause.max(told);
         let line: String = why.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
@@ -150,9 +166,33 @@ impl Track {
         self.problem = Some(line[..end].to_owned());
     }
 
-    /// A certificate came.
-    pub(super) fn obtained(&mut self, serial: &str, draw: f64, now_ms: i64) {
-        *self = Self { serial: serial.to_owned(), not_before_ms: now_ms + ms(SEEN_AFTER), spread: draw, ..Self::default() };
+    /// As it is where an order came to no end. So it is written down while one is under way: whoever is restarted in the middle of it, again and
+    /// again, is not quicker for that.
+    pub(super) fn cut_short(&self, draw: f64, now_ms: i64) -> Self {
+        let mut track = self.clone();
+        track.failed(CUT_SHORT, None, draw, now_ms);
+        track
+    }
+
+    /// A certificate came, with a life of so long. One that comes again and again in haste is waited for ever longer, however well each order ends:
+    /// authorities count certificates.
+    pub(super) fn obtained(&mut self, serial: &str, life_ms: i64, draw: f64, now_ms: i64) {
+        let in_haste = self.obtained_ms > 0 && now_ms - self.obtained_ms < part(life_ms, HASTE);
+        let hasty = if in_haste { self.hasty.saturating_add(1) } else { 0 };
+        let pause_ms = if in_haste { doubled_ms(self.hasty) } else { 0 };
+        *self = Self {
+            serial: serial.to_owned(),
+            not_before_ms: now_ms + pause_ms.max(ms(SEEN_AFTER)),
+            spread: draw,
+            obtained_ms: now_ms,
+            hasty,
+            ..Self::default()
+        };
+    }
+
+    /// Whether it is worth being remembered although nobody wants the name: who wants it again soon must not find a clean slate.
+    pub(super) fn lasts(&self, now_ms: i64) -> bool {
+        self.not_before_ms > now_ms && self.not_before_ms <= now_ms.saturating_add(ms(RETRY_AFTER_MAX))
     }
 
     /// As others are told.
@@ -168,16 +208,16 @@ impl Track {
             (ToDo::Rest(at), None) => at,
             (ToDo::Order(_) | ToDo::Ask, None) => now_ms,
         };
-        let expiring = life.is_some_and(|life| is_late(life, renew_at_percent, now_ms));
+        let expiring = life.is_some_and(|life| now_ms > late_ms(life, renew_at_percent));
         // The past is no time to try again, and who looks twice sees the same.
         let next_try_ms = if next_try_ms <= now_ms || ordering { 0 } else { next_try_ms };
         AcmeStanding { order, next_try_ms, problem: self.problem.clone(), expiring }
     }
 }
 
-/// Half of the time between a usual renewal and the end is over.
-fn is_late(life: &Lifetime, renew_at_percent: f64, now_ms: i64) -> bool {
-    life.ends_ms - now_ms < part(life.ends_ms - life.begins_ms, (100.0 - renew_at_percent) / 200.0)
+/// The pause after so many others in a row, milliseconds.
+fn doubled_ms(before: u32) -> i64 {
+    ms(BACKOFF_MIN.saturating_mul(1_u32.checked_shl(before.min(16)).unwrap_or(u32::MAX)).min(BACKOFF_MAX))
 }
 
 #[cfg(test)]
@@ -210,7 +250,7 @@ mod tests {
             assert_eq!(track.not_before_ms, wanted, "{told:?}");
             assert_eq!(track.problem.unwrap().len(), 512);
         }
-        track.obtained("s", 0.5, 0);
+        track.obtained("s", 90 * DAY, 0.5, 0);
         assert_eq!((track.failures, track.problem, track.not_before_ms), (0, None, MINUTE));
     }
 
@@ -226,7 +266,7 @@ mod tests {
         failing.failed("no", None, 1.0, 0);
         assert_eq!((at(None, &failing, 5), at(None, &failing, MINUTE)), (ToDo::Rest(MINUTE), ToDo::Order(0)));
         let mut had = Track::default();
-        had.obtained("a", 0.0, 0);
+        had.obtained("a", 100 * DAY, 0.0, 0);
         assert_eq!(at(None, &had, 5), ToDo::Rest(5 + MINUTE));
         assert_eq!(next(None, 66.0, &had, true, MINUTE), ToDo::Order(0));
         let own = life("a", 0, 100);
@@ -255,11 +295,54 @@ mod tests {
         assert_eq!((due_ms(&own, 66.0, &track), track.ask_at_ms), (15 * DAY, DAY + MINUTE));
         track.answered("a", (-5 * DAY, -4 * DAY), Duration::MAX, 0.9, DAY);
         assert_eq!((track.ask_at_ms, next(Some(&own), 66.0, &track, true, DAY)), (2 * DAY, ToDo::Order(-5 * DAY + 9 * DAY / 10)));
+        // One that comes too late, or never, lets no certificate run out.
+        track.answered("a", (2000 * DAY, 3000 * DAY), ASK, 0.5, DAY);
+        assert_eq!(due_ms(&own, 66.0, &track), 83 * DAY);
         track.answered("a", (10 * DAY, 20 * DAY), ASK, 0.0, DAY);
         track.unanswered("a", 2 * DAY);
         assert_eq!(due_ms(&own, 66.0, &track), 10 * DAY);
         track.unanswered("b", 2 * DAY);
         assert_eq!(due_ms(&life("b", 0, 100), 66.0, &track), 66 * DAY);
+    }
+
+    #[test]
+    fn certificates_that_never_last_are_ordered_ever_more_rarely() {
+        // Aim: an authority whose window is always over, or somebody who takes the Secret away each time, does not make us order for ever: a minute,
+        // doubled, 12 h at most; one that has lasted makes it as before.
+        let mut track = Track::default();
+        let mut now_ms = 1;
+        for wanted in [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 720, 720] {
+            track.obtained("s", 90 * DAY, 0.0, now_ms);
+            assert_eq!(track.not_before_ms - now_ms, wanted * MINUTE, "{}", track.hasty);
+            track.answered("s", (-2 * DAY, -DAY), ASK, 0.5, now_ms);
+            assert_eq!(next(Some(&life("s", now_ms, 90)), 66.0, &track, true, now_ms), ToDo::Rest(track.not_before_ms.min(track.ask_at_ms)));
+            now_ms = track.not_before_ms;
+        }
+        now_ms += 60 * DAY;
+        track.obtained("t", 90 * DAY, 0.0, now_ms);
+        assert_eq!((track.not_before_ms - now_ms, track.hasty), (MINUTE, 0));
+    }
+
+    #[test]
+    fn an_order_counts_before_its_end() {
+        // Aim: whoever is restarted in an order waits as if it had failed, longer each time; a name that nobody wants for a moment keeps its pause.
+        let track = Track::default().cut_short(1.0, 0);
+        assert_eq!(next(None, 66.0, &track, true, 5), ToDo::Rest(MINUTE));
+        assert!(track.problem.as_deref().is_some_and(|told| told.contains("came to no end")));
+        assert!(track.lasts(5) && !track.lasts(MINUTE));
+        assert_eq!(track.cut_short(1.0, MINUTE).not_before_ms, 3 * MINUTE);
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_bars_nothing() {
+        // Aim: what was written down at a time of years ahead is no reason to wait for that time, neither to order nor to ask.
+        let year = 365 * DAY;
+        let mut track = Track::default();
+        track.failed("no", None, 1.0, 14 * year);
+        assert_eq!(next(None, 66.0, &track, true, 5), ToDo::Order(0));
+        assert!(!track.lasts(5));
+        track.answered("a", (10 * DAY, 20 * DAY), ASK, 0.5, 14 * year);
+        assert_eq!(next(Some(&life("a", 0, 100)), 66.0, &track, true, DAY), ToDo::Ask);
     }
 
     #[test]

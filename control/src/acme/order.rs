@@ -6,20 +6,25 @@ use std::time::Duration;
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use proto::annotations::{ACME, ACME_ON};
+use proto::names;
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256,
     RsaKeySize,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use serde_json::json;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
+use super::accounts::AccountSecret;
+use super::calls::CallFault;
+use super::dns;
 use super::proving::Proving;
+use super::shelf::document;
+use super::webhook::{Record, Webhook};
+use crate::clock::Clock;
 use crate::source::parse;
-use crate::translate::{AcmeName, proof_name};
+use crate::translate::AcmeName;
 use crate::world::acme::{AcmeProof, AcmeShown};
 use crate::world::certificate::{Certificate, judge};
 use crate::world::edge::{AcmeChallenge, AcmeKeyType};
@@ -30,12 +35,33 @@ const VALIDATION_MAX: Duration = Duration::from_secs(120);
 /// Before it is asked a second time.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 
+/// Longest token of a challenge (RFC 8555, section 8: at least 128 bits as base64url).
+const TOKEN_BYTES_MAX: usize = 256;
+
+/// By what names are proved.
+pub(super) struct Proofs<'a> {
+    /// By proxies.
+    pub proving: &'a Proving,
+    /// What is shown to a webhook that writes DNS.
+    pub account: &'a AccountSecret,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
 /// A certificate that came: its Secret as text, and what it holds.
+#[derive(Clone)]
 pub(super) struct NewCertificate {
     /// The Secret, JSON.
     pub secret: Zeroizing<String>,
     /// Judged.
     pub certificate: Certificate,
+}
+
+impl NewCertificate {
+    /// Whether it is of use for a host at that time, milliseconds since 1970.
+    pub(super) fn is_for(&self, host: &str, now_ms: i64) -> bool {
+        self.certificate.covers(host) && self.certificate.ends_ms > now_ms
+    }
 }
 
 /// What an authority says wrong, as people read it.
@@ -78,25 +104,53 @@ pub(super) async fn obtain(
     account: &Account,
     name: &AcmeName,
     replaces: Option<CertificateIdentifier<'static>>,
-    proving: &Proving,
+    proofs: &Proofs<'_>,
 ) -> Result<NewCertificate, Trouble> {
+    let mut order = begin(account, name, replaces).await?;
+    let shared = proofs.account.is_shared(&name.secret.namespace);
+    if shared && forgotten(&mut order).await? {
+        order = begin(account, name, None).await?;
+    }
+    let shown = authorize(&mut order, name, proofs, shared).await?;
+    let came = finish(&mut order, name, proofs).await;
+    if let Some(shown) = shown {
+        shown.take_back().await;
+    }
+    came
+}
+
+/// Places an order.
+async fn begin(account: &Account, name: &AcmeName, replaces: Option<CertificateIdentifier<'static>>) -> Result<Order, Error> {
     let names = [Identifier::Dns(name.host.clone())];
-    let in_place = match replaces {
-        Some(replaced) => Some(account.new_order(&NewOrder::new(&names).replaces(replaced)).await),
-        None => None,
-    };
-    let mut order = match in_place {
-        Some(Ok(order)) => order,
-        Some(Err(error)) if !minds_replacing(&error) => return Err(error.into()),
-        // Another authority's, or replaced already: then it is one more.
-        Some(Err(_)) | None => account.new_order(&NewOrder::new(&names)).await?,
-    };
-    authorize(&mut order, name, proving).await?;
+    let Some(replaced) = replaces else { return account.new_order(&NewOrder::new(&names)).await };
+    match account.new_order(&NewOrder::new(&names).replaces(replaced)).await {
+        Err(error) if minds_replacing(&error) => account.new_order(&NewOrder::new(&names)).await,
+        // Else it is another authority's, or replaced already, or one that does not say that it has understood: then it is one more.
+        order => order,
+    }
+}
+
+/// Gives up what the authority knows of a name already, where others prove names by the same account: that they have proved it, somewhere, is no proof
+/// that whoever orders it now may have it. Whether there was anything.
+async fn forgotten(order: &mut Order) -> Result<bool, Trouble> {
+    let (mut open, mut any) = (order.authorizations(), false);
+    while let Some(authorization) = open.next().await {
+        let mut authorization = authorization?;
+        if authorization.status == AuthorizationStatus::Valid {
+            authorization.deactivate().await?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// From the proofs to the certificate.
+async fn finish(order: &mut Order, name: &AcmeName, proofs: &Proofs<'_>) -> Result<NewCertificate, Trouble> {
     let patience = RetryPolicy::new().initial_delay(FIRST_LOOK).backoff(1.5).timeout(VALIDATION_MAX);
     let ready = order.poll_ready(&patience).await;
     if !matches!(ready, Ok(OrderStatus::Ready)) {
         // What the authority saw says more than that it did not like it.
-        let seen = refused(&mut order).await;
+        let seen = refused(order).await;
         return Err(match (seen, ready) {
             (Some(why), _) => Trouble::Failed(why),
             (None, Err(error)) => error.into(),
@@ -108,7 +162,7 @@ pub(super) async fn obtain(
     let csr = request(&name.host, &key)?;
     order.finalize_csr(&csr).await?;
     let chain = order.poll_certificate(&patience).await?;
-    issued(&name.secret, &name.host, &chain, &key)
+    issued(&name.secret, &name.host, (&chain, &key), proofs.clock.age_ms())
 }
 
 /// Whether an authority may take the same order without a word of what it replaces (RFC 9773, section 5).
@@ -118,37 +172,78 @@ fn minds_replacing(error: &Error) -> bool {
             !["rateLimited", "serverInternal", "accountDoesNotExist", "rejectedIdentifier"].iter().any(|word| says(error, word))
         }
         Error::Unsupported(_) => true,
+        // The order is placed, and its answer does not repeat the word as it should: it has not been heard.
+        Error::Other(cause) => cause.downcast_ref::<CallFault>().is_none(),
         _ => false,
     }
 }
 
-/// Meets the challenges of an order that are still open.
-async fn authorize(order: &mut Order, name: &AcmeName, proving: &Proving) -> Result<(), Trouble> {
+/// Meets the challenge of an order, if it is still open. What is given is to be taken back when the order ends. `shared`: nothing that was proved
+/// before counts.
+async fn authorize(order: &mut Order, name: &AcmeName, proofs: &Proofs<'_>, shared: bool) -> Result<Option<Record>, Trouble> {
+    let wanted = order.state().authorizations.len();
     let mut open = order.authorizations();
-    while let Some(authorization) = open.next().await {
-        let mut authorization = authorization?;
-        match authorization.status {
-            AuthorizationStatus::Valid => continue,
-            AuthorizationStatus::Pending => {}
-            other => return Err(Trouble::Failed(format!("the authority holds the authorization for {} {other:?}", name.host))),
+    let (1, Some(authorization)) = (wanted, open.next().await) else {
+        return Err(Trouble::Failed(format!("the authority wants {wanted} proofs for {}: it is to want one", name.host)));
+    };
+    let mut authorization = authorization?;
+    match authorization.status {
+        AuthorizationStatus::Valid if shared => {
+            let why = "the authority takes the name for proved, by an account that other namespaces order by too, and does not give that up";
+            return Err(Trouble::Failed(format!("{why}: give {} an account of its own", name.secret.namespace)));
         }
-        let kind = match name.terms.challenge {
-            AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
-            AcmeChallenge::Http01 => ChallengeType::Http01,
-        };
-        let none = || Trouble::Failed(format!("the authority offers no challenge {} for {}", name.terms.challenge, name.host));
-        let mut challenge = authorization.challenge(kind).ok_or_else(none)?;
-        let answer = challenge.key_authorization();
-        let shown = match name.terms.challenge {
-            AcmeChallenge::Http01 => AcmeShown::Answer(answer.as_str().to_owned()),
-            AcmeChallenge::TlsAlpn01 => certificate(&name.host, answer.digest().as_ref())?,
-        };
-        let proof =
-            AcmeProof { gateways: name.gateways.clone(), name: proof_name(name.terms.challenge, &challenge.token, &name.host), shown };
-        proving.show(&name.secret, proof).await.map_err(Trouble::Failed)?;
-        challenge.set_ready().await?;
+        AuthorizationStatus::Valid => return Ok(None),
+        AuthorizationStatus::Pending => {}
+        other => return Err(Trouble::Failed(format!("the authority holds the authorization for {} {other:?}", name.host))),
     }
-    Ok(())
+    let kind = match name.terms.challenge {
+        AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+        AcmeChallenge::Http01 => ChallengeType::Http01,
+        AcmeChallenge::Dns01 => ChallengeType::Dns01,
+    };
+    let none = || Trouble::Failed(format!("the authority offers no challenge {} for {}", name.terms.challenge, name.host));
+    let mut challenge = authorization.challenge(kind).ok_or_else(none)?;
+    if !is_token(&challenge.token) {
+        return Err(Trouble::Failed("the authority's token is none: it is to be base64url of at most 256 characters".to_owned()));
+    }
+    let answer = challenge.key_authorization();
+    let (proof, shown) = match name.terms.challenge {
+        AcmeChallenge::Dns01 => {
+            let record = written(name, &answer.dns_value(), proofs).await?;
+            if let Err(error) = challenge.set_ready().await {
+                record.take_back().await;
+                return Err(error.into());
+            }
+            return Ok(Some(record));
+        }
+        AcmeChallenge::Http01 => (names::challenge_answer(&name.host, &challenge.token), AcmeShown::Answer(answer.as_str().to_owned())),
+        AcmeChallenge::TlsAlpn01 => (names::challenge_certificate(&name.host), certificate(&name.host, answer.digest().as_ref())?),
+    };
+    let proof = AcmeProof { gateways: name.gateways.clone(), name: proof, shown };
+    proofs.proving.show(&name.secret, proof).await.map_err(Trouble::Failed)?;
+    challenge.set_ready().await?;
+    Ok(None)
+}
+
+/// Has a record written into DNS, and waits until it is seen there.
+async fn written(name: &AcmeName, value: &str, proofs: &Proofs<'_>) -> Result<Record, Trouble> {
+    let (Some(terms), Some(place)) = (&name.terms.dns, &name.webhook) else {
+        return Err(Trouble::Failed("nobody writes DNS for it (acme.dns01)".to_owned()));
+    };
+    let webhook = Webhook::new(place, terms.timeout, proofs.account.token()).map_err(Trouble::Failed)?;
+    let fqdn = format!("_acme-challenge.{}.", name.host.trim_start_matches("*."));
+    let record = Record::write(webhook, fqdn.clone(), value.to_owned()).await.map_err(Trouble::Failed)?;
+    if let Err(why) = dns::seen(&fqdn, value, &terms.resolvers).await {
+        record.take_back().await;
+        return Err(Trouble::Failed(why));
+    }
+    Ok(record)
+}
+
+/// Whether it is a token (RFC 8555, section 8.3): it becomes part of a path that is answered, and of the name of what is sent to proxies.
+fn is_token(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.len() <= TOKEN_BYTES_MAX && text.bytes().all(plain)
 }
 
 /// What the authority says of a challenge that it did not find met.
@@ -195,15 +290,8 @@ fn certificate(host: &str, digest: &[u8]) -> Result<AcmeShown, Trouble> {
 }
 
 /// A chain that came, judged as that of any Secret.
-fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<NewCertificate, Trouble> {
-    let document = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "kubernetes.io/tls",
-        "metadata": {"name": secret.name, "namespace": secret.namespace, "labels": {ACME: ACME_ON}},
-        "stringData": {"tls.crt": chain, "tls.key": key.serialize_pem()},
-    });
-    let text = Zeroizing::new(document.to_string());
+fn issued(secret: &ObjectKey, host: &str, (chain, key): (&str, &KeyPair), now_ms: i64) -> Result<NewCertificate, Trouble> {
+    let text = Zeroizing::new(document(secret, chain, &key.serialize_pem()).to_string());
     let read = parse("acme", &text).candidates.into_iter().find_map(|candidate| candidate.object);
     let judged = match read.as_deref().map(|object| &object.spec) {
         Some(Spec::Secret(contents)) => judge(contents).map_err(|fault| fault.to_string()),
@@ -214,11 +302,16 @@ fn issued(secret: &ObjectKey, host: &str, chain: &str, key: &KeyPair) -> Result<
     if !certificate.covers(host) {
         return Err(wrong(format!("it is for {}", certificate.names.join(", "))));
     }
+    if certificate.ends_ms <= now_ms {
+        return Err(wrong("it has ended already by the clock of this machine".to_owned()));
+    }
     Ok(NewCertificate { secret: text, certificate })
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::annotations::ACME;
+
     use super::*;
     use crate::world::Kind;
 
@@ -237,20 +330,33 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_base64url() {
+        // Aim: what an authority says becomes a path and a name: nothing else than its alphabet, and no more of it than any needs.
+        assert!(is_token("DGyRejmCefe7v4NfDGDKfA") && is_token("a-_9") && is_token(&"a".repeat(256)));
+        for text in ["", "a/b", "../x", "a.b", "a b", "a%2f", "é", "a\n", &"a".repeat(257)] {
+            assert!(!is_token(text), "{text}");
+        }
+    }
+
+    #[test]
     fn what_comes_is_judged_before_it_is_used() {
-        // Aim: another key, another name and no certificate are refused with words; a good one is a Secret that says that it is ours; every kind
+        // Aim: another key, another name, an end that is over and no certificate are refused with words; a good one is a Secret that says that it is ours; every kind
         // of key makes a request.
         let secret = ObjectKey::new(Kind::Secret, "shop", "acme-a.example");
         let own = key(AcmeKeyType::P256).ok().unwrap();
         let signed = |host: &str, key: &KeyPair| CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(key).unwrap().pem();
-        let failed = |chain: &str| match issued(&secret, "a.example", chain, &own) {
+        let failed = |chain: &str| match issued(&secret, "a.example", (chain, &own), 0) {
             Err(Trouble::Failed(why)) => why,
             _ => panic!("it should be refused"),
         };
         assert!(failed("nonsense").contains("holds no certificate"), "{}", failed("nonsense"));
         assert!(failed(&signed("a.example", &key(AcmeKeyType::P256).ok().unwrap())).contains("not that of its certificate"));
         assert!(failed(&signed("b.example", &own)).contains("it is for b.example"));
-        let good = issued(&secret, "a.example", &signed("a.example", &own), &own).ok().unwrap();
+        let chain = signed("a.example", &own);
+        let good = issued(&secret, "a.example", (&chain, &own), 0).ok().unwrap();
+        let Err(Trouble::Failed(why)) = issued(&secret, "a.example", (&chain, &own), good.certificate.ends_ms) else { panic!("it has ended") };
+        assert!(why.contains("has ended already"), "{why}");
+        assert!(good.is_for("a.example", 0) && !good.is_for("b.example", 0) && !good.is_for("a.example", good.certificate.ends_ms));
         let document: serde_json::Value = serde_json::from_str(&good.secret).unwrap();
         assert_eq!((document["metadata"]["labels"][ACME].as_str(), document["type"].as_str()), (Some("on"), Some("kubernetes.io/tls")));
         for kind in [AcmeKeyType::P256, AcmeKeyType::P384, AcmeKeyType::Rsa2048] {

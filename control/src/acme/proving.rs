@@ -86,3 +86,75 @@ impl Proving {
         names.is_some_and(|names| names.iter().any(|known| known == name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::UNIX_EPOCH;
+
+    use proto::mesh::Answer;
+    use proto::names::Mode;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::publish::board::Seated;
+    use crate::publish::peer::{Claim, Dialect, Entrance, replica_key};
+    use crate::world::Kind;
+    use crate::world::acme::AcmeShown;
+
+    const SHOWN: &str = "acme/http/a.example/t";
+
+    /// A proxy of Gateway `shop/edge` that shows the proof when it has been asked so often.
+    fn replica(board: &Arc<Board>, name: &str, after: usize) -> (Seated, Arc<AtomicUsize>) {
+        let claim = Claim {
+            client: Dialect::Meshwright,
+            mode: Mode::Edge,
+            namespace: "shop".to_owned(),
+            workload: "edge".to_owned(),
+            instance: "edge".to_owned(),
+            replica: name.to_owned(),
+        };
+        let seat = board.arrive(claim, Entrance::Tls, String::new()).unwrap();
+        let key = replica_key("shop", "edge", name);
+        let (_, mut commands) = board.correspond(&key, "", 1);
+        let (board, asked) = (board.clone(), Arc::<AtomicUsize>::default());
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                let shows = counted.fetch_add(1, Ordering::Relaxed) >= after;
+                let json = if shows { format!("[\"acme/http/other/t\", \"{SHOWN}\"]") } else { "[]".to_owned() };
+                board.answered(&key, Answer { id: command.id, json, ..Answer::default() });
+            }
+        });
+        (seat, asked)
+    }
+
+    /// Shows a proof; what came of it, and after how long.
+    async fn shown(board: Arc<Board>) -> (Result<(), String>, Duration) {
+        let (sender, mut proofs) = mpsc::channel::<Proof>(1);
+        let driver = tokio::spawn(async move { proofs.recv().await.unwrap().told.send(()) });
+        let proof =
+            AcmeProof { gateways: vec![("shop".into(), "edge".into())], name: SHOWN.into(), shown: AcmeShown::Answer("t.hash".into()) };
+        let began = Instant::now();
+        let came = Proving { board, proofs: sender }.show(&ObjectKey::new(Kind::Secret, "shop", "acme-a.example"), proof).await;
+        driver.await.unwrap().unwrap();
+        (came, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_replica_shows_a_proof_before_the_authority_is_told() {
+        // Aim: whichever of a Gateway's proxies the authority meets answers: the order waits for the last of them, and asks none again that has said
+        // so; after 10 s it goes on by those that have it; where none has, nothing is asked of the authority, and the Gateway is named.
+        let (board, _events) = Board::new(Clock::new(|| UNIX_EPOCH));
+        let (none, _) = shown(board.clone()).await;
+        assert!(none.unwrap_err().contains("no proxy of Gateway shop/edge"));
+        let (_quick, asked) = replica(&board, "a", 0);
+        let (_slow, late) = replica(&board, "b", 20);
+        let (came, took) = shown(board.clone()).await;
+        assert_eq!((came, asked.load(Ordering::Relaxed), late.load(Ordering::Relaxed)), (Ok(()), 1, 21));
+        assert!(took >= 20 * ASK_EVERY && took < TAKEN_MAX, "{took:?}");
+        let (_never, _) = replica(&board, "c", usize::MAX);
+        let (came, took) = shown(board).await;
+        assert!(came.is_ok() && took >= TAKEN_MAX, "{took:?}");
+    }
+}

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
+use proto::annotations::{ACME, ACME_ON};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -79,18 +82,45 @@ impl Shelf {
             return answer.await.map_err(|_| stopping.to_owned())?.map(|_| ());
         };
         let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let api: Api<Secret> = Api::namespaced(client.clone(), &secret.namespace);
-        let params = PatchParams::apply(FIELD_MANAGER);
-        let patch = Patch::Apply(document);
-        let written = timeout(CALL_MAX, api.patch(&secret.name, &params, &patch)).await;
-        match written {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
-                "the control plane may not write Secrets in namespace {}: bind the Role of docs/edge-acme.md there",
-                secret.namespace
-            )),
-            Ok(Err(error)) => Err(format!("{secret} cannot be written: {error}")),
-            Err(_) => Err(format!("{secret} cannot be written: the API server does not answer")),
-        }
+        apply(client, secret, document, false).await
+    }
+
+    /// Whether a certificate's Secret would be taken.
+    ///
+    /// # Errors
+    /// Why not, with the remedy.
+    pub(super) async fn may_put(&self, secret: &ObjectKey) -> Result<(), String> {
+        let Some(client) = &self.cluster else { return Ok(()) };
+        apply(client, secret, document(secret, "", ""), true).await
+    }
+}
+
+/// The Secret of a certificate.
+pub(super) fn document(secret: &ObjectKey, chain: &str, key: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": secret.name, "namespace": secret.namespace, "labels": {ACME: ACME_ON}},
+        "data": {"tls.crt": STANDARD.encode(chain), "tls.key": STANDARD.encode(key)},
+    })
+}
+
+/// Never by force: whoever else has written the Secret is told.
+async fn apply(client: &kube::Client, secret: &ObjectKey, document: Value, dry_run: bool) -> Result<(), String> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &secret.namespace);
+    let params = PatchParams { dry_run, ..PatchParams::apply(FIELD_MANAGER) };
+    match timeout(CALL_MAX, api.patch(&secret.name, &params, &Patch::Apply(document))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
+            "the control plane may not write Secrets in namespace {}: bind the Role of docs/edge-acme.md there",
+            secret.namespace
+        )),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(format!(
+            "{secret} is somebody else's by now ({}): delete it, or remove its label {ACME} to keep it as your own",
+            status.message
+        )),
+        Ok(Err(error)) => Err(format!("{secret} cannot be written: {error}")),
+        Err(_) => Err(format!("{secret} cannot be written: the API server does not answer")),
     }
 }

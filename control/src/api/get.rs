@@ -21,7 +21,7 @@ use crate::publish::peer::{edge_key, of_key, replica_key, sidecar_key};
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{EdgeCertificate, Status as ObjectStatus, acme_names, acme_row, edge_certificates, statuses, suggest};
+use crate::translate::{AcmeName, EdgeCertificate, Status as ObjectStatus, acme_names, acme_row, edge_certificates, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
 use crate::world::{Versions, World};
@@ -237,14 +237,16 @@ fn shown_by_edges(world: &World) -> Vec<Value> {
     let names = acme_names(world);
     let at = |ms: i64| moment(u64::try_from(ms).unwrap_or_default());
     let mut rows = Vec::new();
-    for shown in edge_certificates(world) {
-        let mut row = edge_row(&shown);
+    let shown_now = edge_certificates(world);
+    for shown in &shown_now {
+        let mut row = edge_row(shown);
         if let Some(name) = names.iter().find(|name| name.secret == shown.secret) {
             row["acme"] = acme_row(world, name, at);
         }
         rows.push(row);
     }
-    for name in names.iter().filter(|name| name.certificate.is_none()) {
+    let bare = |name: &&AcmeName| !shown_now.iter().any(|shown| shown.secret == name.secret);
+    for name in names.iter().filter(bare) {
         let standing = world.acme().orders.get(&name.secret);
         let problem = name.barred.clone().or_else(|| standing.and_then(|standing| standing.problem.clone()));
         for gateway in &name.gateways {

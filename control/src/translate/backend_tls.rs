@@ -108,6 +108,33 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
     }))
 }
 
+/// How the control plane itself meets a Service port by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CalledTls {
+    /// The name that is asked for, and that its certificate has to be for.
+    pub name: String,
+    /// Whom to believe, PEM; `None`: whom the machine believes.
+    pub roots: Option<Vec<u8>>,
+}
+
+/// See [`CalledTls`]; `None`: no policy says anything.
+///
+/// # Errors
+/// The policy cannot be carried out, or not by the control plane.
+pub(super) fn called(index: &Index, backend: &Backend) -> Result<Option<CalledTls>, WhyNot> {
+    let Some(object) = of_port(index, &backend.service, backend.port) else { return Ok(None) };
+    let Some(policy) = content(object) else { return Ok(None) };
+    if !policy.names.is_empty() {
+        let message = format!("{}: subjectAltNames are for proxies alone; of a service that the control plane calls say its hostname", object.key);
+        return Err(WhyNot::new("Invalid", message));
+    }
+    let roots = match trust(index, object, policy)? {
+        Trust::System => None,
+        Trust::Cas(pem) => Some(pem),
+    };
+    Ok(Some(CalledTls { name: policy.hostname.clone(), roots }))
+}
+
 /// Whether requests of an edge to a Service port are refused, because its policy cannot be carried out.
 pub(super) fn broken(index: &Index, backend: &Backend) -> bool {
     let said = !index.backend_tls.is_empty() || !index.externals.is_empty();

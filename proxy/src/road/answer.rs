@@ -21,7 +21,8 @@ use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::guard::Counted;
 use engine::filter::{Answered, Passage, Resume};
 use engine::model::{ClientRules, Cluster, Protocol, RouteTable, SessionHome, Snapshot};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
@@ -444,7 +445,9 @@ impl<D: Door> Connection<D> {
 #[cold]
 fn proof(snapshot: &Snapshot, parts: &request::Parts) -> Option<LocalReply> {
     let asks = matches!(parts.method, Method::GET | Method::HEAD);
-    let body = snapshot.challenges.answer(parts.uri.path()).filter(|_| asks)?;
+    let named = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = parts.uri.authority().map(Authority::as_str).or_else(named)?;
+    let body = snapshot.challenges.answer(host, parts.uri.path()).filter(|_| asks)?;
     let headers =
         vec![(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Some(LocalReply { status: StatusCode::OK, reason: None, headers, body, grpc_status: None })

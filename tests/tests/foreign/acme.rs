@@ -12,6 +12,8 @@ use crate::mesh::{Mesh, client, eventually, said, text};
 
 /// Ports of the Gateways: HTTP, HTTPS of the first, HTTPS of the second.
 const PORTS: [u16; 3] = [28_480, 28_481, 28_482];
+/// What the webhook that writes DNS is shown.
+const TOKEN: &str = "let-me-write";
 /// A first failure is tried again after a minute at most; development builds are slow.
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -40,10 +42,12 @@ impl Authority {
     fn command(&self) -> Value {
         let (pebble, names, folder) = (built("pebble"), built("pebble-challtestsrv"), self.folder.display());
         let dns = format!(
-            "{names} -defaultIPv4 $(cat {folder}/edge) -defaultIPv6 '' -doh '' -http01 '' -https01 '' -tlsalpn01 '' -management ''"
+            "{names} -defaultIPv4 $(cat {folder}/edge) -defaultIPv6 '' -doh '' -http01 '' -https01 '' -tlsalpn01 '' -management 127.0.0.1:8055"
         );
+        let webhook = crate::mesh::root().join("tests/clients/dns_webhook.py");
+        let webhook = format!("python3 {} 8090 http://127.0.0.1:8055 {TOKEN} >>webhook.log 2>&1", webhook.display());
         let script = format!(
-            "cd {folder}; while sleep 0.1; do [ -e on ] || continue; [ -e named ] || {{ touch named; {dns} >>dns.log 2>&1 & }}; \
+            "cd {folder}; while sleep 0.1; do [ -e on ] || continue; [ -e named ] || {{ touch named; {dns} >>dns.log 2>&1 & {webhook} & }}; \
              PEBBLE_VA_NOSLEEP=1 {pebble} -config pebble.json -dnsserver 127.0.0.1:8053 >>pebble.log 2>&1 & echo $! >pid; wait $!; done"
         );
         json!(["sh", "-c", script])
@@ -99,8 +103,18 @@ metadata: {{name: ca}}
 ---
 apiVersion: meshwright.dev/v1alpha1
 kind: Workload
-metadata: {{name: pebble, namespace: ca}}
+metadata: {{name: pebble, namespace: ca, labels: {{app: pebble}}}}
 spec: {{command: {command}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: dns, namespace: ca}}
+spec: {{selector: {{app: pebble}}, ports: [{{name: http, port: 80, targetPort: 8090}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {{name: dns, namespace: ca}}
+spec: {{from: [{{group: meshwright.dev, kind: ClientPolicy, namespace: shop}}], to: [{{group: \"\", kind: Service}}]}}
 ---
 apiVersion: v1
 kind: Namespace
@@ -158,7 +172,7 @@ fn policies(directory: &str, root: &str, renew_at_percent: u64) -> String {
         })
     };
     let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "account", "namespace": "shop"}, "stringData": {"ca.crt": root},
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "account", "namespace": "shop"}, "stringData": {"ca.crt": root, "dns01.token": TOKEN},
     });
     let all = policy("edge", json!([{"kind": "Gateway", "name": "edge"}]), "Http01");
     let b = json!([{"kind": "Gateway", "name": "edge", "sectionName": "b"}, {"kind": "Gateway", "name": "other"}]);
@@ -246,9 +260,36 @@ spec:
     assert!(authority.log().contains("is a replacement of"), "{}", authority.log());
 }
 
+/// A wildcard, proved by a record that a webhook writes.
+fn proves_a_wildcard_by_dns(mesh: &Mesh, authority: &Authority, ca: &str, directory: &str) {
+    let set = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet", "metadata": {"name": "wild", "namespace": "shop"},
+        "spec": {"parentRef": {"name": "edge"}, "listeners": [{
+            "name": "wild", "port": PORTS[1], "protocol": "HTTPS", "hostname": "*.w.shop.test", "tls": {"options": {"meshwright.dev/acme": "on"}},
+        }]},
+    });
+    let policy = json!({
+        "apiVersion": "meshwright.dev/v1alpha1", "kind": "ClientPolicy", "metadata": {"name": "wild", "namespace": "shop"},
+        "spec": {"targetRefs": [{"kind": "ListenerSet", "name": "wild"}], "acme": {
+            "directory": directory, "challenge": "Dns01", "accountSecretRef": {"name": "account"},
+            "dns01": {"webhook": {"backendRef": {"name": "dns", "namespace": "ca", "port": 80}}, "resolvers": [format!("{ca}:8053")]},
+        }},
+    });
+    mesh.apply(&format!("{set}\n---\n{policy}\n"));
+    let row = eventually("a wildcard's certificate comes", PATIENCE, || {
+        let row = certificate(mesh, "*.w.shop.test");
+        row["serial"].is_string().then_some(row)
+    });
+    assert_eq!((&row["acme"]["order"], &row["acme"]["challenge"]), (&json!("Ready"), &json!("Dns01")), "{row}");
+    let written = fs::read_to_string(authority.folder.join("webhook.log")).unwrap();
+    for word in ["/present _acme-challenge.w.shop.test.", "/cleanup _acme-challenge.w.shop.test."] {
+        assert!(written.contains(word), "{written}");
+    }
+}
+
 /// Aim: an authority that is away leaves one listener pending and everything else served; when it is there, a name is proved by HTTP and another by
 /// TLS, at every Gateway that wants it, and clients that believe that authority alone are let in; an authority that has forgotten us is met anew, and
-/// a certificate is renewed when the authority says, in place of the one before; what only authorities ask is closed again.
+/// a certificate is renewed when the authority says, in place of the one before; what only authorities ask is closed again; a wildcard is proved by DNS.
 #[test]
 #[ignore = "full: a certificate's life of a minute and a half, and its renewal"]
 fn certificates_are_ordered_from_a_real_authority() {
@@ -307,6 +348,7 @@ fn certificates_are_ordered_from_a_real_authority() {
     assert_eq!(text(&asked.stdout), "200", "it is the route's");
 
     comes_back_with_an_empty_head(&mesh, &authority, &ca, (&directory, &root));
+    proves_a_wildcard_by_dns(&mesh, &authority, &ca, &directory);
     let metrics = mesh.log();
     assert!(!metrics.contains("PRIVATE KEY"), "{metrics}");
     mesh.leave();

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 
 use super::edge::LOCKED;
-use super::parts::{EdgeTarget, HeaderName, rules};
+use super::external::ServiceRef;
+use super::parts::{EdgeTarget, HeaderName, Wait, rules};
 
 /// HTTP/3 and the PROXY protocol.
 const OVER_UDP: (&str, &str) = (
@@ -50,7 +51,10 @@ pub(in crate::crds) struct ClientPolicySpec {
 
 /// Certificates by ACME (RFC 8555). Taken whole: a listener's own says all of it.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[(
+    "has(self.dns01) == (has(self.challenge) && self.challenge == 'Dns01')",
+    "dns01 and the challenge Dns01 need one another",
+)])))]
 struct Acme {
     /// Where the authority's directory is: https, or http to this machine.
     directory: AcmeDirectory,
@@ -66,8 +70,31 @@ struct Acme {
     #[schemars(range(min = 10, max = 95), extend("default" = 66))]
     renew_at_percent: Option<f64>,
     /// A Secret of the policy's namespace with the account's key (PEM, PKCS #8, P-256); beside it may be ca.crt, whom to believe at the directory,
-    /// and eab.kid and eab.key, an external account.
+    /// eab.kid and eab.key, an external account, and dns01.token, what the webhook of the challenge Dns01 is shown.
     account_secret_ref: Option<AccountRef>,
+    /// How records come into DNS; with the challenge Dns01 alone.
+    dns01: Option<AcmeByDns>,
+}
+
+/// How records come into DNS that prove a name.
+#[derive(JsonSchema)]
+struct AcmeByDns {
+    /// Who writes them.
+    webhook: AcmeWebhook,
+    /// Who is asked whether they are there, ADDRESS or ADDRESS:PORT, in place of the machine's own resolvers.
+    #[schemars(length(max = 3))]
+    resolvers: Option<Vec<String>>,
+}
+
+/// A Service that writes records into DNS: POST /present and /cleanup with {fqdn, value}.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct AcmeWebhook {
+    /// The Service; one of another namespace needs a ReferenceGrant.
+    backend_ref: ServiceRef,
+    /// How long it is waited for.
+    #[schemars(extend("default" = "30s"))]
+    timeout: Option<Wait>,
 }
 
 /// Where a directory is.
@@ -86,6 +113,7 @@ struct Mailbox(#[schemars(regex(pattern = r"^[^@\s,?<>]+@[^@\s,?<>]+$"), length(
 enum AcmeChallengeKind {
     TlsAlpn01,
     Http01,
+    Dns01,
 }
 
 /// A kind of key.

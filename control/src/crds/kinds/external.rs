@@ -48,7 +48,7 @@ pub(in crate::crds) struct ExternalAuthSpec {
     "has(self.port) || has(self.group) && self.group != '' || has(self.kind) && self.kind != 'Service'",
     "a reference to a Service needs a port",
 )])))]
-struct ServiceRef {
+pub(super) struct ServiceRef {
     /// The kind's API group.
     group: Option<String>,
     /// The kind; default Service.

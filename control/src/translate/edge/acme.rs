@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::annotations::ACME;
-use proto::names;
 use proto::xds::tls::{GenericSecret, Secret, TlsCertificate, secret};
 
-use super::client;
 use super::ladder::{Climb, Spot, places};
-use crate::translate::edge_listeners::{self, Judged};
+use super::webhook::{self, AcmeWebhook};
+use super::client;
+use crate::translate::attach::{covers, narrowness};
+use crate::translate::edge_listeners::{self, Family, Judged};
 use crate::translate::wire::inline;
 use crate::world::acme::{ACME_NAMES_MAX, AcmeOrder, AcmeShown, AcmeStanding, ordered};
 use crate::world::certificate::Certificate;
@@ -39,15 +40,47 @@ pub(in crate::translate) fn at_listener<'a>(index: &Index, gateway: &Name, judge
 
 /// A wildcard's name is proved by DNS alone (RFC 8555, section 7.1.3).
 pub(in crate::translate) fn wildcard(ordered: &Ordered<'_>) -> Option<String> {
-    ordered.host.starts_with("*.").then(|| {
+    (ordered.host.starts_with("*.") && ordered.terms.challenge != AcmeChallenge::Dns01).then(|| {
         let host = ordered.host;
-        format!("no certificate is ordered for {host}: a wildcard needs the challenge Dns01, which this version does not support; name a Secret in tls.certificateRefs")
+        format!("no certificate is ordered for {host}: a wildcard needs the challenge Dns01; name who writes DNS in acme.dns01, or a Secret in tls.certificateRefs")
     })
 }
 
+/// Whose a name is already. All TLS ports of a Gateway, and all its HTTP ports, prove whatever is pending; and the key of a certificate is in the
+/// namespace of the listener that has it ordered. So a name that a listener of another namespace has, which comes before it, is not ordered: it
+/// would be a stranger's. The same port's narrower listener has the name itself, and whoever serves any name at all has those of its certificates.
+fn taken(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
+    let index = world.index();
+    let serves = |judged: &&Judged<'_>| judged.refused.is_none();
+    let wants = |judged: &Judged<'_>| crate::world::acme::ordered(&judged.owner.key, judged.listener).map(|(secret, _)| secret);
+    let own = listeners.iter().position(|judged| serves(&judged) && wants(judged).as_ref() == Some(&ordered.secret))?;
+    let (host, mine) = (ordered.host, |judged: &Judged<'_>| judged.owner.key.namespace == ordered.secret.namespace);
+    let of_port = |other: &Judged<'_>| {
+        let beside = listeners.iter().filter(serves).filter(|judged| mine(judged) && judged.listener.port == other.listener.port);
+        let narrower = |judged: &Judged<'_>| covers(judged.host(), host) && narrowness(judged.host()) > narrowness(other.host());
+        beside.filter(|judged| Family::of(&judged.listener.protocol) == Some(Family::Tls)).any(narrower)
+    };
+    let has = |other: &&Judged<'_>| match Family::of(&other.listener.protocol) {
+        Some(Family::Http) => other.listener.hostname.as_deref().is_some_and(|name| name == host || covers(host, name)),
+        Some(Family::Tls) if other.listener.hostname.is_none() => {
+            let content = index.gateways.get(gateway).and_then(|object| crate::translate::attach::gateway(object));
+            let shown = content.map(|content| crate::translate::edge_tls::standing(world, (gateway, content), other).certificates);
+            shown.into_iter().flatten().any(|(_, good)| good.covers(host)) && !of_port(other)
+        }
+        Some(Family::Tls) => covers(host, other.host()) || covers(other.host(), host) && !of_port(other),
+        _ => false,
+    };
+    let other = listeners[..own].iter().filter(serves).filter(|judged| !mine(judged)).find(has)?;
+    Some(format!(
+        "no certificate is ordered for {host}: it is a name of listener {} of {}, in another namespace, which comes first; name a Secret in tls.certificateRefs",
+        other.listener.name, other.owner.key
+    ))
+}
+
 /// Why no order can come to a good end, as far as configuration shows.
-fn barred(gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
-    if let Some(why) = wildcard(ordered) {
+fn barred(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
+    let by_dns = || ordered.terms.dns.as_ref().and_then(|dns| webhook::resolve(world, dns).err());
+    if let Some(why) = wildcard(ordered).or_else(|| taken(world, gateway, listeners, ordered)).or_else(by_dns) {
         return Some(why);
     }
     let plain = |judged: &Judged<'_>| judged.refused.is_none() && judged.listener.protocol == "HTTP";
@@ -72,7 +105,9 @@ pub struct AcmeName {
     pub gateways: Vec<Name>,
     /// Why it cannot be ordered.
     pub barred: Option<String>,
-    /// The one in force, which is for that name.
+    /// Who writes DNS for it, of the challenge Dns01 alone.
+    pub webhook: Option<AcmeWebhook>,
+    /// The one in force, which is for that name; `None` too where its Secret is gone, or spoilt, and it is on its way out.
     pub certificate: Option<Arc<Certificate>>,
 }
 
@@ -90,18 +125,19 @@ pub fn acme_names(world: &World) -> Vec<AcmeName> {
             if !is_ours(world, &ordered.secret) {
                 continue;
             }
-            if let Some(known) = all.get_mut(&ordered.secret) {
-                if !known.gateways.contains(gateway) {
+            let barred = barred(world, gateway, &listeners, &ordered);
+            // Where it cannot be ordered nothing proves it either.
+            if let Some(known) = all.get_mut(&ordered.secret).filter(|known| barred.is_some() || known.barred.is_none()) {
+                if barred.is_none() && !known.gateways.contains(gateway) {
                     known.gateways.push(gateway.clone());
                 }
                 continue;
             }
-            let many = || format!("certificates of {ACME_NAMES_MAX} other names are ordered already");
-            let barred = barred(gateway, &listeners, &ordered).or_else(|| (all.len() >= ACME_NAMES_MAX).then(many));
-            let found = world.credential(&ordered.secret).ok().map(|(good, _)| Arc::clone(good));
+            let found = world.credential(&ordered.secret).ok().filter(|(_, fault)| fault.is_none()).map(|(good, _)| Arc::clone(good));
             let name = AcmeName {
                 secret: ordered.secret.clone(),
                 host: ordered.host.to_owned(),
+                webhook: ordered.terms.dns.as_ref().and_then(|dns| webhook::resolve(world, dns).ok()),
                 terms: ordered.terms,
                 gateways: vec![gateway.clone()],
                 barred,
@@ -110,7 +146,18 @@ pub fn acme_names(world: &World) -> Vec<AcmeName> {
             all.insert(ordered.secret, name);
         }
     }
-    all.into_values().collect()
+    let mut all: Vec<AcmeName> = all.into_values().collect();
+    bound(&mut all);
+    all
+}
+
+/// Names that have a certificate keep their place: who comes later takes nobody's renewal away.
+fn bound(names: &mut [AcmeName]) {
+    let mut open: Vec<&mut AcmeName> = names.iter_mut().filter(|name| name.barred.is_none()).collect();
+    open.sort_by_key(|name| name.certificate.is_none());
+    for late in open.into_iter().skip(ACME_NAMES_MAX) {
+        late.barred = Some(format!("certificates of {ACME_NAMES_MAX} other names are ordered already"));
+    }
 }
 
 /// Whether a Secret is there for us to write, or not there.
@@ -121,7 +168,7 @@ fn is_ours(world: &World, secret: &ObjectKey) -> bool {
 /// Why a listener has no certificate yet.
 pub(in crate::translate) fn pending(world: &World, gateway: &Name, ordered: &Ordered<'_>) -> (Severity, String) {
     let listeners = edge_listeners::listeners(world.index(), gateway);
-    if let Some(why) = barred(gateway, &listeners, ordered) {
+    if let Some(why) = barred(world, gateway, &listeners, ordered) {
         return (Severity::Error, why);
     }
     if !is_ours(world, &ordered.secret) {
@@ -238,14 +285,6 @@ pub fn acme_row(world: &World, name: &AcmeName, moment: impl Fn(i64) -> String) 
         "challenge": name.terms.challenge.text(),
         "next_try": (standing.next_try_ms > 0 && name.barred.is_none()).then(|| moment(standing.next_try_ms)),
     })
-}
-
-/// Name of what answers an authority that looks for a token, or shows it a certificate for a host.
-pub fn proof_name(challenge: AcmeChallenge, token: &str, host: &str) -> String {
-    match challenge {
-        AcmeChallenge::Http01 => names::challenge_answer(token),
-        AcmeChallenge::TlsAlpn01 => names::challenge_certificate(host),
-    }
 }
 
 #[cfg(test)]

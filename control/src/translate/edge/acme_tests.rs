@@ -95,7 +95,7 @@ fn a_proof_goes_to_its_gateways_and_makes_nothing_else_anew() {
     let gateway = ("shop".to_owned(), "edge".to_owned());
     let proof = |text: &str| AcmeProof {
         gateways: vec![gateway.clone()],
-        name: proof_name(AcmeChallenge::Http01, "tok", "a.example"),
+        name: proto::names::challenge_answer("a.example", "tok"),
         shown: AcmeShown::Answer(text.to_owned()),
     };
     let book = |text: &str| AcmeBook { proofs: [(key("a.example"), proof(text))].into_iter().collect(), ..AcmeBook::default() };
@@ -106,12 +106,98 @@ fn a_proof_goes_to_its_gateways_and_makes_nothing_else_anew() {
         let part = PartKey::Secrets(("shop".to_owned(), name.to_owned())).make(world);
         part.resources.into_iter().map(|(_, name, _)| name).filter(|name| name.starts_with("acme/")).collect()
     };
-    assert_eq!((sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")), (vec!["acme/http/tok".to_owned()], vec![], vec![]));
+    assert_eq!((sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")), (vec!["acme/http/a.example/tok".to_owned()], vec![], vec![]));
+}
+
+/// A ListenerSet of namespace `team` at Gateway `shop/edge`, with an authority of its own.
+fn team(listener: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: team, namespace: team}}\nspec: {{parentRef: {{name: edge, namespace: shop}}, listeners: [{{name: t, {listener}}}]}}\n---\napiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: acme, namespace: team}}\nspec: {{targetRefs: [{{kind: ListenerSet, name: team}}], acme: {{directory: \"https://evil.example/dir\"}}}}\n"
+    )
+}
+
+fn open_gateway(listener: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop}}\nspec: {{gatewayClassName: meshwright, allowedListeners: {{namespaces: {{from: All}}}}, listeners: [{{name: g, {listener}}}]}}\n"
+    )
+}
+
+#[test]
+fn a_name_is_one_namespaces() {
+    // Aim: all TLS ports of a Gateway prove a pending name, so a tenant whose ListenerSet says another namespace's name, at a port of its own, does not
+    // get a certificate for it; what its own narrower listener has, and what nobody has said, it gets; a Gateway's own names are barred by nobody.
+    let rows = [
+        ("port: 443, protocol: HTTPS, hostname: a.example", "port: 8443, protocol: HTTPS, hostname: a.example", true),
+        ("port: 443, protocol: TLS, hostname: a.example, tls: {mode: Passthrough}", "port: 8443, protocol: HTTPS, hostname: a.example", true),
+        ("port: 80, protocol: HTTP, hostname: a.example", "port: 443, protocol: HTTPS, hostname: a.example", true),
+        ("port: 443, protocol: HTTPS, hostname: \"*.example\"", "port: 8443, protocol: HTTPS, hostname: a.example", true),
+        ("port: 443, protocol: HTTPS, hostname: \"*.example\"", "port: 443, protocol: HTTPS, hostname: a.example", false),
+        ("port: 443, protocol: HTTPS, hostname: b.example", "port: 8443, protocol: HTTPS, hostname: a.example", false),
+        ("port: 80, protocol: HTTP", "port: 443, protocol: HTTPS, hostname: a.example", false),
+        ("port: 8443, protocol: HTTPS", "port: 443, protocol: HTTPS, hostname: a.example", false),
+    ];
+    for (own, theirs, taken) in rows {
+        let names = acme_names(&world(&[&open_gateway(own), POLICY, &team(theirs)]));
+        let name = names.iter().find(|name| name.secret.namespace == "team").unwrap();
+        let why = name.barred.clone().unwrap_or_default();
+        assert_eq!((why.contains("it is a name of listener g of Gateway shop/edge"), why.is_empty()), (taken, !taken), "{own} | {theirs}: {why}");
+        let owners = names.iter().filter(|name| name.secret.namespace == "shop" && !name.host.starts_with('*'));
+        assert!(owners.clone().all(|name| name.barred.is_none()), "{own}");
+    }
+    // A certificate that a listener for any name shows is a name of it.
+    let shown = secret("a.example", "{}").replace("acme-a.example", "own");
+    let catches = open_gateway("port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: own}]}");
+    let names = acme_names(&world(&[&catches, &shown, &team("port: 8443, protocol: HTTPS, hostname: a.example")]));
+    assert!(names[0].barred.as_deref().is_some_and(|why| why.contains("listener g")), "{:?}", names[0].barred);
+    // Where it may be ordered at one Gateway it is proved there alone.
+    let own = team("port: 8443, protocol: HTTPS, hostname: a.example")
+        + "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: own, namespace: team}\nspec: {gatewayClassName: meshwright, listeners: [{name: a, port: 443, protocol: HTTPS, hostname: a.example}]}\n---\n"
+        + &POLICY.replace("namespace: shop", "namespace: team").replace("name: acme", "name: gateway").replace("name: edge", "name: own");
+    let names = acme_names(&world(&[&open_gateway("port: 443, protocol: HTTPS, hostname: a.example"), &own]));
+    let name = names.iter().find(|name| name.secret.namespace == "team").unwrap();
+    assert_eq!((&name.barred, &name.gateways), (&None, &vec![("team".to_owned(), "own".to_owned())]));
+}
+
+#[test]
+fn a_secret_that_is_gone_is_ordered_anew() {
+    // Aim: what it held is shown for a day yet, and does not keep its successor from being ordered.
+    let mut world = world(&[EDGE, POLICY, &secret("a.example", "{\"meshwright.dev/acme\": \"on\"}")]);
+    assert!(acme_names(&world)[0].certificate.is_some());
+    world.apply(vec![Change::Remove { origin: Origin::Folder, key: key("a.example") }]);
+    assert!(world.credential(&key("a.example")).is_ok() && acme_names(&world)[0].certificate.is_none());
+}
+
+#[test]
+fn a_webhook_that_cannot_be_called_bars_the_name() {
+    // Aim: a Service that is not there, of another namespace without a grant, without an endpoint, or that takes TLS nobody has described, is told of
+    // by name before anything is ordered; one that can be called bars nothing, and a wildcard may be ordered by it.
+    let policy = |to: &str| {
+        format!("apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: acme, namespace: shop}}\nspec: {{targetRefs: [{{kind: Gateway, name: edge}}], acme: {{directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {{webhook: {{backendRef: {{{to}}}}}}}}}}}\n")
+    };
+    let service = |name: &str, port: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80{port}}}]}}\n");
+    let slice = |name: &str| format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nendpoints: [{{addresses: [192.0.2.1], conditions: {{ready: true}}}}]\nports: [{{name: http, port: 8080}}]\n");
+    let wild = EDGE.replace("hostname: b.example", "hostname: \"*.b.example\"");
+    for (to, told) in [
+        ("name: none, port: 80", "there is no Service shop/none"),
+        ("name: dns, namespace: other, port: 80", "no ReferenceGrant in other"),
+        ("name: empty, port: 80", "Service shop/empty:80 has no ready endpoint"),
+        ("name: tls, port: 80", "no BackendTLSPolicy says whom to believe"),
+        ("name: dns, port: 80", ""),
+    ] {
+        let all = [wild.clone(), policy(to), service("dns", ""), slice("dns"), service("empty", ""), service("tls", ", appProtocol: https"), slice("tls")];
+        let names = acme_names(&world(&all.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(names.len(), 2);
+        for name in names {
+            let why = name.barred.unwrap_or_default();
+            assert!(why.contains(told) && why.is_empty() == told.is_empty(), "{to}: {why}");
+            assert_eq!(name.webhook.is_some(), told.is_empty());
+        }
+    }
 }
 
 #[test]
 fn names_have_a_bound() {
-    // Aim: beyond it names are not ordered, and say so; those before go on.
+    // Aim: beyond it names are not ordered, and say so; those that have a certificate go on, wherever they stand.
     let mut gateways = String::new();
     for number in 0..6 {
         let listeners = (0..50).fold(String::new(), |mut text, name| {
@@ -125,4 +211,9 @@ fn names_have_a_bound() {
     let barred: Vec<_> = names.iter().filter_map(|name| name.barred.as_deref()).collect();
     assert_eq!((names.len(), barred.len()), (300, 300 - ACME_NAMES_MAX));
     assert!(barred[0].contains("256 other names"), "{}", barred[0]);
+    let late = names.iter().rfind(|name| name.barred.is_some()).unwrap();
+    let had = secret(&late.host, "{\"meshwright.dev/acme\": \"on\"}");
+    let now = acme_names(&world(&[&gateways, &mesh, &had]));
+    assert!(now.iter().any(|name| name.host == late.host && name.barred.is_none()));
+    assert_eq!(now.iter().filter(|name| name.barred.is_some()).count(), 300 - ACME_NAMES_MAX);
 }

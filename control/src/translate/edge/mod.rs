@@ -17,6 +17,7 @@ pub(super) mod login;
 mod secret;
 mod together;
 pub(super) mod tokens;
+pub(super) mod webhook;
 
 use std::collections::BTreeSet;
 

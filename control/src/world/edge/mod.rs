@@ -12,7 +12,7 @@ mod login;
 mod rate_limit;
 mod value;
 
-pub use acme::{AcmeChallenge, AcmeKeyType, AcmeTerms};
+pub use acme::{AcmeChallenge, AcmeDns, AcmeKeyType, AcmeTerms};
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
 pub use client::{ClientPolicy, ClientReach};

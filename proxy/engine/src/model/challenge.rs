@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proto::names;
 
 use super::secret::OwnCertificate;
+use crate::matching::without_port;
 
 /// Where authorities look for an answer, with the token behind it (RFC 8555, section 8.3).
 const ANSWER_PATH: &str = "/.well-known/acme-challenge/";
@@ -51,10 +52,12 @@ impl Challenges {
         self.any.load(Ordering::Relaxed)
     }
 
-    /// What is answered at this path, if it is one of a pending challenge.
-    pub fn answer(&self, path: &str) -> Option<Bytes> {
+    /// What this host, with or without a port, answers at this path, if that is one of a pending challenge for it. A Gateway's hosts may be several
+    /// tenants', and an authority believes what it is answered: what proves one name is nothing at another.
+    pub fn answer(&self, host: &str, path: &str) -> Option<Bytes> {
         let token = path.strip_prefix(ANSWER_PATH)?;
-        match self.pending.load().get(&names::challenge_answer(token))? {
+        let host = without_port(host).trim_end_matches('.').to_ascii_lowercase();
+        match self.pending.load().get(&names::challenge_answer(&host, token))? {
             Challenge::Answer(answer) => Some(answer.clone()),
             Challenge::Certificate(_) => None,
         }
@@ -85,22 +88,28 @@ impl Challenges {
 mod tests {
     use super::*;
 
-    /// Aim: a pending token alone is answered, at its own path alone; a certificate is no answer and an answer no certificate; nothing is left
-    /// of what is over, and nothing is shown of what they hold.
+    /// Aim: a pending token alone is answered, at its own path and its own host alone, however that is written; a certificate is no answer and an
+    /// answer no certificate; nothing is left of what is over, and nothing is shown of what they hold.
     #[test]
     fn what_is_pending_is_answered() {
         let challenges = Challenges::default();
-        assert!(!challenges.are_pending() && challenges.answer("/.well-known/acme-challenge/t").is_none());
+        let path = "/.well-known/acme-challenge/t";
+        assert!(!challenges.are_pending() && challenges.answer("a.example", path).is_none());
         let answer = Challenge::Answer(Bytes::from_static(b"t.hash"));
-        challenges.publish(BTreeMap::from([(names::challenge_answer("t"), answer)]));
+        challenges.publish(BTreeMap::from([(names::challenge_answer("a.example", "t"), answer)]));
         assert!(challenges.are_pending());
-        assert_eq!(challenges.answer("/.well-known/acme-challenge/t").as_deref(), Some(&b"t.hash"[..]));
+        for host in ["a.example", "A.Example", "a.example:80", "a.example.", "a.example.:5002"] {
+            assert_eq!(challenges.answer(host, path).as_deref(), Some(&b"t.hash"[..]), "{host}");
+        }
+        for host in ["b.example", "x.a.example", "", "a.example/t"] {
+            assert!(challenges.answer(host, path).is_none(), "{host}");
+        }
         for path in ["/.well-known/acme-challenge/", "/.well-known/acme-challenge/u", "/.well-known/acme-challenge/t/", "/t", "t"] {
-            assert!(challenges.answer(path).is_none(), "{path}");
+            assert!(challenges.answer("a.example", path).is_none(), "{path}");
         }
         assert!(challenges.certificate("t").is_none());
-        assert_eq!(format!("{challenges:?}"), "{\"acme/http/t\"}");
+        assert_eq!(format!("{challenges:?}"), "{\"acme/http/a.example/t\"}");
         challenges.publish(BTreeMap::new());
-        assert!(!challenges.are_pending() && challenges.answer("/.well-known/acme-challenge/t").is_none());
+        assert!(!challenges.are_pending() && challenges.answer("a.example", path).is_none());
     }
 }

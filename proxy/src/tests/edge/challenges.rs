@@ -11,8 +11,8 @@ fn pending(world: &World, all: Vec<(String, Challenge)>) {
     world.client_means.snapshots.load().challenges.publish(all.into_iter().collect());
 }
 
-fn answer(token: &str, text: &'static str) -> (String, Challenge) {
-    (proto::names::challenge_answer(token), Challenge::Answer(::bytes::Bytes::from_static(text.as_bytes())))
+fn answer(host: &str, token: &str, text: &'static str) -> (String, Challenge) {
+    (proto::names::challenge_answer(host, token), Challenge::Answer(::bytes::Bytes::from_static(text.as_bytes())))
 }
 
 fn shown(authority: &Authority, host: &str) -> (String, Challenge) {
@@ -25,16 +25,17 @@ fn shown(authority: &Authority, host: &str) -> (String, Challenge) {
 
 #[test]
 fn a_pending_token_is_answered_before_any_rule() {
-    // Aim: the token's text, to GET and HEAD, whatever host is asked for and whatever else is served; other tokens, other methods and a token whose
-    // time is over go to the routes.
+    // Aim: the token's text, to GET and HEAD at its host, whatever else is served; other tokens, other methods, other hosts (which may be another
+    // tenant's) and a token whose time is over go to the routes.
     run(|| async {
         let mut world = World::new(Setup::default());
-        pending(&world, vec![answer("tok-en_1", "tok-en_1.hash")]);
-        let asked = async |world: &World, method: &str, path: &str| {
+        pending(&world, vec![answer("any.example", "tok-en_1", "tok-en_1.hash")]);
+        let asked_at = async |world: &World, host: &str, method: &str, path: &str| {
             let mut client = world.knock();
-            write(&mut client, &format!("{method} {path} HTTP/1.1\r\nhost: any.example\r\nconnection: close\r\n\r\n")).await;
+            write(&mut client, &format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
             client
         };
+        let asked = async |world: &World, method: &str, path: &str| asked_at(world, "any.example", method, path).await;
         let path = "/.well-known/acme-challenge/tok-en_1";
         let told = rest(&mut asked(&world, "GET", path).await).await;
         assert!(told.starts_with("HTTP/1.1 200 OK\r\n") && told.ends_with("\r\n\r\ntok-en_1.hash"), "{told}");
@@ -49,6 +50,10 @@ fn a_pending_token_is_answered_before_any_rule() {
             let request = head(&mut world.application().await).await;
             assert!(request.starts_with(&format!("{method} {path} HTTP/1.1\r\n")), "{request}");
         }
+        let told = rest(&mut asked_at(&world, "ANY.example:8080", "GET", path).await).await;
+        assert!(told.ends_with("\r\n\r\ntok-en_1.hash"), "{told}");
+        let _client = asked_at(&world, "other.example", "GET", path).await;
+        assert!(head(&mut world.application().await).await.starts_with("GET /.well-known/"), "another host's token is the route's");
         pending(&world, Vec::new());
         let _client = asked(&world, "GET", path).await;
         assert!(head(&mut world.application().await).await.starts_with("GET /.well-known/"));

@@ -279,26 +279,26 @@ fn challenges_are_answered_at_once_and_over_at_once() {
     };
     let mut parts = Parts::default();
     let live = parts.assemble(1, &Snapshot::default());
-    put(&mut parts, "acme/http/t", &answer("acme/http/t", "t.hash")).unwrap();
-    assert_eq!(live.challenges.answer("/.well-known/acme-challenge/t").as_deref(), Some(&b"t.hash"[..]));
+    put(&mut parts, "acme/http/a.example/t", &answer("acme/http/a.example/t", "t.hash")).unwrap();
+    assert_eq!(live.challenges.answer("a.example", "/.well-known/acme-challenge/t").as_deref(), Some(&b"t.hash"[..]));
     put(&mut parts, "acme/tls/a.example", &fixture::certificate("acme/tls/a.example", 1)).unwrap();
     assert!(live.challenges.certificate("a.example").is_some() && live.challenges.certificate("b.example").is_none());
     for (name, raw, part) in [
-        ("acme/http/u", fixture::certificate("acme/http/u", 1), "type: must be generic_secret"),
+        ("acme/http/a.example/u", fixture::certificate("acme/http/a.example/u", 1), "type: must be generic_secret"),
         ("acme/tls/b", answer("acme/tls/b", "x"), "type: must be tls_certificate"),
-        ("acme/http/v", answer("acme/http/v", ""), "has 0 bytes, not 1 to 1024"),
+        ("acme/http/a.example/v", answer("acme/http/a.example/v", ""), "has 0 bytes, not 1 to 1024"),
         ("tls/a/b", answer("tls/a/b", "x"), "generic_secret: is not supported"),
     ] {
         let text = put(&mut parts, name, &raw).unwrap_err().to_string();
         assert!(text.contains(part), "{text} should hold {part}");
     }
-    parts.remove(proto::xds::SECRET, "acme/http/t");
-    assert!(live.challenges.answer("/.well-known/acme-challenge/t").is_none() && live.challenges.are_pending());
+    parts.remove(proto::xds::SECRET, "acme/http/a.example/t");
+    assert!(live.challenges.answer("a.example", "/.well-known/acme-challenge/t").is_none() && live.challenges.are_pending());
     for number in 1..crate::model::CHALLENGES_MAX {
-        let name = format!("acme/http/{number}");
+        let name = format!("acme/http/a.example/{number}");
         put(&mut parts, &name, &answer(&name, "x")).unwrap();
     }
-    assert!(put(&mut parts, "acme/http/t", &answer("acme/http/t", "x")).unwrap_err().to_string().contains("are pending already"));
+    assert!(put(&mut parts, "acme/http/a.example/t", &answer("acme/http/a.example/t", "x")).unwrap_err().to_string().contains("are pending already"));
     parts.remove(proto::xds::SECRET, "acme/tls/a.example");
     assert!(live.challenges.certificate("a.example").is_none());
 }
