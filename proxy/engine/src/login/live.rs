@@ -11,7 +11,7 @@ use crate::consumers::Digest;
 pub const SESSIONS_KNOWN_MAX: usize = 2_000;
 /// Sessions of which a refresh is remembered, of one login; beyond it the oldest are refreshed again.
 pub const REFRESHES_MAX: usize = 10_000;
-/// After a refresh that brought no answer, the next one waits so long.
+/// After a refresh the next one waits so long, whatever it brought: a provider whose tokens live for no time is not asked again and again.
 pub const REFRESH_PAUSE_SECS: u64 = 10;
 
 /// What is remembered of those logins that share their sessions.
@@ -39,16 +39,17 @@ enum RefreshStage {
     UnderWay(u64),
     /// There was no answer; not again before then.
     Paused(u64),
-    /// The provider refuses: nobody is logged in any more.
-    Refused,
+    /// The provider has refused what was due at that time: whoever has that is not logged in any more. Another replica may have been given
+    /// newer tokens, which are not meant.
+    Refused(Option<u64>),
 }
 
 /// What came of a refresh.
 pub(super) enum RefreshOutcome {
     /// This is the session by now.
     Done(Arc<LoginSession>),
-    /// The provider refuses.
-    Refused,
+    /// The provider refuses what was due at that time.
+    Refused(Option<u64>),
     /// There was no answer at that time.
     Unanswered(u64),
 }
@@ -110,7 +111,8 @@ impl LoginLive {
         let known = refreshes.get(&session.kept.id).unwrap_or_default();
         let newer = known.newest.clone().filter(|newest| newest.kept.due_secs > session.kept.due_secs);
         let waits = match known.stage {
-            RefreshStage::Refused => return SessionTurn::Over,
+            RefreshStage::Refused(due_secs) if session.kept.due_secs <= due_secs => return SessionTurn::Over,
+            RefreshStage::Refused(_) => false,
             RefreshStage::UnderWay(since) => now_secs < since.saturating_add(patience_secs),
             RefreshStage::Paused(until) => now_secs < until,
             RefreshStage::Idle => false,
@@ -132,7 +134,7 @@ impl LoginLive {
         let mut known = refreshes.get(&id.to_owned()).unwrap_or_default();
         match came {
             RefreshOutcome::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
-            RefreshOutcome::Refused => known = Refreshed { stage: RefreshStage::Refused, newest: None },
+            RefreshOutcome::Refused(due_secs) => known = Refreshed { stage: RefreshStage::Refused(due_secs), newest: None },
             RefreshOutcome::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
         }
         refreshes.put(id.to_owned(), known, REFRESHES_MAX);

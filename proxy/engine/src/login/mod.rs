@@ -220,7 +220,10 @@ impl Login {
                 headers.insert(header.clone(), value);
             }
         }
-        let (Some(name), Some(token)) = (&self.access_token, &session.kept.access_token) else { return };
+        let Some(name) = &self.access_token else { return };
+        // A session from before it was to be passed on has none: what a caller says there is no stand-in.
+        headers.remove(name);
+        let Some(token) = &session.kept.access_token else { return };
         let bearer = *name == http::header::AUTHORIZATION;
         let value = if bearer { HeaderValue::try_from(format!("Bearer {token}")) } else { HeaderValue::try_from(token.as_str()) };
         if let Ok(mut value) = value {
@@ -290,6 +293,11 @@ impl Login {
             }
         };
         session.lives(means.now_secs, &self.lives).then_some((session, keys))
+    }
+
+    /// Whether a request shows a session that goes on. Nothing is begun with it.
+    pub fn is_shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> bool {
+        self.shown(headers, means).is_some()
     }
 
     fn sealing(&self, means: LoginMeans<'_>) -> Option<SealKeys> {

@@ -36,7 +36,9 @@ fn a_refresh_is_one_at_a_time_and_of_the_newest() {
     live.turned("a", RefreshOutcome::Unanswered(205));
     assert_eq!(by(live.turn(&old, 214, 30)).as_deref(), Some("r2"));
     assert!(matches!(live.turn(&old, 215, 30), SessionTurn::Refresh(Some(_))));
-    live.turned("a", RefreshOutcome::Refused);
+    live.turned("a", RefreshOutcome::Refused(Some(200)));
     assert!(matches!(live.turn(&old, 216, 30), SessionTurn::Over));
     assert!(live.newest("a").is_none());
+    // Another replica was quicker: what it was given in the meantime was not refused.
+    assert!(matches!(live.turn(&session("a", 300, "r3"), 310, 30), SessionTurn::Refresh(None)));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::exchange::{LoginClient, NoTokens, TokenAnswer, question};
-use super::live::RefreshOutcome;
+use super::live::{REFRESH_PAUSE_SECS, RefreshOutcome};
 use super::provider::Provider;
 use super::seal::drawn;
 use super::session::{KeptSession, LoginSession};
@@ -101,14 +101,14 @@ impl Login {
 
     fn due_secs(&self, expires_secs: Option<u64>, now_secs: u64) -> u64 {
         let fresh = expires_secs.unwrap_or(FRESH_SECS).min(SESSION_MAX.as_secs());
-        now_secs + (fresh * u64::from(self.lives.refresh_at_percent) / 100).max(1)
+        now_secs + (fresh * u64::from(self.lives.refresh_at_percent) / 100).max(REFRESH_PAUSE_SECS)
     }
 
     /// What a session is after its refresh.
     pub(super) fn refreshed(&self, session: &LoginSession, told: &CalloutTold, now_secs: u64) -> RefreshOutcome {
         let tokens = match self.read(told, now_secs) {
             Ok(tokens) => tokens,
-            Err(NoTokens::Refused) => return RefreshOutcome::Refused,
+            Err(NoTokens::Refused) => return RefreshOutcome::Refused(session.kept.due_secs),
             Err(NoTokens::Wrong) => return RefreshOutcome::Unanswered(now_secs),
         };
         let mut newer = session.clone();
@@ -121,7 +121,7 @@ impl Login {
                 }
                 // What was said before stays true until its key is at hand.
                 Err(IdTokenFault::NewKey) => self.provider.miss(now_secs),
-                Err(_) => return RefreshOutcome::Refused,
+                Err(_) => return RefreshOutcome::Refused(session.kept.due_secs),
             }
         }
         if self.access_token.is_some() {

@@ -16,8 +16,12 @@ use crate::matching::RequestHead;
 
 /// Says how a client from outside came, whoever it came through: only the edge says it.
 const CAME_BY: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Nothing of a page of ours is anybody else's.
-const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; form-action 'self'; frame-ancestors 'none'");
+/// Nothing of a page of ours is anybody else's. Where forms lead is not said: browsers that apply it to redirects, too, would not go on to the
+/// provider, where a logout ends.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// What a provider sends by a browser that is for nobody else.
+pub(super) const SECRET_PARAMETERS: [&str; 2] = ["code", "state"];
 
 /// The paths of logins, whatever else a host serves: where providers send browsers back to, and where sessions are ended.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ impl LoginPaths {
         if !matches!(*head.method, Method::GET | Method::HEAD | Method::POST) {
             return Passed::Answered(Box::new(LocalReply::of(Reason::BadRequest)));
         }
-        let shown = self.logins.iter().filter(|login| login.logout_path == path).find(|login| login.seen(head.headers, means).is_some());
+        let shown = self.logins.iter().filter(|login| login.logout_path == path).find(|login| login.is_shown(head.headers, means));
         Passed::Answered(Box::new(match shown.unwrap_or(first).leave(head, means) {
             Leaving::Out(onwards) => sent(onwards, StatusCode::SEE_OTHER),
             Leaving::Confirm => {
@@ -109,9 +113,11 @@ pub(super) fn begun(login: &Login, head: LoginHead<'_>, watch: &mut Watch<'_>) -
     }
 }
 
-/// What the browser is to keep, with whatever answer comes.
+/// What the browser is to keep, with whatever answer comes. No cache between us gives one's session to others: of what an answer says of caches
+/// the narrowest counts (RFC 9111, section 4.2.1; a cookie alone stops no cache, section 7.3).
 pub(super) fn kept(cookies: Vec<HeaderValue>) -> Vec<HeaderOp> {
-    cookies.into_iter().map(|cookie| HeaderOp::Add(SET_COOKIE, cookie)).collect()
+    let private = (!cookies.is_empty()).then(|| HeaderOp::Add(CACHE_CONTROL, HeaderValue::from_static("private")));
+    cookies.into_iter().map(|cookie| HeaderOp::Add(SET_COOKIE, cookie)).chain(private).collect()
 }
 
 fn sent(Onwards { location, cookies }: Onwards, status: StatusCode) -> LocalReply {

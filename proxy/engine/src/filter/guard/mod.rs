@@ -149,7 +149,11 @@ impl Guard {
 
     /// Parameters of queries in which it looks for credentials.
     pub(crate) fn secret_parameters(&self) -> Vec<&str> {
-        if let Self::Identify(identify) = self { identify.secret_parameters() } else { Vec::new() }
+        match self {
+            Self::Identify(identify) => identify.secret_parameters(),
+            Self::LoginPaths(_) => login::SECRET_PARAMETERS.to_vec(),
+            _ => Vec::new(),
+        }
     }
 
     /// The name that `explain` prints.

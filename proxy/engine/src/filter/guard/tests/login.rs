@@ -465,3 +465,54 @@ fn logins_that_share_a_path_are_told_apart() {
     let refused = crate::fixture::put(&mut crate::model::build::Parts::default(), "t", &table).unwrap_err();
     assert!(refused.to_string().contains("more than 16"), "{refused}");
 }
+
+#[test]
+fn who_is_asked_whether_to_log_out_stays_fresh() {
+    // Aim: looking at a session where it may end begins no refresh that nobody carries out: the next request begins it.
+    let mut site = Site::of(login());
+    site.log_in("/", good);
+    site.at(NOW + 80);
+    assert_eq!(site.ask(Method::GET, "/oauth2/logout", &[("sec-fetch-site", "cross-site")]).status, Some(200));
+    site.browse("/");
+    assert_eq!(site.pages.refreshes.len(), 1);
+}
+
+#[test]
+fn no_cache_gives_a_session_to_others() {
+    // Aim: an answer with a session's cookies is its browser's alone, whatever the backend says of caches; one without is as it was.
+    let mut site = Site::of(login());
+    site.log_in("/", good);
+    assert_eq!(site.browse("/a.css").status, None);
+    let plain = site.browse("/a.css");
+    assert!(!plain.headers.contains_key(SET_COOKIE) && !plain.headers.contains_key("cache-control"), "{:?}", plain.headers);
+    site.at(NOW + 400);
+    let renewed = site.browse("/a.css");
+    assert!(renewed.headers.contains_key(SET_COOKIE) && renewed.headers["cache-control"] == "private", "{:?}", renewed.headers);
+}
+
+#[test]
+fn a_session_without_a_token_passes_nobodys_on() {
+    // Aim: a session from before the object passed tokens on has none: the caller's own header is no stand-in for it.
+    let mut site = Site::of(EdgeLogin { access_token_header: String::new(), ..login() });
+    site.log_in("/", good);
+    let later = Site::of(login());
+    (site.pages, site.paths) = (later.pages, later.paths);
+    let seen = site.ask(Method::GET, "/", &[("authorization", "Bearer forged")]);
+    assert!(seen.status.is_none() && !seen.request.headers.contains_key("authorization"), "{:?}", seen.request.headers);
+}
+
+#[test]
+fn tokens_of_no_time_are_not_refreshed_all_the_time() {
+    // Aim: a provider whose tokens live for no time, by its own word, is asked once per ten seconds and session.
+    let mut site = Site::of(login());
+    let brief = |nonce: &str| {
+        answer(200, &json!({"access_token": "a", "id_token": id_token(nonce, json!({})), "refresh_token": "r", "expires_in": 0}))
+    };
+    site.log_in("/", brief);
+    site.at(NOW + 9);
+    site.browse("/");
+    assert!(site.pages.refreshes.is_empty());
+    site.at(NOW + 10);
+    site.browse("/");
+    assert_eq!(site.pages.refreshes.len(), 1);
+}
