@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::kept::{SESSION_FRESH_SECS, Ticket};
 use super::session::LoginSession;
 use crate::callout::{CalloutKind, CalloutLive, Callouts};
 use crate::consumers::Digest;
 
 /// Sessions that are opened without being unsealed again, of one login.
 pub const SESSIONS_KNOWN_MAX: usize = 2_000;
+/// Of sessions that a store keeps: what browsers have of them, and what the store said last, of one login.
+pub const STORED_KNOWN_MAX: usize = 2_000;
 /// Sessions of which a refresh is remembered, of one login; beyond it the oldest are refreshed again.
 pub const REFRESHES_MAX: usize = 10_000;
 /// After a refresh the next one waits so long, whatever it brought: a provider whose tokens live for no time is not asked again and again.
@@ -21,6 +24,9 @@ pub struct LoginLive {
     pub(super) callouts: Arc<CalloutLive>,
     known: Mutex<Halves<Digest, Arc<LoginSession>>>,
     refreshes: Mutex<Halves<String, Refreshed>>,
+    tickets: Mutex<Halves<Digest, Arc<Ticket>>>,
+    /// What a store said, and when.
+    stored: Mutex<Halves<String, (Arc<LoginSession>, u64)>>,
 }
 
 /// What is known of one session's refreshes.
@@ -44,6 +50,9 @@ enum RefreshStage {
     Refused(Option<u64>),
 }
 
+/// How long it takes another replica, as a rule.
+const ELSEWHERE_SECS: u64 = 2;
+
 /// What came of a refresh.
 pub(super) enum RefreshOutcome {
     /// This is the session by now.
@@ -52,6 +61,8 @@ pub(super) enum RefreshOutcome {
     Refused(Option<u64>),
     /// There was no answer at that time.
     Unanswered(u64),
+    /// At that time another replica was at it.
+    Elsewhere(u64),
 }
 
 /// What a due session comes to.
@@ -90,11 +101,48 @@ impl<K: std::hash::Hash + Eq, V: Clone> Halves<K, V> {
         }
         self.young.insert(key, value);
     }
+
+    fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
 }
 
 impl LoginLive {
     pub(crate) fn new(name: &str, callouts: &Callouts) -> Arc<Self> {
-        Arc::new(Self { callouts: callouts.adopt(CalloutKind::OidcLogin, name), known: Mutex::default(), refreshes: Mutex::default() })
+        Arc::new(Self {
+            callouts: callouts.adopt(CalloutKind::OidcLogin, name),
+            known: Mutex::default(),
+            refreshes: Mutex::default(),
+            tickets: Mutex::default(),
+            stored: Mutex::default(),
+        })
+    }
+
+    pub(super) fn ticket(&self, by: &Digest) -> Option<Arc<Ticket>> {
+        held(&self.tickets).get(by)
+    }
+
+    pub(super) fn know_ticket(&self, by: Digest, ticket: Arc<Ticket>) {
+        held(&self.tickets).put(by, ticket, STORED_KNOWN_MAX);
+    }
+
+    /// What a store said of a session lately.
+    pub(super) fn fresh(&self, id: &String, now_secs: u64) -> Option<Arc<LoginSession>> {
+        let (session, said_secs) = held(&self.stored).get(id)?;
+        let fresh = (said_secs..said_secs.saturating_add(SESSION_FRESH_SECS)).contains(&now_secs);
+        fresh.then_some(session)
+    }
+
+    /// A store says that there is this session.
+    pub(super) fn keep(&self, session: &Arc<LoginSession>, now_secs: u64) {
+        held(&self.stored).put(session.kept.id.clone(), (Arc::clone(session), now_secs), STORED_KNOWN_MAX);
+    }
+
+    /// There is no such session any more.
+    pub(super) fn forget(&self, id: &String) {
+        held(&self.stored).remove(id);
+        held(&self.refreshes).remove(id);
     }
 
     pub(super) fn known(&self, by: &Digest) -> Option<Arc<LoginSession>> {
@@ -135,6 +183,7 @@ impl LoginLive {
         match came {
             RefreshOutcome::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
             RefreshOutcome::Refused(due_secs) => known = Refreshed { stage: RefreshStage::Refused(due_secs), newest: None },
+            RefreshOutcome::Elsewhere(at) => known.stage = RefreshStage::Paused(at.saturating_add(ELSEWHERE_SECS)),
             RefreshOutcome::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
         }
         refreshes.put(id.to_owned(), known, REFRESHES_MAX);

@@ -15,6 +15,7 @@ fn session(id: &str, due_secs: u64, refresh_token: &str) -> LoginSession {
         began_secs: 0,
         used_secs: 0,
         due_secs: Some(due_secs),
+        issued_secs: 0,
     };
     LoginSession::new(kept, &"i".into(), serde_json::Map::new())
 }

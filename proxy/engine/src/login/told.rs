@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::exchange::{LoginClient, NoTokens, TokenAnswer, question};
+use super::kept::SharedTurn;
 use super::live::{REFRESH_PAUSE_SECS, RefreshOutcome};
 use super::provider::Provider;
 use super::seal::drawn;
@@ -29,7 +30,11 @@ impl Login {
         let secret: &[u8] = if self.secret.is_empty() { &[] } else { means.book.secret(&self.secret)? };
         let at = provider.endpoints.token.clone();
         let request = question(&at, &self.client(secret), form, means.now_secs).ok()?;
-        Some(LoginAsk { login: Arc::clone(self), at, request, refreshes })
+        let turn = match (&self.store, &refreshes) {
+            (Some(store), Some(_)) => Some(SharedTurn { store: Arc::clone(store), keys: self.sealing(means)? }),
+            _ => None,
+        };
+        Some(LoginAsk { login: Arc::clone(self), at, request, refreshes, turn })
     }
 
     /// What refreshes a session; where nobody can be asked it waits a little.
@@ -87,6 +92,8 @@ impl Login {
             refresh_token,
             began_secs: now_secs,
             used_secs: now_secs,
+            // Every ID token says it; one that does not is as old as its session.
+            issued_secs: content.get("iat").and_then(serde_json::Value::as_f64).map_or(now_secs, |issued| issued as u64),
         };
         Ok(LoginSession::new(kept, &self.issuer, content))
     }

@@ -11,7 +11,7 @@ use super::{Passed, Question, Watch, unavailable};
 use crate::consumers::AuthMethod;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, HeaderOp};
-use crate::login::{Leaving, Login, LoginFault, LoginHead, LoginMeans, Onwards, Returned};
+use crate::login::{Leaving, Login, LoginFault, LoginHead, LoginMeans, LogoutAsk, Onwards, Returned, SessionTold};
 use crate::matching::RequestHead;
 
 /// Says how a client from outside came, whoever it came through: only the edge says it.
@@ -49,6 +49,10 @@ impl LoginPaths {
         if let Some(login) = back().find(|login| login.began(head, means)).or_else(|| back().next()) {
             return returned(login, head, watch);
         }
+        let told: Vec<_> = self.logins.iter().filter(|login| login.back_channel_path.as_deref() == Some(path)).cloned().collect();
+        if !told.is_empty() {
+            return back_channel(told, head, watch);
+        }
         let Some(first) = self.logins.iter().find(|login| login.logout_path == path) else {
             return Passed::Answered(Box::new(LocalReply::of(Reason::NoRoute)));
         };
@@ -56,7 +60,8 @@ impl LoginPaths {
             return Passed::Answered(Box::new(LocalReply::of(Reason::BadRequest)));
         }
         let shown = self.logins.iter().filter(|login| login.logout_path == path).find(|login| login.is_shown(head.headers, means));
-        Passed::Answered(Box::new(match shown.unwrap_or(first).leave(head, means) {
+        Passed::Answered(Box::new(match shown.unwrap_or(first).leave(head, means, watch.found.take_session()) {
+            Leaving::Asks(ask) => return Passed::Asks(Box::new(Question::Session(ask))),
             Leaving::Out(onwards) => sent(onwards, StatusCode::SEE_OTHER),
             Leaving::Confirm => {
                 let form = "<form method=\"post\"><button>Log out</button></form>";
@@ -66,8 +71,10 @@ impl LoginPaths {
     }
 
     pub(super) fn story(&self) -> String {
-        let told =
-            |login: &Arc<Login>| format!("{} is come back to at {} and left at {}", login.policy, login.redirect_path, login.logout_path);
+        let told = |login: &Arc<Login>| {
+            let back = login.back_channel_path.as_ref().map(|path| format!(", and ended by its provider at {path}")).unwrap_or_default();
+            format!("{} is come back to at {} and left at {}{back}", login.policy, login.redirect_path, login.logout_path)
+        };
         self.logins.iter().map(told).collect::<Vec<_>>().join("; ")
     }
 }
@@ -82,13 +89,51 @@ pub(super) fn head(request: &request::Parts, called: Called) -> LoginHead<'_> {
 
 fn returned(login: &Arc<Login>, head: LoginHead<'_>, watch: &mut Watch<'_>) -> Passed {
     let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
-    let told = watch.found.take_callout();
-    match login.returned(head, means, told) {
+    let came = match watch.found.take_session() {
+        Some(SessionTold::Kept(onwards)) => Ok(Returned::In(onwards)),
+        Some(_) => Err(LoginFault::StoreAway),
+        None => login.returned(head, means, watch.found.take_callout()),
+    };
+    match came {
         Ok(Returned::Asks(ask)) => Passed::Asks(Box::new(Question::Login(ask))),
+        Ok(Returned::Keeps(ask)) => Passed::Asks(Box::new(Question::Session(ask))),
         Ok(Returned::In(onwards)) if login.is_strict() => Passed::Answered(Box::new(walked(onwards))),
         Ok(Returned::In(onwards)) => Passed::Answered(Box::new(sent(onwards, StatusCode::SEE_OTHER))),
         Err(fault) => refused(fault, watch),
     }
+}
+
+/// A provider says that sessions have ended (OpenID Connect Back-Channel Logout 1.0, section 2.8).
+fn back_channel(logins: Vec<Arc<Login>>, head: LoginHead<'_>, watch: &mut Watch<'_>) -> Passed {
+    let why = match watch.found.take_session() {
+        Some(SessionTold::NotMeant(why)) => why,
+        Some(SessionTold::Barred) => {
+            let headers = vec![(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            return Passed::Answered(Box::new(LocalReply {
+                status: StatusCode::OK,
+                reason: None,
+                headers,
+                body: Bytes::new(),
+                grpc_status: None,
+            }));
+        }
+        // The provider may tell it again.
+        Some(_) => {
+            watch.found.refuse(Some(AuthMethod::Login), Denied::Away);
+            let mut reply = LocalReply::of(Denied::Away.reason());
+            reply.headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+            return Passed::Answered(Box::new(reply));
+        }
+        None => match LogoutAsk::of(logins, head) {
+            Ok(ask) => return Passed::Asks(Box::new(Question::Logout(ask))),
+            Err(why) => why,
+        },
+    };
+    watch.found.refuse(Some(AuthMethod::Login), Denied::LogoutToken);
+    let body = format!("{{\"error\":\"invalid_request\",\"error_description\":\"{why}\"}}\n");
+    let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    let reason = Some(Denied::LogoutToken.reason());
+    Passed::Answered(Box::new(LocalReply { status: StatusCode::BAD_REQUEST, reason, headers, body: body.into(), grpc_status: None }))
 }
 
 /// Sends a request to the provider that shows nothing good.
@@ -149,11 +194,14 @@ fn refused(fault: LoginFault, watch: &mut Watch<'_>) -> Passed {
         LoginFault::Away => {
             (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "The provider of the login does not answer. Try again in a moment.")
         }
+        LoginFault::StoreAway => {
+            (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "Logins cannot be kept at the moment. Try again in a while.")
+        }
         LoginFault::TooLarge => (
             Denied::LoginTooLarge,
             StatusCode::INTERNAL_SERVER_ERROR,
             "What the provider says of you is more than cookies can hold. Whoever runs this site can ask the provider for fewer claims, groups or \
-             scopes, or keep sessions elsewhere (store: Redis) where the version serves that.",
+             scopes, or keep sessions elsewhere (store: Redis).",
         ),
         LoginFault::InVain => (
             Denied::LoginLoop,

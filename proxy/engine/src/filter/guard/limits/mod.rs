@@ -25,7 +25,7 @@ use crate::limit::{
 use key::{Missing, Part, Seen};
 use service::Served;
 
-pub(crate) use compile::object;
+pub(crate) use compile::{object, redis};
 pub use compile::read;
 pub use key::KEY_PARTS_MAX;
 pub use queued::PlaceAsk;
