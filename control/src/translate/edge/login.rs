@@ -277,10 +277,6 @@ pub(in crate::translate) fn paths<'a>(
             logins.push(login);
         }
     }
-    let own_paths = |login| {
-        let EdgeLogin { redirect_path, logout_path, back_channel_path, .. }: &EdgeLogin = login;
-        [redirect_path, logout_path, back_channel_path].map(String::as_str)
-    };
     let mut all: Vec<&str> = logins.iter().flat_map(own_paths).filter(|path| !path.is_empty()).collect();
     all.sort_unstable();
     all.dedup();
@@ -299,6 +295,10 @@ pub(in crate::translate) fn paths<'a>(
         }
     });
     served.collect()
+}
+
+fn own_paths(login: &EdgeLogin) -> [&str; 3] {
+    [&login.redirect_path, &login.logout_path, &login.back_channel_path]
 }
 
 /// Most logins that share a path on one host: of further ones nobody comes back.

@@ -43,7 +43,7 @@ use asked::{is_of_others, way_back};
 use cookies::{BrowserBinding, LoginCookies};
 use flow::LoginFlow;
 use form::{encoded, one};
-use kept::{SharedTurn, Ticket, TurnTold};
+use kept::{SharedTurn, TurnTold};
 use live::{RefreshOutcome, SessionTurn};
 use seal::{SealKeys, SealPurpose, drawn};
 use session::SessionLives;

@@ -99,7 +99,7 @@ impl<D: Door> Connection<D> {
                 leg.found.tell_callout(told.map_or_else(CalloutTold::Away, CalloutTold::Answer));
             }
             Question::Session(ask) => {
-                let told = self.session(*ask).await;
+                let told = self.kept_session(*ask).await;
                 leg.found.tell_session(told);
             }
             // Asked with the rule at hand, which leads there, or with the body.
@@ -109,7 +109,7 @@ impl<D: Door> Connection<D> {
     }
 
     /// What a store says of a session.
-    async fn session(&self, ask: SessionAsk) -> SessionTold {
+    async fn kept_session(&self, ask: SessionAsk) -> SessionTold {
         let answers = asking::kept(&self.shared, &ask.ask).await;
         self.shared.snapshots.load().consumers.with(|book| {
             let means = LoginMeans { book, now_secs: self.shared.wall_secs().into() };
@@ -133,7 +133,7 @@ impl<D: Door> Connection<D> {
             Glance::Answered(reason) => return Onward::Answered(LocalReply::of(reason)),
         };
         let told = match ask.read(&beginning.bytes, self.shared.wall_secs().into()) {
-            Ok(ask) => self.session(ask).await,
+            Ok(ask) => self.kept_session(ask).await,
             Err(told) => told,
         };
         leg.found.tell_session(told);

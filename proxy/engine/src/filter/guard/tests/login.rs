@@ -13,13 +13,13 @@ use crate::consumers::AuthMethod;
 use crate::filter::guard::Denied;
 use crate::login::{Endpoints, SESSION_COOKIES_MAX};
 
-const ISSUER: &str = "https://id.example";
+pub(super) const ISSUER: &str = "https://id.example";
 
-fn secs(seconds: i64) -> Option<prost_types::Duration> {
+pub(super) fn secs(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-fn login() -> EdgeLogin {
+pub(super) fn login() -> EdgeLogin {
     EdgeLogin {
         policy: "shop/people".into(),
         issuer: ISSUER.into(),
@@ -41,15 +41,15 @@ fn login() -> EdgeLogin {
 }
 
 /// A site whose people log in: what guards its pages, and its login's own paths.
-struct Site {
-    pages: Edge,
-    paths: Edge,
+pub(super) struct Site {
+    pub(super) pages: Edge,
+    pub(super) paths: Edge,
     /// Name and value.
-    jar: Vec<(String, String)>,
+    pub(super) jar: Vec<(String, String)>,
 }
 
 impl Site {
-    fn of(login: EdgeLogin) -> Self {
+    pub(super) fn of(login: EdgeLogin) -> Self {
         let edge = |policy| {
             let shown = |name: &str, value: &str| mesh::ShownSecret { name: name.into(), value: value.as_bytes().to_vec().into() };
             let token = mesh::TokenCredential { issuer: ISSUER.into(), claims: [("sub".to_owned(), "ada".to_owned())].into() };
@@ -69,11 +69,11 @@ impl Site {
     }
 
     /// What a browser asks, which keeps the cookies of the answer.
-    fn browse(&mut self, target: &str) -> Outcome {
+    pub(super) fn browse(&mut self, target: &str) -> Outcome {
         self.ask(Method::GET, target, &[("sec-fetch-mode", "navigate")])
     }
 
-    fn ask(&mut self, method: Method, target: &str, headers: &[(&'static str, &str)]) -> Outcome {
+    pub(super) fn ask(&mut self, method: Method, target: &str, headers: &[(&'static str, &str)]) -> Outcome {
         let mut request = Request::builder().method(method).uri(target).header(HOST, "shop.example:8443");
         request = request.header("x-forwarded-proto", "https");
         for (name, value) in headers {
@@ -103,16 +103,16 @@ impl Site {
         }
     }
 
-    fn at(&mut self, now: u64) {
+    pub(super) fn at(&mut self, now: u64) {
         (self.pages.now, self.paths.now) = (now, now);
     }
 
-    fn session(&self) -> usize {
+    pub(super) fn session(&self) -> usize {
         self.jar.iter().filter(|(name, _)| !name.ends_with("-b")).count()
     }
 
     /// Logs in from the start, as the provider says these claims.
-    fn log_in(&mut self, target: &str, answer: impl FnOnce(&str) -> CalloutTold) -> Outcome {
+    pub(super) fn log_in(&mut self, target: &str, answer: impl FnOnce(&str) -> CalloutTold) -> Outcome {
         let sent = self.browse(target);
         assert_eq!(sent.status, Some(302), "{:?}", sent.denied);
         let asked = location(&sent);
@@ -131,30 +131,30 @@ fn endpoints() -> Endpoints {
     Endpoints::discovered(document.to_string().as_bytes(), ISSUER, &crate::login::issuer_address(ISSUER).unwrap()).unwrap()
 }
 
-fn id_token(nonce: &str, changes: serde_json::Value) -> String {
+pub(super) fn id_token(nonce: &str, changes: serde_json::Value) -> String {
     let mut claims =
         json!({"iss": ISSUER, "aud": "edge", "sub": "ada", "nonce": nonce, "exp": NOW + 600, "iat": NOW, "email": "ada@shop.example"});
     claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     tokens::token(claims)
 }
 
-fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
+pub(super) fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
     let status = StatusCode::from_u16(status).unwrap();
     CalloutTold::Answer(CalloutAnswer { status, body: Bytes::from(body.to_string()), ..CalloutAnswer::default() })
 }
 
-fn good(nonce: &str) -> CalloutTold {
+pub(super) fn good(nonce: &str) -> CalloutTold {
     answer(
         200,
         &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}),
     )
 }
 
-fn location(outcome: &Outcome) -> String {
+pub(super) fn location(outcome: &Outcome) -> String {
     outcome.headers[LOCATION].to_str().unwrap().to_owned()
 }
 
-fn parameter(url: &str, name: &str) -> String {
+pub(super) fn parameter(url: &str, name: &str) -> String {
     let (_, query) = url.split_once('?').unwrap();
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap());
     pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next().unwrap_or_default()
