@@ -149,7 +149,9 @@ mod tests {
             let told = status.ancestors[0].conditions.iter().find(|condition| condition.kind == "Degraded").cloned();
             let told = told.map(|condition| (condition.status, condition.message));
             let wanted = match key.name.as_str() {
-                "far" | "people" => "redis/far:1 is away from 2 proxies since 1970-01-01T00:00:00Z; edge/a/edge: it has closed the connection",
+                "far" | "people" => {
+                    "redis/far:1 is away from 2 proxies since 1970-01-01T00:00:00Z; edge/a/edge: it has closed the connection"
+                }
                 "leases" => "leases is away from 1 proxy since 1970-01-01T00:00:00Z; edge/a/edge: silent",
                 "asks" => "what it asks is away from 1 proxy since 1970-01-01T00:00:00Z; edge/a/edge: it does not answer in time",
                 _ => {

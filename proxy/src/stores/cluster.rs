@@ -61,7 +61,11 @@ struct CountingCluster<'s> {
 }
 
 /// Runs until no server of it counts; `None`: nobody can ask any more.
-pub(super) async fn serve(means: ClusterMeans<'_>, questions: &mut mpsc::Receiver<PosedElsewhere>, backoff: &mut Backoff) -> Option<StoreFault> {
+pub(super) async fn serve(
+    means: ClusterMeans<'_>,
+    questions: &mut mpsc::Receiver<PosedElsewhere>,
+    backoff: &mut Backoff,
+) -> Option<StoreFault> {
     let seeds = means.meeting.place.addresses.clone();
     let looking = look(means.meeting.clone(), (seeds, Vec::new()), means.draw.next());
     let found = match meanwhile(questions, looking).await? {

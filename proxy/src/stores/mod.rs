@@ -93,7 +93,11 @@ impl StoreKeeper {
                 let why = format!(
                     "there is no place for it: a proxy speaks with {STORES_MAX} stores, and {NAMESPACE_STORES_MAX} that one namespace names"
                 );
-                tracing::warn!(store = store.place.name(), why, "a store does not answer: each limit there goes by its onError, and sessions there are not known");
+                tracing::warn!(
+                    store = store.place.name(),
+                    why,
+                    "a store does not answer: each limit there goes by its onError, and sessions there are not known"
+                );
                 store.trouble.failed(&why, self.telemetry.times().0.unix().as_secs());
             }
         }

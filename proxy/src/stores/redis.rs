@@ -104,11 +104,7 @@ impl RedisStore {
         self.live.begins();
         self.live.is_here();
         self.trouble.over();
-        tracing::info!(
-            store = RemotePlace::Redis(Arc::clone(&self.place)).name(),
-            server = &*address,
-            "a store has what proxies share"
-        );
+        tracing::info!(store = RemotePlace::Redis(Arc::clone(&self.place)).name(), server = &*address, "a store has what proxies share");
         let mut session = Session { server, unused: Unused::default() };
         let moved = async {
             match &self.place.mode {

@@ -346,7 +346,9 @@ struct RedisStore {
 
 /// A host and a port; an IPv6 address in brackets.
 #[derive(JsonSchema)]
-pub(super) struct HostPort(#[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String);
+pub(super) struct HostPort(
+    #[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String,
+);
 
 /// Some time, up to 1s.
 #[derive(JsonSchema)]

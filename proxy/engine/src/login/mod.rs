@@ -329,7 +329,9 @@ impl Login {
         let worn = session.is_worn(now_secs, &self.lives);
         let (session, newer, refresh) = self.in_turn(session, means)?;
         let mut cookies = Vec::new();
-        if (worn || newer) && let Some(sealed) = session.seal(&keys, now_secs) {
+        if (worn || newer)
+            && let Some(sealed) = session.seal(&keys, now_secs)
+        {
             let life = session.life_secs(now_secs, &self.lives);
             cookies = self.cookies.keep(&sealed, life, &self.cookies.there(headers)).unwrap_or_default();
         }

@@ -40,11 +40,11 @@ pub use failures::{FAILING_MAX, Failures};
 pub use found::{Found, KeptHead};
 pub use identify::{CertificateGuard, Identify, TokenGuard};
 pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPECTED_MAX};
-pub(crate) use limits::{object, redis};
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
     LimitGuard, LimitOutlook, ObjectLimits, PlaceAsk, QUEUE_MAX, RateAsk, ServiceAnswer, ServiceLimits, read,
 };
+pub(crate) use limits::{object, redis};
 pub use login::LoginPaths;
 pub use unsaid::UNCHECKED_HEADER;
 

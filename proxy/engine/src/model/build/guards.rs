@@ -193,7 +193,8 @@ impl Services {
         if raw.len() > LOGINS_MAX {
             return Err(Wrong::new("login_paths", format!("holds {}, which is more than {LOGINS_MAX}", raw.len())));
         }
-        let one = |(place, raw): (usize, &EdgeLogin)| self.login(raw, memories).map_err(|wrong| wrong.within(format!("login_paths[{place}]")));
+        let one =
+            |(place, raw): (usize, &EdgeLogin)| self.login(raw, memories).map_err(|wrong| wrong.within(format!("login_paths[{place}]")));
         let logins = raw.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         Ok(Guard::LoginPaths(Arc::new(LoginPaths::new(logins))))
     }
