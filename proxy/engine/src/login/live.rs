@@ -50,8 +50,10 @@ enum RefreshStage {
     Refused(Option<u64>),
 }
 
+/// Longest that a provider has us wait for its next word.
+pub const REFRESH_PAUSE_SECS_MAX: u64 = 300;
 /// How long it takes another replica, as a rule.
-const ELSEWHERE_SECS: u64 = 2;
+pub(super) const ELSEWHERE_SECS: u64 = 2;
 
 /// What came of a refresh.
 pub(super) enum RefreshOutcome {
@@ -59,10 +61,8 @@ pub(super) enum RefreshOutcome {
     Done(Arc<LoginSession>),
     /// The provider refuses what was due at that time.
     Refused(Option<u64>),
-    /// There was no answer at that time.
-    Unanswered(u64),
-    /// At that time another replica was at it.
-    Elsewhere(u64),
+    /// There was no answer, or another replica is at it; not again before that time.
+    Waits(u64),
 }
 
 /// What a due session comes to.
@@ -183,8 +183,7 @@ impl LoginLive {
         match came {
             RefreshOutcome::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
             RefreshOutcome::Refused(due_secs) => known = Refreshed { stage: RefreshStage::Refused(due_secs), newest: None },
-            RefreshOutcome::Elsewhere(at) => known.stage = RefreshStage::Paused(at.saturating_add(ELSEWHERE_SECS)),
-            RefreshOutcome::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
+            RefreshOutcome::Waits(until) => known.stage = RefreshStage::Paused(until),
         }
         refreshes.put(id.to_owned(), known, REFRESHES_MAX);
     }

@@ -44,7 +44,7 @@ use cookies::{BrowserBinding, LoginCookies};
 use flow::LoginFlow;
 use form::{encoded, one};
 use kept::{SharedTurn, TurnTold};
-use live::{RefreshOutcome, SessionTurn};
+use live::{ELSEWHERE_SECS, RefreshOutcome, SessionTurn};
 use seal::{SealKeys, SealPurpose, drawn};
 use session::SessionLives;
 
@@ -240,14 +240,14 @@ impl LoginAsk {
         let (id, live) = (&session.kept.id, &self.login.live);
         let (came, told) = match turn.taken(session, answers) {
             TurnTold::Ours => return Ok(()),
-            TurnTold::Theirs => (RefreshOutcome::Elsewhere(now_secs), None),
+            TurnTold::Theirs => (RefreshOutcome::Waits(now_secs + ELSEWHERE_SECS), None),
             TurnTold::Done(newer) => {
                 live.keep(&newer, now_secs);
                 (RefreshOutcome::Done(newer), Some(turn.give_back(id)))
             }
             TurnTold::Over => (RefreshOutcome::Refused(session.kept.due_secs), Some(turn.give_back(id))),
             // Two that refresh at once would take each other for thieves at the provider.
-            TurnTold::Away => (RefreshOutcome::Unanswered(now_secs), None),
+            TurnTold::Away => (RefreshOutcome::Waits(now_secs + REFRESH_PAUSE_SECS), None),
         };
         live.turned(id, came);
         Err(told)
@@ -263,7 +263,7 @@ impl LoginAsk {
                 turn.put(newer, (now_secs, &self.login.lives))
             }
             RefreshOutcome::Refused(_) => Some(turn.end(&session.kept.id)),
-            RefreshOutcome::Unanswered(_) | RefreshOutcome::Elsewhere(_) => Some(turn.give_back(&session.kept.id)),
+            RefreshOutcome::Waits(_) => Some(turn.give_back(&session.kept.id)),
         });
         self.login.live.turned(&session.kept.id, came);
         kept
@@ -324,7 +324,7 @@ impl Login {
     }
 
     fn seen_whole(self: &Arc<Self>, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<SeenSession> {
-        let (session, keys) = self.shown(headers, means)?;
+        let session = self.shown(headers, means)?;
         let now_secs = means.now_secs;
         let worn = session.is_worn(now_secs, &self.lives);
         let (session, newer, refresh) = self.in_turn(session, means)?;
@@ -362,21 +362,20 @@ impl Login {
         self.cookies.bind(&BrowserBinding { in_vain: 0, ..binding })
     }
 
-    fn shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<(Arc<LoginSession>, SealKeys)> {
+    fn shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
         let sealed = self.cookies.session(headers)?;
         let secret = means.book.secret(&self.keys)?;
-        let keys = SealKeys::read(secret, &self.owner).ok()?;
         // With the keys, so that what none of them opens any more is not known either.
         let known_by = digest(&[&secret[..], &[0], sealed.as_bytes()].concat());
         let session = match self.live.known(&known_by) {
             Some(session) => session,
             None => {
-                let session = Arc::new(LoginSession::open(&keys, &sealed, &self.issuer)?);
+                let session = Arc::new(LoginSession::open(&self.sealing(means)?, &sealed, &self.issuer)?);
                 self.live.know(known_by, Arc::clone(&session));
                 session
             }
         };
-        session.lives(means.now_secs, &self.lives).then_some((session, keys))
+        session.lives(means.now_secs, &self.lives).then_some(session)
     }
 
     /// Whether a request shows a session that goes on. Nothing is begun with it.
@@ -500,7 +499,7 @@ impl Login {
             return Leaving::Confirm;
         }
         let shown = match (&self.store, told) {
-            (None, _) => self.shown(head.headers, means).map(|(session, _)| self.live.newest(&session.kept.id).unwrap_or(session)),
+            (None, _) => self.shown(head.headers, means).map(|session| self.live.newest(&session.kept.id).unwrap_or(session)),
             (Some(_), Some(SessionTold::Ended(session))) => session,
             (Some(_), Some(_)) => None,
             (Some(store), None) => match self.ticket(head.headers, means) {

@@ -34,7 +34,7 @@ fn a_refresh_is_one_at_a_time_and_of_the_newest() {
     assert_eq!(by(live.turn(&old, 150, 30)).as_deref(), Some("r2"));
     let SessionTurn::Refresh(Some(newest)) = live.turn(&old, 200, 30) else { panic!("the newest is due") };
     assert_eq!(newest.kept.refresh_token.as_deref(), Some("r2"));
-    live.turned("a", RefreshOutcome::Unanswered(205));
+    live.turned("a", RefreshOutcome::Waits(215));
     assert_eq!(by(live.turn(&old, 214, 30)).as_deref(), Some("r2"));
     assert!(matches!(live.turn(&old, 215, 30), SessionTurn::Refresh(Some(_))));
     live.turned("a", RefreshOutcome::Refused(Some(200)));

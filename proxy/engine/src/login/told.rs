@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header::RETRY_AFTER;
+
 use super::exchange::{LoginClient, NoTokens, TokenAnswer, question};
 use super::kept::SharedTurn;
-use super::live::{REFRESH_PAUSE_SECS, RefreshOutcome};
+use super::live::{REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX, RefreshOutcome};
 use super::provider::Provider;
 use super::seal::drawn;
 use super::session::{KeptSession, LoginSession};
@@ -45,7 +47,7 @@ impl Login {
             self.ask(&provider, &form, Some(Arc::clone(session)), means)
         });
         if ask.is_none() {
-            self.live.turned(&session.kept.id, RefreshOutcome::Unanswered(means.now_secs));
+            self.live.turned(&session.kept.id, RefreshOutcome::Waits(means.now_secs + REFRESH_PAUSE_SECS));
         }
         ask
     }
@@ -116,7 +118,7 @@ impl Login {
         let tokens = match self.read(told, now_secs) {
             Ok(tokens) => tokens,
             Err(NoTokens::Refused) => return RefreshOutcome::Refused(session.kept.due_secs),
-            Err(NoTokens::Wrong) => return RefreshOutcome::Unanswered(now_secs),
+            Err(NoTokens::Wrong) => return RefreshOutcome::Waits(now_secs + pause_secs(told)),
         };
         let mut newer = session.clone();
         if let (Some(token), Some(provider)) = (tokens.id_token, self.provider.current()) {
@@ -139,4 +141,11 @@ impl Login {
         newer.kept.used_secs = now_secs;
         RefreshOutcome::Done(Arc::new(newer))
     }
+}
+
+/// How long a session waits for its next refresh: as long as the provider says, within bounds.
+fn pause_secs(told: &CalloutTold) -> u64 {
+    let CalloutTold::Answer(answer) = told else { return REFRESH_PAUSE_SECS };
+    let said = answer.headers.get(RETRY_AFTER).and_then(|secs| secs.to_str().ok()?.parse().ok());
+    said.map_or(REFRESH_PAUSE_SECS, |secs: u64| secs.clamp(REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX))
 }

@@ -516,3 +516,22 @@ fn tokens_of_no_time_are_not_refreshed_all_the_time() {
     site.browse("/");
     assert_eq!(site.pages.refreshes.len(), 1);
 }
+
+#[test]
+fn a_provider_that_has_too_much_to_do_is_let_be() {
+    // Aim: of 429 with a time a session's next refresh waits for that, within bounds; the session goes on meanwhile.
+    for (said, pause) in [("60", 60), ("5", 10), ("86400", 300), ("soon", 10)] {
+        let mut site = Site::of(login());
+        site.log_in("/", good);
+        site.at(NOW + 80);
+        site.browse("/");
+        let mut told = CalloutAnswer { status: StatusCode::TOO_MANY_REQUESTS, body: Bytes::from_static(b"{}"), ..CalloutAnswer::default() };
+        told.headers.insert("retry-after", HeaderValue::from_static(said));
+        site.pages.refreshes.pop().unwrap().settle(&CalloutTold::Answer(told), NOW + 81);
+        site.at(NOW + 80 + pause);
+        assert_eq!((site.browse("/").status, site.pages.refreshes.len()), (None, 0), "{said}");
+        site.at(NOW + 81 + pause);
+        site.browse("/");
+        assert_eq!(site.pages.refreshes.len(), 1, "{said}");
+    }
+}
