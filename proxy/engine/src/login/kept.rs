@@ -100,9 +100,9 @@ pub struct SessionAsk {
 
 #[derive(Clone, Debug)]
 enum SessionStep {
-    Look(Arc<Ticket>),
+    Look(Arc<SessionTicket>),
     Keep(Onwards),
-    End(Arc<Ticket>),
+    End(Arc<SessionTicket>),
     Bar,
 }
 
@@ -125,7 +125,7 @@ pub enum SessionTold {
 
 /// What a browser has of a session that a store keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ticket {
+pub(super) struct SessionTicket {
     /// What the session is known by.
     #[serde(rename = "i")]
     pub(super) id: String,
@@ -137,7 +137,7 @@ pub(super) struct Ticket {
     ends: Vec<String>,
 }
 
-impl Ticket {
+impl SessionTicket {
     /// Whether a session of that age goes on.
     pub(super) fn lives(&self, now_secs: u64, lives: &SessionLives) -> bool {
         now_secs < self.began_secs.saturating_add(lives.max.as_secs()) && self.began_secs <= now_secs.saturating_add(SKEW_SECS)
@@ -181,7 +181,7 @@ impl SessionAsk {
 
 impl Login {
     /// What a browser has of a session that goes on, as far as its age says.
-    pub(super) fn ticket(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<Arc<Ticket>> {
+    pub(super) fn ticket(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<Arc<SessionTicket>> {
         let sealed = self.cookies.session(headers)?;
         let secret = means.book.secret(&self.keys)?;
         // With the keys, so that what none of them opens any more is not known either.
@@ -190,7 +190,7 @@ impl Login {
             Some(ticket) => ticket,
             None => {
                 let plain = self.sealing(means)?.open(SealPurpose::Ticket, &sealed)?;
-                let ticket = Arc::new(serde_json::from_slice::<Ticket>(&plain).ok()?);
+                let ticket = Arc::new(serde_json::from_slice::<SessionTicket>(&plain).ok()?);
                 self.live.know_ticket(known_by, Arc::clone(&ticket));
                 ticket
             }
@@ -225,7 +225,7 @@ impl Login {
     }
 
     /// Asks for a session, which lives on by that.
-    pub(super) fn look(self: &Arc<Self>, store: &Arc<RemoteStore>, ticket: Arc<Ticket>, now_secs: u64) -> SessionAsk {
+    pub(super) fn look(self: &Arc<Self>, store: &Arc<RemoteStore>, ticket: Arc<SessionTicket>, now_secs: u64) -> SessionAsk {
         let key = key(&ticket.id);
         let mut commands = vec![StoreCommand::Get(key.clone()), StoreCommand::Live(key, ticket.life_secs(now_secs, &self.lives))];
         commands.extend(ticket.ends.iter().cloned().map(StoreCommand::Get));
@@ -237,7 +237,7 @@ impl Login {
         self: &Arc<Self>,
         store: &Arc<RemoteStore>,
         (session, sealed): (&LoginSession, String),
-        former: Option<&Ticket>,
+        former: Option<&SessionTicket>,
         (onwards, now_secs): (Onwards, u64),
     ) -> SessionAsk {
         let life_secs = session.life_secs(now_secs, &self.lives);
@@ -247,18 +247,18 @@ impl Login {
     }
 
     /// Ends a session.
-    pub(super) fn end(self: &Arc<Self>, store: &Arc<RemoteStore>, ticket: Arc<Ticket>) -> SessionAsk {
+    pub(super) fn end(self: &Arc<Self>, store: &Arc<RemoteStore>, ticket: Arc<SessionTicket>) -> SessionAsk {
         let key = key(&ticket.id);
         self.asking(store, vec![StoreCommand::Get(key.clone()), StoreCommand::Remove(key)], SessionStep::End(ticket))
     }
 
     /// What a browser gets of a session that is kept.
-    pub(super) fn ticket_of(&self, session: &LoginSession) -> Ticket {
+    pub(super) fn ticket_of(&self, session: &LoginSession) -> SessionTicket {
         let said = |claim: &str| session.claims.content.get(claim).and_then(serde_json::Value::as_str);
         let ends = [("sid", said("sid")), ("sub", said("sub"))];
         let ends = ends.into_iter().filter_map(|(what, value)| Some(self.ended_by(what, value?)));
         let ends = if self.back_channel_path.is_some() { ends.collect() } else { Vec::new() };
-        Ticket { id: session.kept.id.clone(), began_secs: session.kept.began_secs, ends }
+        SessionTicket { id: session.kept.id.clone(), began_secs: session.kept.began_secs, ends }
     }
 
     /// Where it is noted that a provider has ended somebody's sessions with one client.
@@ -279,7 +279,7 @@ impl Login {
         self.asking(store, vec![StoreCommand::Raise(name, said.issued_secs, SESSION_MAX.as_secs() + SKEW_SECS)], SessionStep::Bar)
     }
 
-    fn opened(&self, ticket: &Ticket, answers: &[StoreTold], means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
+    fn opened(&self, ticket: &SessionTicket, answers: &[StoreTold], means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
         let Some(StoreTold::Text(sealed)) = answers.first() else { return None };
         let session = LoginSession::stored(&self.sealing(means)?, std::str::from_utf8(sealed).ok()?, &self.issuer)?;
         // Nobody puts one's session in another's place.
@@ -287,7 +287,7 @@ impl Login {
     }
 
     /// What a store says of a session, which counts for a while.
-    fn looked(&self, ticket: &Ticket, answers: &[StoreTold], means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
+    fn looked(&self, ticket: &SessionTicket, answers: &[StoreTold], means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
         let session = self.opened(ticket, answers, means)?;
         let ended = ticket.ends.iter().zip(answers.iter().skip(2)).any(|(name, answer)| {
             let StoreTold::Text(text) = answer else { return false };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::kept::{SESSION_FRESH_SECS, Ticket};
+use super::kept::{SESSION_FRESH_SECS, SessionTicket};
 use super::session::LoginSession;
 use crate::callout::{CalloutKind, CalloutLive, Callouts};
 use crate::consumers::Digest;
@@ -24,7 +24,7 @@ pub struct LoginLive {
     pub(super) callouts: Arc<CalloutLive>,
     known: Mutex<Halves<Digest, Arc<LoginSession>>>,
     refreshes: Mutex<Halves<String, Refreshed>>,
-    tickets: Mutex<Halves<Digest, Arc<Ticket>>>,
+    tickets: Mutex<Halves<Digest, Arc<SessionTicket>>>,
     /// What a store said, and when.
     stored: Mutex<Halves<String, (Arc<LoginSession>, u64)>>,
 }
@@ -119,11 +119,11 @@ impl LoginLive {
         })
     }
 
-    pub(super) fn ticket(&self, by: &Digest) -> Option<Arc<Ticket>> {
+    pub(super) fn ticket(&self, by: &Digest) -> Option<Arc<SessionTicket>> {
         held(&self.tickets).get(by)
     }
 
-    pub(super) fn know_ticket(&self, by: Digest, ticket: Arc<Ticket>) {
+    pub(super) fn know_ticket(&self, by: Digest, ticket: Arc<SessionTicket>) {
         held(&self.tickets).put(by, ticket, STORED_KNOWN_MAX);
     }
 
