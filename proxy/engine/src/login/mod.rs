@@ -330,7 +330,7 @@ impl Login {
         let (session, newer, refresh) = self.in_turn(session, means)?;
         let mut cookies = Vec::new();
         if (worn || newer)
-            && let Some(sealed) = session.seal(&keys, now_secs)
+            && let Some(sealed) = self.sealing(means).and_then(|keys| session.seal(&keys, now_secs))
         {
             let life = session.life_secs(now_secs, &self.lives);
             cookies = self.cookies.keep(&sealed, life, &self.cookies.there(headers)).unwrap_or_default();
