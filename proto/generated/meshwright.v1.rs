@@ -4935,7 +4935,7 @@ pub struct EdgeLogin {
     /// Of which consumers a session may be; absent: of none.
     #[prost(message, optional, tag = "23")]
     pub consumers: ::core::option::Option<ConsumerChoice>,
-    /// Who keeps sessions; absent: browsers. Its ahead_percent says nothing here.
+    /// Who keeps sessions; absent: browsers. Its ahead_percent is 0.
     #[prost(message, optional, tag = "24")]
     pub store: ::core::option::Option<RedisStore>,
     /// Where the provider itself ends sessions (OpenID Connect Back-Channel Logout 1.0); empty: nowhere.

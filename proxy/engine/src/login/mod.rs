@@ -29,7 +29,7 @@ pub(crate) use compile::{given, owner};
 pub use cookies::{COOKIE_BYTES_MAX, LOGINS_IN_VAIN_MAX, SESSION_COOKIES_MAX, SameSite, strip_logins};
 pub use exchange::{ClientProof, check_private_key};
 pub use kept::{PutOnly, SESSION_FRESH_SECS, SessionAsk, SessionTold, StoreAsk, StoreCommand, StoreTold};
-pub use live::{LoginLive, REFRESH_PAUSE_SECS, REFRESHES_MAX, SESSIONS_KNOWN_MAX, STORED_KNOWN_MAX};
+pub use live::{LoginLive, REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX, REFRESHES_MAX, SESSIONS_KNOWN_MAX, STORED_KNOWN_MAX};
 pub use logout::{LOGOUT_BYTES_MAX, LogoutAsk};
 pub use provider::{DISCOVERY_BYTES_MAX, Endpoints, Provider, ProviderCell, issuer_address, trusted};
 pub use seal::{SEAL_KEY_BYTES_MIN, SEAL_KEYS_MAX, SEALED_BYTES_MAX, check_seal_keys};

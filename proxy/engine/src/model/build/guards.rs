@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use prost::Message as _;
-use proto::mesh::{EdgeLimits, EdgeLogin, EdgePolicy, EdgeTokens, LoginEndpoints, RateLimitService, limit_store};
+use proto::mesh::{EdgeLimits, EdgeLogin, EdgePolicy, EdgeTokens, LoginEndpoints, RateLimitService, RedisStore, limit_store};
 
 use super::authentication::{self, Cells};
 use super::interned::Interned;
@@ -17,7 +17,7 @@ use crate::filter::guard::{
     self, ApiKeys, Basic, CertificateGuard, EXTERNAL_MAX, External, ExternalGuard, Failures, Guard, Identify, Introspection, LimitGuard,
     LimitStage, LoginPaths, TokenGuard,
 };
-use crate::limit::LimitMemories;
+use crate::limit::{LimitMemories, RemoteStore};
 use crate::login::{self, Login, LoginLive, ProviderCell};
 use crate::rejected::Wrong;
 
@@ -158,8 +158,8 @@ impl Services {
     fn login(&mut self, raw: &EdgeLogin, memories: &LimitMemories) -> Result<Arc<Login>, Wrong> {
         let provider = self.provider(raw)?;
         let live = self.sessions(raw);
-        let store = raw.store.as_ref().map(|store| guard::redis(&raw.policy, store, memories).map_err(|wrong| wrong.within("store")));
-        let store = store.transpose()?;
+        let store =
+            raw.store.as_ref().map(|store| kept_at(&raw.policy, store, memories).map_err(|wrong| wrong.within("store"))).transpose()?;
         self.logins.get(&raw.encode_to_vec(), || Login::compile(raw, provider, live, store))
     }
 
@@ -203,6 +203,14 @@ impl Services {
     pub(super) fn providers(&self) -> Vec<Arc<ProviderCell>> {
         self.providers.values().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// Who keeps sessions.
+fn kept_at(policy: &str, store: &RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+    if store.ahead_percent > 0 {
+        return Err(Wrong::new("ahead_percent", "is of limits, and nothing of a session is taken ahead"));
+    }
+    guard::redis(policy, store, memories)
 }
 
 /// Who failed lately, by the object's name.
