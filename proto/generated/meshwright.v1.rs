@@ -4935,6 +4935,12 @@ pub struct EdgeLogin {
     /// Of which consumers a session may be; absent: of none.
     #[prost(message, optional, tag = "23")]
     pub consumers: ::core::option::Option<ConsumerChoice>,
+    /// Who keeps sessions; absent: browsers. Its ahead_percent is 0.
+    #[prost(message, optional, tag = "24")]
+    pub store: ::core::option::Option<RedisStore>,
+    /// Where the provider itself ends sessions (OpenID Connect Back-Channel Logout 1.0); empty: nowhere.
+    #[prost(string, tag = "25")]
+    pub back_channel_path: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `EdgeLogin`.
 pub mod edge_login {

@@ -9,7 +9,7 @@ use crate::publish::board::Board;
 use crate::publish::epoch::moment;
 use crate::publish::peer::{edge_key, gateway_of};
 use crate::translate::{Condition, Status};
-use crate::world::edge::EdgeRateLimit;
+use crate::world::edge::{EdgeRateLimit, LoginStore, RedisServer};
 use crate::world::{Object, Spec};
 
 /// What some proxy does not reach, by kind and name as `meshwright_degraded` has them.
@@ -48,6 +48,10 @@ impl Away {
                 Some(store) => (RATE_LIMIT, store, "StoreAway"),
                 None => return,
             },
+            Spec::OidcLogin(spec) => match &spec.session.store {
+                Some(LoginStore::Redis(server)) => (RATE_LIMIT, place(server), "StoreAway"),
+                Some(LoginStore::Cookie) | None => return,
+            },
             Spec::ExternalAuth(_) => ("ExternalAuth", object.key.path(), "ServiceAway"),
             Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", object.key.path(), "ServiceAway"),
             _ => return,
@@ -81,10 +85,15 @@ const RATE_LIMIT: &str = "RateLimit";
 /// Who counts for all proxies, as they name it; `None`: nobody does.
 fn store(spec: &EdgeRateLimit, namespace: &str) -> Option<String> {
     match (&spec.store.redis, &spec.store.rls) {
-        (Some(redis), _) => Some(format!("redis/{}", redis.address().to_ascii_lowercase())),
+        (Some(redis), _) => Some(place(redis)),
         (None, Some(rls)) => Some(format!("rls/{}", rls.address(namespace))),
         (None, None) => spec.limits.iter().any(|limit| limit.shared).then(|| "leases".to_owned()),
     }
+}
+
+/// A server as proxies name it.
+fn place(server: &RedisServer) -> String {
+    format!("redis/{}", server.address().to_ascii_lowercase())
 }
 
 /// The key of the Gateway that an entry is about.
@@ -119,7 +128,9 @@ mod tests {
             + &asks("idle")
             + &limit("leases", "{leases: {}}")
             + &limit("near", "{redis: {addresses: ['near:1']}}")
-            + &limit("far", "{redis: {addresses: ['Far:1']}}");
+            + &limit("far", "{redis: {addresses: ['Far:1']}}")
+            + "apiVersion: meshwright.dev/v1alpha1\nkind: OidcLogin\nmetadata: {name: people, namespace: a}\n\
+               spec: {issuer: 'https://id.example', clientId: a, session: {store: Redis, redis: {addresses: ['Far:1']}}}\n";
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
         let from = |proxy: &str, error: &str, since_secs| AwayFrom { proxy: proxy.to_owned(), error: error.to_owned(), since_secs };
@@ -138,7 +149,9 @@ mod tests {
             let told = status.ancestors[0].conditions.iter().find(|condition| condition.kind == "Degraded").cloned();
             let told = told.map(|condition| (condition.status, condition.message));
             let wanted = match key.name.as_str() {
-                "far" => "redis/far:1 is away from 2 proxies since 1970-01-01T00:00:00Z; edge/a/edge: it has closed the connection",
+                "far" | "people" => {
+                    "redis/far:1 is away from 2 proxies since 1970-01-01T00:00:00Z; edge/a/edge: it has closed the connection"
+                }
                 "leases" => "leases is away from 1 proxy since 1970-01-01T00:00:00Z; edge/a/edge: silent",
                 "asks" => "what it asks is away from 1 proxy since 1970-01-01T00:00:00Z; edge/a/edge: it does not answer in time",
                 _ => {

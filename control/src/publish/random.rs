@@ -391,7 +391,13 @@ impl Random {
                 format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
             }
             "OidcLogin" => {
-                let more = self.pick(&["clientId: a", "when: Never", "session: {max: 1s}", "clientSecretRef: {name: tls, key: key}"]);
+                let more = self.pick(&[
+                    "clientId: a",
+                    "when: Never",
+                    "session: {max: 1s}",
+                    "clientSecretRef: {name: tls, key: key}",
+                    "clientId: a, backChannelLogoutPath: /e, session: {store: Redis, redis: {addresses: ['r:1'], authRef: {name: tls, key: key}}}",
+                ]);
                 format!("{}issuer: 'https://id.example', {more}", self.edge_targets())
             }
             "ClientPolicy" => {

@@ -13,11 +13,11 @@ use engine::callout::{ANSWER_BYTES_MAX, CalloutAnswer, CalloutAway, CalloutTold}
 use engine::failure::{Failure, Retry};
 use engine::filter::guard::IntrospectionAsk;
 use engine::health::Outcome;
-use engine::login::{LOGIN_ASK_TIMEOUT, LoginAsk};
+use engine::login::{LOGIN_ASK_TIMEOUT, LoginAsk, StoreAsk, StoreTold};
 use engine::model::{Cluster, Named, Protocol, Roots};
 use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::callout::{Place, places};
 use crate::ground::body::{Body, Received};
@@ -31,6 +31,8 @@ use crate::tls::Carries;
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
+/// Between attempts to keep a session that was refreshed: within the time that its turn is ours.
+const PUT_PAUSES: [Duration; 4] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 
 /// Asks a cluster's endpoint. Dropping the future gives the question up.
 ///
@@ -70,13 +72,43 @@ pub async fn login(shared: &Rc<Shared>, ask: &LoginAsk) -> Result<CalloutAnswer,
     server(shared, ask.at(), ask.request(), LOGIN_ASK_TIMEOUT).await
 }
 
-/// Refreshes a session beside the road: what comes of it later requests see.
+/// Refreshes a session beside the road: what comes of it later requests see. Of one that a store keeps one replica does that.
 pub fn refresh(shared: &Rc<Shared>, ask: Arc<LoginAsk>) {
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {
+        if let Some(turn) = ask.turn() {
+            let answers = kept(&shared, &turn).await;
+            if let Err(told) = ask.has_turn(answers.as_deref(), shared.wall_secs().into()) {
+                if let Some(told) = told {
+                    kept(&shared, &told).await;
+                }
+                return;
+            }
+        }
         let told = login(&shared, &ask).await.map_or_else(CalloutTold::Away, CalloutTold::Answer);
-        ask.settle(&told, shared.wall_secs().into());
+        let Some(put) = ask.settle(&told, shared.wall_secs().into()) else { return };
+        // What was shown to the provider may hold no more: what it gave is worth some patience.
+        for pause in PUT_PAUSES {
+            if kept(&shared, &put).await.is_some() {
+                return;
+            }
+            sleep(pause).await;
+        }
+        tracing::warn!(store = put.store.place.name(), "a session that was refreshed is not kept: its user may have to log in again");
     });
+}
+
+/// What a store says to each command; `None`: it does not say so in time. Dropping the future gives the answers up, not the commands.
+pub async fn kept(shared: &Rc<Shared>, ask: &StoreAsk) -> Option<Vec<StoreTold>> {
+    let answers = shared.snapshots.limit_questions().command(ask)?;
+    let all = async {
+        let mut told = Vec::with_capacity(answers.len());
+        for answer in answers {
+            told.push(answer.await.ok()?);
+        }
+        Some(told)
+    };
+    timeout(ask.store.place.timeout(), all).await.ok().flatten()
 }
 
 /// Asks whoever is at an address of a policy's own choice.

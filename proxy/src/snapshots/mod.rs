@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use learned::Learned;
-pub use posed::{LimitQuestions, POSED_MAX, Posed, unanswered};
+pub use posed::{LimitQuestions, POSED_MAX, Posed, PosedCommand, PosedElsewhere, unanswered};
 pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
 
 /// Longest wait for the control plane's answer to a first use.

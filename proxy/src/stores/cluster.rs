@@ -17,7 +17,7 @@ use super::slots::{Elsewhere, SlotMap, elsewhere, slot};
 use super::take::{Asked, Settled, meanwhile, refused, settle};
 use crate::io::Draw;
 use crate::leases::Unused;
-use crate::snapshots::Posed;
+use crate::snapshots::PosedElsewhere;
 use crate::xds::Backoff;
 
 /// Questions that are taken up together.
@@ -61,7 +61,11 @@ struct CountingCluster<'s> {
 }
 
 /// Runs until no server of it counts; `None`: nobody can ask any more.
-pub(super) async fn serve(means: ClusterMeans<'_>, questions: &mut mpsc::Receiver<Posed>, backoff: &mut Backoff) -> Option<StoreFault> {
+pub(super) async fn serve(
+    means: ClusterMeans<'_>,
+    questions: &mut mpsc::Receiver<PosedElsewhere>,
+    backoff: &mut Backoff,
+) -> Option<StoreFault> {
     let seeds = means.meeting.place.addresses.clone();
     let looking = look(means.meeting.clone(), (seeds, Vec::new()), means.draw.next());
     let found = match meanwhile(questions, looking).await? {
@@ -72,7 +76,7 @@ pub(super) async fn serve(means: ClusterMeans<'_>, questions: &mut mpsc::Receive
     let mut cluster = CountingCluster { means, map: SlotMap::default(), servers, unused, missing: None };
     cluster.adopt(found);
     let name = engine::limit::RemotePlace::Redis(std::sync::Arc::clone(&cluster.means.meeting.place)).name();
-    tracing::info!(store = name, servers = cluster.servers.len(), "a cluster counts limits that proxies share");
+    tracing::info!(store = name, servers = cluster.servers.len(), "a cluster has what proxies share");
     let (mut every, mut posed) = (interval(LOOK), Vec::with_capacity(BATCH_MAX));
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looking: Option<Looking> = None;
@@ -155,7 +159,7 @@ impl CountingCluster<'_> {
     fn misses(&mut self, fault: StoreFault) {
         self.means.trouble.failed(&fault.to_string(), self.means.meeting.telemetry.times().0.unix().as_secs());
         if self.missing.is_none() {
-            tracing::warn!(why = %fault, "a server of a cluster does not count; limits of its keys go by their onError");
+            tracing::warn!(why = %fault, "a server of a cluster does not answer: limits of its keys go by their onError, and sessions there are not known");
         }
         self.missing = Some(fault);
     }
@@ -323,7 +327,8 @@ async fn put(mut server: CountingServer, (address, group): (Box<str>, Vec<(Asked
         commands.push(command);
         kept.push((asked, once));
     }
-    let answers = server.put(commands.into_iter(), meeting.patience()).await.map(|answers| {
+    let answer_bytes_max = kept.iter().map(|(asked, _)| asked.answer_bytes_max()).max().unwrap_or_default();
+    let answers = server.put((commands.into_iter(), answer_bytes_max), meeting.patience()).await.map(|answers| {
         let own = answers.into_iter().enumerate().filter(|(place, _)| announced.binary_search(place).is_err());
         own.map(|(_, answer)| answer).collect()
     });

@@ -17,7 +17,7 @@ use super::fault::StoreFault;
 use crate::callout::OpenWire;
 
 /// Longest answer to one command, in bytes: the longest of ours has 100, an error in the server's own words more.
-const ANSWER_BYTES_MAX: u64 = 1_024;
+pub(super) const ANSWER_BYTES_MAX: u64 = 1_024;
 
 /// What an answer begins with (RESP2).
 const FIRST_BYTES: &[u8] = b"+-:$*";

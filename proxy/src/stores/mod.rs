@@ -1,10 +1,11 @@
-//! Stores elsewhere that count limits for several proxies: one connection to each that an object of the live snapshot names. Questions of all
+//! Stores elsewhere that count limits, and keep sessions, for several proxies: one connection to each that an object of the live snapshot names. Questions of all
 //! workers come here and are handed on; what a store grants is spent as a share of the control plane's count is (`engine::limit`). While a
-//! store is away nobody waits for it, and each limit goes by its `onError`. A rate-limit service is asked by the workers themselves, of each
+//! store is away nobody waits for it: each limit goes by its `onError`, and sessions are not known. A rate-limit service is asked by the workers themselves, of each
 //! request (`road::asking`).
 
 mod cluster;
 mod fault;
+mod kept;
 mod link;
 #[cfg(test)]
 mod real_tests;
@@ -30,7 +31,7 @@ use self::redis::RedisStore;
 use crate::callout::Callout;
 use crate::io::Draw;
 use crate::observe::Telemetry;
-use crate::snapshots::{POSED_MAX, Posed, Snapshots, unanswered};
+use crate::snapshots::{POSED_MAX, PosedElsewhere, Snapshots};
 use crate::xds::NodeIdentity;
 
 /// Between two looks at which stores nobody names any more.
@@ -51,7 +52,7 @@ pub struct StoreKeeper {
 /// The way to one store.
 struct StoreWay {
     store: Weak<RemoteStore>,
-    questions: mpsc::Sender<Posed>,
+    questions: mpsc::Sender<PosedElsewhere>,
 }
 
 impl StoreKeeper {
@@ -92,7 +93,11 @@ impl StoreKeeper {
                 let why = format!(
                     "there is no place for it: a proxy speaks with {STORES_MAX} stores, and {NAMESPACE_STORES_MAX} that one namespace names"
                 );
-                tracing::warn!(store = store.place.name(), why, "a store of limits does not count; each limit there goes by its onError");
+                tracing::warn!(
+                    store = store.place.name(),
+                    why,
+                    "a store does not answer: each limit there goes by its onError, and sessions there are not known"
+                );
                 store.trouble.failed(&why, self.telemetry.times().0.unix().as_secs());
             }
         }
@@ -115,11 +120,11 @@ impl StoreKeeper {
 }
 
 /// To the store that it is for. One that is not met yet, or has as many questions as it may, answers nothing.
-fn hand_on(ways: &[StoreWay], posed: Posed) {
-    let wanted = posed.ask.object.remote.as_ref().map(Arc::as_ptr);
+fn hand_on(ways: &[StoreWay], posed: PosedElsewhere) {
+    let wanted = posed.store().map(Arc::as_ptr);
     let way = ways.iter().find(|way| wanted.is_some_and(|wanted| std::ptr::eq(way.store.as_ptr(), wanted)));
-    let Some(way) = way else { return unanswered(&posed) };
+    let Some(way) = way else { return posed.unanswered() };
     if let Err(full) = way.questions.try_send(posed) {
-        unanswered(&full.into_inner());
+        full.into_inner().unanswered();
     }
 }

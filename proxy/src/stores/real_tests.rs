@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use engine::filter::guard::{LimitAsk, ObjectLimits};
 use engine::limit::{LimitMemories, Taking};
+use engine::login::{PutOnly, StoreAsk, StoreCommand, StoreTold};
 use engine::model::{Roots, Snapshot};
 use proto::mesh::{
     EdgeLimit, EdgeLimits, LimitRate, LimitStore, RedisMode, RedisStore as Sent, WithoutStore, edge_limit::Numbers, limit_store::Kind,
@@ -172,6 +173,37 @@ impl Counting {
     }
 }
 
+/// A session's whole life at a store, asked as workers ask.
+async fn keeps_a_session(edge: &Counting) {
+    let store = edge.object.remote.clone().unwrap();
+    let said = async |commands: Vec<StoreCommand>| {
+        let ask = StoreAsk { store: Arc::clone(&store), commands };
+        let mut told = Vec::new();
+        for answer in edge.snapshots.limit_questions().command(&ask).unwrap() {
+            told.push(answer.await.expect("the store answers"));
+        }
+        told
+    };
+    let put = |only, value: &str| StoreCommand::Put { key: "login:{a}".into(), value: value.into(), life_secs: 60, only };
+    let turn = || StoreCommand::Put { key: "login:{a}:turn".into(), value: "1".into(), life_secs: 30, only: PutOnly::New };
+    let (get, nothing, done) = (StoreCommand::Get("login:{a}".into()), StoreTold::Nothing, StoreTold::Done);
+    let text = |value: &str| StoreTold::Text(value.to_owned().into());
+    // As long as a session may be, and as its answer is.
+    let long = "x".repeat((engine::login::SEALED_BYTES_MAX + 512) / 3 * 4);
+    assert_eq!(said(vec![put(PutOnly::Known, "lost"), get.clone()]).await, [nothing.clone(), nothing.clone()]);
+    assert_eq!(said(vec![put(PutOnly::Always, &long), get.clone()]).await, [done.clone(), text(&long)]);
+    assert_eq!(said(vec![turn(), get.clone(), turn()]).await, [done.clone(), text(&long), nothing.clone()]);
+    let put_back = said(vec![put(PutOnly::Known, "newer"), StoreCommand::Remove("login:{a}:turn".into()), get.clone()]).await;
+    assert_eq!(put_back, [done.clone(), done.clone(), text("newer")]);
+    assert_eq!(said(vec![StoreCommand::Live("login:{a}".into(), 30)]).await, std::slice::from_ref(&done));
+    let raise = |number| StoreCommand::Raise("login:sub:b".into(), number, 60);
+    let ended = StoreCommand::Get("login:sub:b".into());
+    assert_eq!(said(vec![raise(1_800_000_000), raise(1_700_000_000), ended]).await, [done.clone(), done.clone(), text("1800000000")]);
+    let gone = said(vec![StoreCommand::Remove("login:{a}".into()), get, StoreCommand::Live("login:{a}".into(), 30)]).await;
+    assert_eq!(gone, [done, nothing.clone(), nothing]);
+    assert!(!edge.is_away(), "{}", edge.why());
+}
+
 #[tokio::test]
 async fn whom_sentinels_name_counts_and_the_next_one_goes_on() {
     // Aim: the server is found by its sentinels, with its name and without; it is killed, questions are refused at once meanwhile, and in seconds
@@ -214,6 +246,8 @@ async fn whom_sentinels_name_counts_and_the_next_one_goes_on() {
         one.answers(7).await;
     }
     assert_eq!(unnamed.left(7), 998, "both count at one server");
+    keeps_a_session(&named).await;
+    cli(*first, &["del", "edge:login:sub:b"]);
     let unknown = counting(sentinels, RedisMode::Sentinel, "nobody");
     until("nobody is known by that name", || unknown.why().contains("knows no server named")).await;
     assert!(unknown.is_away());
@@ -265,6 +299,8 @@ async fn a_cluster_counts_each_key_where_it_is() {
     }
     let counted: Vec<usize> = ports[..3].iter().map(|port| cli(*port, &["dbsize"]).trim().parse().unwrap()).collect();
     assert!(counted.iter().all(|count| *count > 0) && counted.iter().sum::<usize>() == 60, "{counted:?}");
+
+    keeps_a_session(&edge).await;
 
     // A slot moves: while it does, the key that has moved already is asked for elsewhere, once; then it has moved.
     let key = format!("edge:shop/limits/all:{:032x}", 1);

@@ -19,7 +19,7 @@ use crate::callout::Callout;
 use crate::io::Draw;
 use crate::leases::Unused;
 use crate::observe::Telemetry;
-use crate::snapshots::{Posed, Snapshots};
+use crate::snapshots::{PosedElsewhere, Snapshots};
 use crate::xds::Backoff;
 
 /// Questions that go out together, while those that come meanwhile wait for the next turn.
@@ -45,7 +45,7 @@ pub(super) struct RedisStore {
 
 impl RedisStore {
     /// Runs until nobody can ask any more.
-    pub(super) async fn run(mut self, mut questions: mpsc::Receiver<Posed>, draw: Draw) {
+    pub(super) async fn run(mut self, mut questions: mpsc::Receiver<PosedElsewhere>, draw: Draw) {
         let mut backoff = Backoff::default();
         loop {
             let meeting = self.meeting();
@@ -61,7 +61,7 @@ impl RedisStore {
             let (store, now) = (RemotePlace::Redis(Arc::clone(&self.place)).name(), self.telemetry.moment());
             self.trouble.failed(&fault.to_string(), self.telemetry.times().0.unix().as_secs());
             if self.live.is_away(now) || backoff.failures() == 0 {
-                tracing::warn!(store, why = %fault, "a store of limits does not count; each limit there goes by its onError");
+                tracing::warn!(store, why = %fault, "a store does not answer: each limit there goes by its onError, and sessions there are not known");
             }
             let pause = backoff.next(draw.next()).min(PAUSE_MAX);
             if meanwhile(&mut questions, sleep(pause)).await.is_none() {
@@ -85,7 +85,7 @@ impl RedisStore {
     async fn serve(
         &self,
         meeting: &Meeting,
-        questions: &mut mpsc::Receiver<Posed>,
+        questions: &mut mpsc::Receiver<PosedElsewhere>,
         backoff: &mut Backoff,
         draw: u64,
     ) -> Option<StoreFault> {
@@ -104,11 +104,7 @@ impl RedisStore {
         self.live.begins();
         self.live.is_here();
         self.trouble.over();
-        tracing::info!(
-            store = RemotePlace::Redis(Arc::clone(&self.place)).name(),
-            server = &*address,
-            "a store counts limits that proxies share"
-        );
+        tracing::info!(store = RemotePlace::Redis(Arc::clone(&self.place)).name(), server = &*address, "a store has what proxies share");
         let mut session = Session { server, unused: Unused::default() };
         let moved = async {
             match &self.place.mode {
@@ -159,7 +155,8 @@ impl Session {
                 Some((asked, command))
             };
             let (put, commands): (Vec<Asked>, Vec<Cmd>) = asked.into_iter().filter_map(command).unzip();
-            let answers = match self.server.put(commands.into_iter(), meeting.patience()).await {
+            let answer_bytes_max = put.iter().map(Asked::answer_bytes_max).max().unwrap_or_default();
+            let answers = match self.server.put((commands.into_iter(), answer_bytes_max), meeting.patience()).await {
                 Ok(answers) => answers,
                 Err(fault) => {
                     put.into_iter().for_each(Asked::unanswered);

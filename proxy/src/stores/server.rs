@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::fault::StoreFault;
-use super::link::Link;
+use super::link::{ANSWER_BYTES_MAX, Link};
 use super::take::{SCRIPT, clock, refused};
 use crate::callout::Callout;
 use crate::observe::Telemetry;
@@ -128,12 +128,16 @@ impl CountingServer {
         self.ahead_secs = signed(wall_secs).saturating_sub(signed(own));
     }
 
-    /// Puts questions. After a fault it is of no use any more.
+    /// Puts questions, whose answers are so long each at most. After a fault it is of no use any more.
     ///
     /// # Errors
     /// See [`Link::exchange`].
-    pub(super) async fn put(&mut self, commands: impl Iterator<Item = Cmd>, within: Duration) -> Result<Vec<Value>, StoreFault> {
-        let answers = self.link.exchange(commands, within).await?;
+    pub(super) async fn put(
+        &mut self,
+        (commands, answer_bytes_max): (impl Iterator<Item = Cmd>, u64),
+        within: Duration,
+    ) -> Result<Vec<Value>, StoreFault> {
+        let answers = self.link.exchange_long(commands, within, answer_bytes_max).await?;
         self.heard = Instant::now();
         Ok(answers)
     }
@@ -146,7 +150,7 @@ impl CountingServer {
         if self.heard.elapsed() < PROBED_AFTER {
             return Ok(());
         }
-        let answers = self.put([redis::cmd("TIME")].into_iter(), within).await?;
+        let answers = self.put(([redis::cmd("TIME")].into_iter(), ANSWER_BYTES_MAX), within).await?;
         self.set_clock(clock(answers.first().unwrap_or(&Value::Nil))?);
         Ok(())
     }

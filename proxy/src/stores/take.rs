@@ -1,4 +1,4 @@
-//! Questions as the script takes them, and what it answers.
+//! Questions as the script takes them, and what it answers; those about sessions stand beside them (`kept`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,26 @@ use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::StoreFault;
+use super::kept;
+use super::link::ANSWER_BYTES_MAX;
 use crate::leases::Unused;
-use crate::snapshots::{Posed, unanswered};
+use crate::snapshots::{Posed, PosedCommand, PosedElsewhere};
 
 /// What decides a question, at the server.
 pub(super) const SCRIPT: &str = include_str!("take.lua");
 
-/// One question under way.
+/// One question under way: one command about one key.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) enum Asked {
+    /// To count.
+    Limit(AskedLimit),
+    /// To keep a session, or to say what is kept.
+    Command(PosedCommand),
+}
+
+/// One question about a limit.
+#[derive(Debug)]
+pub(super) struct AskedLimit {
     object: Arc<ObjectLimits>,
     limit: usize,
     key: u128,
@@ -40,25 +51,59 @@ pub(super) enum Answer {
 
 impl Asked {
     /// A request's, with what the store is to be told beside it.
-    pub(super) fn of(posed: Posed, now: Moment) -> Self {
-        let Posed { ask, told } = posed;
+    pub(super) fn of(posed: PosedElsewhere, now: Moment) -> Self {
+        let Posed { ask, told } = match posed {
+            PosedElsewhere::Limit(posed) => posed,
+            PosedElsewhere::Command(posed) => return Self::Command(posed),
+        };
         let (spent, known) = ask.object.account(ask.key, now);
-        Self { object: ask.object, limit: ask.limit, key: ask.key, want: ask.want, back: 0, spent, known, told }
+        Self::Limit(AskedLimit { object: ask.object, limit: ask.limit, key: ask.key, want: ask.want, back: 0, spent, known, told })
     }
 
     /// What is given back.
     pub(super) fn giving_back((object, limit, key, back): (Arc<ObjectLimits>, usize, u128, u64)) -> Self {
-        Self { object, limit, key, want: 0, back, spent: 0, known: None, told: None }
+        Self::Limit(AskedLimit { object, limit, key, want: 0, back, spent: 0, known: None, told: None })
     }
 
     /// What the key is called at a server. `None`: there is no such limit any more.
     pub(super) fn key(&self, key_prefix: &str) -> Option<String> {
+        match self {
+            Self::Limit(asked) => asked.key(key_prefix),
+            Self::Command(posed) => Some(kept::key(posed, key_prefix)),
+        }
+    }
+
+    /// Runs the script of that digest, or what else is to be done; `wall_secs` is the server's own time. `None`: there is no such limit any more.
+    pub(super) fn command(&self, (script, key_prefix): (&str, &str), wall_secs: u64) -> Option<Cmd> {
+        match self {
+            Self::Limit(asked) => asked.command((script, key_prefix), wall_secs),
+            Self::Command(posed) => Some(kept::command(posed, key_prefix)),
+        }
+    }
+
+    /// How long the answer is at most.
+    pub(super) const fn answer_bytes_max(&self) -> u64 {
+        match self {
+            Self::Limit(_) => ANSWER_BYTES_MAX,
+            Self::Command(_) => kept::ANSWER_BYTES_MAX,
+        }
+    }
+
+    /// There will be no answer.
+    pub(super) fn unanswered(self) {
+        if let Self::Limit(asked) = self {
+            asked.object.unanswered(asked.key, asked.spent);
+        }
+    }
+}
+
+impl AskedLimit {
+    fn key(&self, key_prefix: &str) -> Option<String> {
         let limit = self.object.limits.get(self.limit)?;
         Some(format!("{key_prefix}{}/{}:{:032x}", self.object.memory.name, limit.name, self.key))
     }
 
-    /// Runs the script of that digest; `wall_secs` is the server's own time. `None`: there is no such limit any more.
-    pub(super) fn command(&self, (script, key_prefix): (&str, &str), wall_secs: u64) -> Option<Cmd> {
+    fn command(&self, (script, key_prefix): (&str, &str), wall_secs: u64) -> Option<Cmd> {
         let limit = self.object.limits.get(self.limit)?;
         let mut command = redis::cmd("EVALSHA");
         command.arg(script).arg(1).arg(self.key(key_prefix)?);
@@ -81,7 +126,7 @@ impl Asked {
     }
 
     /// The store has answered.
-    pub(super) fn granted(self, (granted, standing): (u64, KeyStanding), now: Moment) -> Option<Given> {
+    fn granted(self, (granted, standing): (u64, KeyStanding), now: Moment) -> Option<Given> {
         let limit = self.object.limits.get(self.limit)?;
         let granted = granted.min(self.want);
         if self.want > 0 {
@@ -90,11 +135,6 @@ impl Asked {
         // Who asked may have left.
         let _ = self.told.map(|told| told.send(()));
         (granted > 0).then_some((self.object, self.limit, self.key))
-    }
-
-    /// There will be no answer.
-    pub(super) fn unanswered(self) {
-        self.object.unanswered(self.key, self.spent);
     }
 }
 
@@ -111,6 +151,10 @@ pub(super) enum Settled {
 
 /// Notes what a server says to a question.
 pub(super) fn settle(asked: Asked, value: &Value, now: Moment, unused: &mut Unused) -> Settled {
+    let asked = match asked {
+        Asked::Limit(asked) => asked,
+        Asked::Command(posed) => return kept::told(posed, value).map_or_else(Settled::Wrong, |()| Settled::Done),
+    };
     match answer(value) {
         Ok((Answer::Counted { granted, standing }, _)) => {
             if let Some((object, limit, key)) = asked.granted((granted, standing), now) {
@@ -118,22 +162,22 @@ pub(super) fn settle(asked: Asked, value: &Value, now: Moment, unused: &mut Unus
             }
             Settled::Done
         }
-        Ok((Answer::Turned, secs)) => Settled::Again(asked, secs),
+        Ok((Answer::Turned, secs)) => Settled::Again(Asked::Limit(asked), secs),
         Err(fault) => {
-            asked.unanswered();
+            Asked::Limit(asked).unanswered();
             Settled::Wrong(fault)
         }
     }
 }
 
 /// Waits for something, while nobody who asks is kept waiting. `None`: nobody can ask any more.
-pub(super) async fn meanwhile<T>(questions: &mut mpsc::Receiver<Posed>, what: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn meanwhile<T>(questions: &mut mpsc::Receiver<PosedElsewhere>, what: impl Future<Output = T>) -> Option<T> {
     tokio::pin!(what);
     loop {
         tokio::select! {
             biased;
             done = &mut what => return Some(done),
-            posed = questions.recv() => unanswered(&posed?),
+            posed = questions.recv() => posed?.unanswered(),
         }
     }
 }

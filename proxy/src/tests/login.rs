@@ -16,11 +16,11 @@ use crate::io::Draw;
 
 /// Where the provider is.
 const PROVIDER: &str = "127.0.0.1:9000";
-const ISSUER: &str = "http://127.0.0.1:9000";
+pub(super) const ISSUER: &str = "http://127.0.0.1:9000";
 /// Each connection is seen once.
-const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-fn login() -> mesh::EdgeLogin {
+pub(super) fn login() -> mesh::EdgeLogin {
     let secs = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     mesh::EdgeLogin {
         policy: "shop/people".into(),
@@ -40,13 +40,17 @@ fn login() -> mesh::EdgeLogin {
 
 /// A world whose people log in at a provider with these keys; `None`: at one that is not found yet.
 fn site(issuer: Option<&Issuer>) -> (World, Gate) {
+    site_of(issuer, &login())
+}
+
+pub(super) fn site_of(issuer: Option<&Issuer>, login: &mesh::EdgeLogin) -> (World, Gate) {
     let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.2:8088"], ..Setup::default() });
     // Tokens age in virtual time.
     world.client_means.telemetry = crate::observe::start(TelemetryOptions::default(), Clock::simulated(std::time::SystemTime::now())).0;
     world.client = worker::shared(&world.client_means, 1);
-    let mut gate = Gate::new(mesh::EdgePolicy { login: Some(login()), strip_logins: true, ..mesh::EdgePolicy::default() });
-    let paths = mesh::EdgePolicy { login_paths: vec![login()], ..mesh::EdgePolicy::default() };
-    gate.before = vec![("/oauth2/callback", paths.clone()), ("/oauth2/logout", paths)];
+    let mut gate = Gate::new(mesh::EdgePolicy { login: Some(login.clone()), strip_logins: true, ..mesh::EdgePolicy::default() });
+    let paths = mesh::EdgePolicy { login_paths: vec![login.clone()], ..mesh::EdgePolicy::default() };
+    gate.before = vec![("/oauth2/callback", paths.clone()), ("/oauth2/logout", paths.clone()), ("/oauth2/ended", paths)];
     let keys = mesh::ShownSecret { name: "login-keys".into(), value: vec![b'k'; 64].into() };
     gate.put("consumers/00", &mesh::Consumers { secrets: vec![keys], ..mesh::Consumers::default() });
     gate.set(&world);
@@ -66,7 +70,7 @@ fn discovered() -> Endpoints {
 }
 
 /// A browser's request on a connection of its own.
-async fn browse(world: &World, target: &str, cookies: &str) -> Socket {
+pub(super) async fn browse(world: &World, target: &str, cookies: &str) -> Socket {
     let mut client = world.knock();
     let request = format!(
         "GET {target} HTTP/1.1\r\nhost: shop.example\r\nsec-fetch-mode: navigate\r\ncookie: a=b; {cookies}\r\nconnection: close\r\n\r\n"
@@ -76,28 +80,28 @@ async fn browse(world: &World, target: &str, cookies: &str) -> Socket {
 }
 
 /// The connection that the edge makes next, and whether it is to the provider.
-async fn reached(world: &mut World) -> (Socket, bool) {
+pub(super) async fn reached(world: &mut World) -> (Socket, bool) {
     let called = tokio::time::timeout(Duration::from_secs(60), world.applications.recv()).await.expect("somebody is called");
     let (destination, socket) = called.expect("a connection");
     (socket, destination.to_string() == PROVIDER)
 }
 
-fn header<'a>(answer: &'a str, name: &str) -> Vec<&'a str> {
+pub(super) fn header<'a>(answer: &'a str, name: &str) -> Vec<&'a str> {
     answer.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
 }
 
 /// What a browser sends back of the cookies that an answer gives it.
-fn kept(answer: &str) -> String {
+pub(super) fn kept(answer: &str) -> String {
     let pairs = header(answer, "set-cookie").into_iter().filter(|cookie| !cookie.contains("Max-Age=0"));
     pairs.map(|cookie| cookie.split(';').next().unwrap()).collect::<Vec<_>>().join("; ")
 }
 
-fn parameter(url: &str, name: &str) -> String {
+pub(super) fn parameter(url: &str, name: &str) -> String {
     let pairs = url.split(['?', '&']).filter_map(|pair| pair.split_once('='));
     pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next().unwrap()
 }
 
-async fn tells(socket: &mut Socket, status: &str, body: &str) -> String {
+pub(super) async fn tells(socket: &mut Socket, status: &str, body: &str) -> String {
     let asked = head(socket).await;
     let length = header(&asked, "content-length").first().and_then(|length| length.parse().ok()).unwrap_or(0);
     let form = exactly(socket, length).await;
@@ -109,18 +113,18 @@ async fn tells(socket: &mut Socket, status: &str, body: &str) -> String {
 }
 
 /// Where a browser is sent, and what it keeps.
-async fn sent(world: &World) -> (String, String) {
+pub(super) async fn sent(world: &World) -> (String, String) {
     let mut client = browse(world, "/cart?x=1", "").await;
     let answer = head(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 302"), "{answer}");
     (header(&answer, "location")[0].to_owned(), kept(&answer))
 }
 
-fn callback(location: &str) -> String {
+pub(super) fn callback(location: &str) -> String {
     format!("/oauth2/callback?code=abc&state={}", parameter(location, "state"))
 }
 
-fn tokens(issuer: &Issuer, world: &World, nonce: &str, access: &str) -> String {
+pub(super) fn tokens(issuer: &Issuer, world: &World, nonce: &str, access: &str) -> String {
     let now = world.client.wall_secs();
     let claims = json!({"iss": ISSUER, "aud": "edge", "sub": "ada", "nonce": nonce, "exp": u64::from(now) + 600});
     let refresh = format!("{access}-refresh");

@@ -39,6 +39,7 @@ mod rough;
 mod served;
 mod slow;
 mod stacks;
+mod stored;
 mod strangers;
 mod tokens;
 mod unread;

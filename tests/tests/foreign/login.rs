@@ -29,14 +29,21 @@ fn packages() -> PathBuf {
 struct Provider(Child);
 
 impl Provider {
-    fn start(mesh: &Mesh, (port, socket): (u16, &Path), edge: u16) -> Self {
+    fn start(mesh: &Mesh, met: (u16, &Path), edge: u16) -> Self {
+        Self::telling(mesh, met, edge, None)
+    }
+
+    /// One that tells the Gateway, whose certificate that is, of logouts.
+    fn telling(mesh: &Mesh, (port, socket): (u16, &Path), edge: u16, certificate: Option<&Path>) -> Self {
         let program = packages().join("provider.mjs");
         // Packages are found from where the program is.
         fs::copy(client("oidc/provider.mjs"), &program).unwrap();
         let at = |path: &str| format!("https://127.0.0.1:{edge}{path}");
         let arguments = [port.to_string(), socket.display().to_string(), at("/oauth2/callback"), at("/bye"), TOKEN_SECS.to_string()];
-        let mut node = mesh.exec("shop/edge", &["node", program.to_str().unwrap()]);
-        let mut child = node.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let told = certificate.map(|_| at("/oauth2/ended"));
+        let trusts = format!("NODE_EXTRA_CA_CERTS={}", certificate.map(|path| path.display().to_string()).unwrap_or_default());
+        let mut node = mesh.exec("shop/edge", &["env", &trusts, "node", program.to_str().unwrap()]);
+        let mut child = node.args(arguments).args(told).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let ready = said.lines().map_while(Result::ok).any(|line| line == "ready");
         assert!(ready, "the provider does not start");
@@ -155,6 +162,38 @@ spec:
     )
 }
 
+/// The same, with sessions at a Redis server that starts again whenever it ends.
+fn kept(provider: u16, edge: u16, certificate: (&str, &str)) -> String {
+    let login = "  postLogoutRedirect: /bye\n";
+    let store = "  backChannelLogoutPath: /oauth2/ended\n  session: {store: Redis, redis: {addresses: ['redis.data:6379'], timeout: 500ms, authRef: {name: redis, key: password}}}\n";
+    let server = "while sleep 1; do redis-server --port 6379 --save '' --appendonly no --protected-mode no --requirepass s3cret; done >/dev/null 2>&1";
+    let command = serde_json::json!(["sh", "-c", server]);
+    let all = manifests(provider, edge, certificate).replace(login, &format!("{login}{store}"));
+    format!(
+        "{all}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: data}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: redis, namespace: shop}}
+stringData: {{password: s3cret}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: redis, namespace: data}}
+spec: {{selector: {{app: redis}}, ports: [{{name: tcp-redis, port: 6379}}]}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {{name: redis, namespace: data, labels: {{app: redis}}}}
+spec: {{command: {command}, ports: [{{name: tcp-redis, port: 6379}}]}}
+"
+    )
+}
+
 /// A certificate of nobody's for this machine, and its key.
 fn certificate(folder: &Path) -> (String, String) {
     let (chain, key) = (folder.join("tls.crt"), folder.join("tls.key"));
@@ -167,8 +206,13 @@ fn certificate(folder: &Path) -> (String, String) {
 
 /// The condition `ProviderReady` of the login.
 fn ready(mesh: &Mesh) -> String {
+    condition(mesh, "ProviderReady")
+}
+
+/// A condition of the login, and what stands beside it.
+fn condition(mesh: &Mesh, kind: &str) -> String {
     let objects = mesh.json(&["get", "objects", "people", "-n", "shop"]).to_string();
-    let at = objects.find("ProviderReady").unwrap_or_default();
+    let Some(at) = objects.find(kind) else { return String::new() };
     objects[at.saturating_sub(300)..(at + 300).min(objects.len())].to_owned()
 }
 
@@ -232,6 +276,71 @@ fn a_browser_logs_in_at_a_real_provider() {
     assert!(logs_in(&third));
     mesh.inside("shop/edge", &["curl", "-sf", &format!("http://127.0.0.1:{port}/test/revoke")]);
     eventually("the refresh is refused", Duration::from_secs(30), || (third.calls(&shop)["status"] == 401).then_some(()));
+    drop(provider);
+    mesh.leave();
+}
+
+/// Aim: sessions that a real Redis server keeps: the browser has one small cookie, what stands at the server says nothing, refreshes go on; the real
+/// provider ends one of its sessions by its back channel, for whoever has a copy of the cookie, and no other; while the server is gone nobody is let in
+/// and nobody is logged out; a server that has forgotten sends people to log in again.
+#[test]
+fn a_provider_ends_sessions_at_a_real_store() {
+    let (port, edge) = (free(), free());
+    let shop = format!("https://127.0.0.1:{edge}/shop?item=7");
+    let jars = tempfile::tempdir().unwrap();
+    fs::set_permissions(jars.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let (chain, key) = certificate(jars.path());
+    let mesh = Mesh::start(&[("mesh.yaml", &kept(port, edge, (&chain, &key)))]);
+    let (socket, trusted) = (jars.path().join("provider"), jars.path().join("tls.crt"));
+    let met = (port, socket.as_path());
+    let provider = Provider::telling(&mesh, met, edge, Some(&trusted));
+    let [ada, copy, other] = ["ada", "copy", "other"].map(|name| Browser::new(jars.path().join(name), met));
+    let logs_in = |browser: &Browser| {
+        eventually("somebody logs in", Duration::from_secs(60), || {
+            browser.tries(&shop, &[]).is_ok_and(|shown| shown["status"] == 200).then_some(())
+        });
+    };
+    logs_in(&ada);
+    logs_in(&other);
+    fs::copy(&ada.jar, &copy.jar).unwrap();
+    let jar = fs::read_to_string(&ada.jar).unwrap();
+    let tickets: Vec<&str> = jar.lines().filter(|line| line.contains("mw-login") && !line.contains("-b\t")).collect();
+    assert!(tickets.len() == 1 && tickets[0].len() < 500, "{jar}");
+
+    let cli = |words: &[&str]| {
+        let all = [&["redis-cli", "-h", "redis.data", "-a", "s3cret", "--no-auth-warning"][..], words].concat();
+        text(&mesh.exec("shop/store", &all).output().unwrap().stdout)
+    };
+    let keys = cli(&["keys", "*"]);
+    assert_eq!(keys.lines().filter(|key| key.starts_with("meshwright:login:{")).count(), 2, "{keys}");
+    let session = keys.lines().find(|key| key.ends_with('}')).unwrap();
+    let value = cli(&["get", session]);
+    assert!(!value.contains("ada") && value.trim().len() > 100, "{value}");
+    let rests: u64 = cli(&["ttl", session]).trim().parse().unwrap();
+    assert!((3_500..=3_600).contains(&rests), "{rests}");
+
+    let bearer = |browser: &Browser| {
+        let shown = browser.calls(&shop);
+        assert_eq!(shown["status"], 200, "{shown}");
+        serde_json::from_str::<Value>(shown["body"].as_str().unwrap()).unwrap()["headers"]["authorization"][0].clone()
+    };
+    let first = bearer(&ada);
+    eventually("the session is refreshed", Duration::from_secs(60), || (bearer(&ada) != first).then_some(()));
+
+    // She leaves at the provider itself: this site hears of it from there alone.
+    let left = ada.browses(&format!("http://127.0.0.1:{port}/session/end"));
+    assert_eq!(left["status"], 200, "{left}");
+    for browser in [&ada, &copy] {
+        eventually("it has ended", Duration::from_secs(15), || (browser.calls(&shop)["status"] == 401).then_some(()));
+    }
+    bearer(&other);
+
+    cli(&["shutdown", "nosave"]);
+    eventually("nobody can say", Duration::from_secs(20), || (other.calls(&shop)["status"] == 503).then_some(()));
+    let said = eventually("status says so", Duration::from_secs(20), || Some(condition(&mesh, "Degraded")).filter(|said| !said.is_empty()));
+    assert!(said.contains("StoreAway"), "{said}");
+    eventually("the server has forgotten", Duration::from_secs(60), || (other.calls(&shop)["status"] == 401).then_some(()));
+    logs_in(&other);
     drop(provider);
     mesh.leave();
 }

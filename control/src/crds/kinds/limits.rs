@@ -346,16 +346,18 @@ struct RedisStore {
 
 /// A host and a port; an IPv6 address in brackets.
 #[derive(JsonSchema)]
-struct HostPort(#[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String);
+pub(super) struct HostPort(
+    #[schemars(regex(pattern = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[1-9][0-9]{0,4}$"), length(max = 261))] String,
+);
 
 /// Some time, up to 1s.
 #[derive(JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) > duration('0s') && duration(self) <= duration('1s')", "use a time above zero and up to 1s")])))]
-struct StoreWait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
+pub(super) struct StoreWait(#[schemars(regex(pattern = DURATION), length(max = 28))] String);
 
 /// What addresses are.
 #[derive(JsonSchema)]
-enum RedisMode {
+pub(super) enum RedisMode {
     Single,
     Sentinel,
     Cluster,

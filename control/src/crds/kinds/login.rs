@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 
 use super::edge::{LOCKED, Mode, SecretEntry};
+use super::limits::{HostPort, RedisMode, StoreWait};
 use super::parts::{EdgeTarget, HeaderName, Short, rules};
 use super::security::ClaimHeader;
 
@@ -28,6 +29,15 @@ const PLAIN: (&str, &str) = ("!self.contains('//') && !self.contains('/.')", "a 
         (
             "!has(self.redirectPath) || !has(self.logoutPath) || self.redirectPath != self.logoutPath",
             "redirectPath and logoutPath are the same",
+        ),
+        (
+            "!has(self.backChannelLogoutPath) || has(self.session) && has(self.session.store) && self.session.store == 'Redis'",
+            "a provider cannot end sessions that browsers keep; write session.store Redis",
+        ),
+        (
+            "!has(self.backChannelLogoutPath) || !(has(self.redirectPath) && self.redirectPath == self.backChannelLogoutPath \
+             || has(self.logoutPath) && self.logoutPath == self.backChannelLogoutPath)",
+            "backChannelLogoutPath is another path of the login",
         ),
     ])),
 )]
@@ -63,6 +73,8 @@ pub(in crate::crds) struct OidcLoginSpec {
     /// Where browsers go then: a path, or an address. Default: /.
     #[schemars(regex(pattern = "^(/([^/\\\\\\s][^\\\\\\s]*)?|(?i:https?)://[^/@?#\\s\\\\]+([/?][^\\s\\\\]*)?)$"), length(max = 2048))]
     post_logout_redirect: Option<String>,
+    /// Where the provider itself ends sessions (OpenID Connect Back-Channel Logout 1.0); needs session.store Redis.
+    back_channel_logout_path: Option<LoginPath>,
     /// Whose requests are sent to the provider; all else is 401. Default: Navigation.
     when: Option<LoginWhenWord>,
     /// How sessions are kept.
@@ -151,12 +163,15 @@ enum LoginWhenWord {
 #[schemars(
     rename_all = "camelCase",
     extend("x-kubernetes-validations" = rules(&[
+        ("(has(self.store) && self.store == 'Redis') == has(self.redis)", "store Redis and redis, which says where it is, stand together"),
         ("!has(self.idle) || !has(self.max) || duration(self.idle) <= duration(self.max)", "idle is longer than max"),
     ])),
 )]
 struct LoginSession {
     /// Where. Default: Cookie.
     store: Option<SessionStore>,
+    /// Where that is, of Redis.
+    redis: Option<SessionRedis>,
     /// Whose cookies they are; empty: the host's alone.
     #[schemars(regex(pattern = SUBDOMAIN_OR_NONE), length(max = 253), extend(
         "x-kubernetes-validations" = rules(&[("self == '' || self.contains('.')", "it is no domain of several hosts")]),
@@ -183,6 +198,39 @@ const SUBDOMAIN_OR_NONE: &str = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9
 #[derive(JsonSchema)]
 enum SessionStore {
     Cookie,
+    Redis,
+}
+
+/// A server keeps sessions, and browsers have a ticket.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    ("!has(self.username) || has(self.authRef)", "a user is nobody without a password: write authRef"),
+    ("has(self.mode) && self.mode != 'Single' || size(self.addresses) == 1", "a single server has one address"),
+    ("!has(self.master) || has(self.mode) && self.mode == 'Sentinel'", "master is a name by which sentinels know a server"),
+])))]
+struct SessionRedis {
+    /// HOST:PORT of the server, of sentinels that watch it, or of some servers of a cluster; names are the mesh's where it has them.
+    #[schemars(length(min = 1, max = 16))]
+    addresses: Vec<HostPort>,
+    /// What they are.
+    #[schemars(extend("default" = "Single"))]
+    mode: Option<RedisMode>,
+    /// The name by which sentinels know the server; may be left out where they know one.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^\S+$"))]
+    master: Option<String>,
+    /// Each server proves itself by the name or address by which it is called, below the roots of the proxy's machine.
+    tls: Option<bool>,
+    /// As whom proxies speak; without it the server's default user.
+    #[schemars(length(min = 1, max = 256))]
+    username: Option<String>,
+    /// Their password.
+    auth_ref: Option<SecretEntry>,
+    /// What names of keys begin with.
+    #[schemars(length(max = 64), regex(pattern = "^[!-~]*$"), extend("default" = "meshwright:"))]
+    key_prefix: Option<String>,
+    /// How long a request waits for it; up to 1s.
+    #[schemars(extend("default" = "50ms"))]
+    timeout: Option<StoreWait>,
 }
 
 /// From which sites' requests a session counts.

@@ -10,7 +10,7 @@ use proto::names::BAD_BACKEND;
 use super::basic::file_name;
 use super::external;
 use crate::translate::attach::{Backend, WhyNot};
-use crate::world::edge::{CountedAt, EdgeRateLimit, RateService};
+use crate::world::edge::{CountedAt, EdgeRateLimit, RateService, RedisServer};
 use crate::world::traffic::Place;
 use crate::world::{Index, Object, ObjectKey, Spec};
 
@@ -89,7 +89,7 @@ fn one((object, service): (&Object, Option<&Backend>), spec: &EdgeRateLimit, rou
     }
 }
 
-fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, object: &Object, service: Option<&Backend>) -> StoreKind {
+fn counted_at(CountedAt { ahead_percent, redis: server, rls }: &CountedAt, object: &Object, service: Option<&Backend>) -> StoreKind {
     if let Some(rls) = rls {
         return StoreKind::Service(RateLimitService {
             address: rls.address(&object.key.namespace),
@@ -100,23 +100,28 @@ fn counted_at(CountedAt { ahead_percent, redis, rls }: &CountedAt, object: &Obje
             timeout: prost_types::Duration::try_from(rls.timeout).ok(),
         });
     }
-    let Some(redis) = redis else { return StoreKind::Leases(LeaseStore { ahead_percent: *ahead_percent }) };
-    StoreKind::Redis(RedisStore {
-        addresses: redis.addresses.clone(),
-        mode: match redis.mode {
+    let Some(server) = server else { return StoreKind::Leases(LeaseStore { ahead_percent: *ahead_percent }) };
+    StoreKind::Redis(RedisStore { ahead_percent: *ahead_percent, ..redis(server) })
+}
+
+/// A server of the Redis protocol, of which nothing is taken ahead.
+pub(super) fn redis(server: &RedisServer) -> RedisStore {
+    RedisStore {
+        addresses: server.addresses.clone(),
+        mode: match server.mode {
             RedisMode::Single => mesh::RedisMode::Single,
             RedisMode::Sentinel(_) => mesh::RedisMode::Sentinel,
             RedisMode::Cluster => mesh::RedisMode::Cluster,
         }
         .into(),
-        master: if let RedisMode::Sentinel(master) = &redis.mode { master.to_string() } else { String::new() },
-        tls: redis.tls,
-        username: redis.username.clone(),
-        password: redis.password.as_ref().map(file_name).unwrap_or_default(),
-        key_prefix: redis.key_prefix.clone(),
-        timeout: prost_types::Duration::try_from(redis.timeout).ok(),
-        ahead_percent: *ahead_percent,
-    })
+        master: if let RedisMode::Sentinel(master) = &server.mode { master.to_string() } else { String::new() },
+        tls: server.tls,
+        username: server.username.clone(),
+        password: server.password.as_ref().map(file_name).unwrap_or_default(),
+        key_prefix: server.key_prefix.clone(),
+        timeout: prost_types::Duration::try_from(server.timeout).ok(),
+        ahead_percent: 0,
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{limits, secret, tokens};
 use crate::translate::attach::Backend;
 use crate::translate::edge_listeners;
 use crate::world::content::ContentRef;
-use crate::world::edge::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};
+use crate::world::edge::{LoginPlaces, LoginProof, LoginSessions, LoginStore, LoginWhen, OidcLogin, SameSite};
 use crate::world::problem::Severity;
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Object, ObjectKey, Spec, World};
@@ -50,8 +50,9 @@ impl Rung for OidcLogin {
             redirect_path,
             logout_path,
             after_logout,
+            back_channel_path,
             when,
-            session: LoginSessions { domain, same_site, idle, max, refresh_at_percent, keys },
+            session: LoginSessions { store, domain, same_site, idle, max, refresh_at_percent, keys },
             access_token,
             fills,
         } = self;
@@ -65,7 +66,9 @@ impl Rung for OidcLogin {
             ("redirectPath", redirect_path.is_some()),
             ("logoutPath", logout_path.is_some()),
             ("postLogoutRedirect", after_logout.is_some()),
+            ("backChannelLogoutPath", back_channel_path.is_some()),
             ("when", when.is_some()),
+            ("session.store", store.is_some()),
             ("session.cookieDomain", domain.is_some()),
             ("session.sameSite", same_site.is_some()),
             ("session.idle", idle.is_some()),
@@ -89,7 +92,9 @@ impl Rung for OidcLogin {
             "redirectPath" => self.redirect_path.clone_from(&other.redirect_path),
             "logoutPath" => self.logout_path.clone_from(&other.logout_path),
             "postLogoutRedirect" => self.after_logout.clone_from(&other.after_logout),
+            "backChannelLogoutPath" => self.back_channel_path.clone_from(&other.back_channel_path),
             "when" => self.when = other.when,
+            "session.store" => self.session.store.clone_from(&other.session.store),
             "session.cookieDomain" => self.session.domain.clone_from(&other.session.domain),
             "session.sameSite" => self.session.same_site = other.session.same_site,
             "session.idle" => self.session.idle = other.session.idle,
@@ -133,8 +138,9 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
         redirect_path,
         logout_path,
         after_logout,
+        back_channel_path,
         when,
-        session: LoginSessions { domain, same_site, idle, max, refresh_at_percent, keys },
+        session: LoginSessions { store, domain, same_site, idle, max, refresh_at_percent, keys },
         access_token,
         fills,
     } = &held.says;
@@ -157,6 +163,10 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
         SameSite::None => edge_login::SameSite::None,
     };
     let max = max.unwrap_or(MAX);
+    let store = match store {
+        Some(LoginStore::Redis(server)) => Some(limits::redis(server)),
+        Some(LoginStore::Cookie) | None => None,
+    };
     Some(EdgeLogin {
         policy: narrowest.key.path(),
         optional: optional.unwrap_or_default(),
@@ -191,6 +201,9 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
             end_session: end_session.as_ref().map(|place| place.uri().to_string()).unwrap_or_default(),
         }),
         consumers: Some(chosen(index, narrowest, &tokens::choice())),
+        // Where a wider object has locked browsers as those who keep sessions it could end none.
+        back_channel_path: back_channel_path.clone().filter(|_| store.is_some()).unwrap_or_default(),
+        store,
     })
 }
 
@@ -224,7 +237,11 @@ pub(super) fn fault(world: &World, object: &Object, spec: &OidcLogin) -> Option<
         LoginProof::PrivateKey(at, _) => check(at, engine::login::check_private_key),
     };
     let unsealed = || check(spec.session.keys.as_ref()?, engine::login::check_seal_keys);
-    barred.or_else(unproved).or_else(unsealed)
+    let unkept = || match spec.session.store.as_ref()? {
+        LoginStore::Redis(server) => secret::shown(world, server.password.as_ref()?).err(),
+        LoginStore::Cookie => None,
+    };
+    barred.or_else(unproved).or_else(unsealed).or_else(unkept)
 }
 
 /// A path that a login serves by itself.
@@ -260,13 +277,13 @@ pub(in crate::translate) fn paths<'a>(
             logins.push(login);
         }
     }
-    let mut all: Vec<&str> = logins.iter().flat_map(|login| [login.redirect_path.as_str(), login.logout_path.as_str()]).collect();
+    let mut all: Vec<&str> = logins.iter().flat_map(own_paths).filter(|path| !path.is_empty()).collect();
     all.sort_unstable();
     all.dedup();
     // What guards the guards guards these, too.
     let guarded: Vec<mesh::EdgeLimits> = limits::sent(index, &own, backends).into_iter().filter(|limit| limit.before_auth).collect();
     let served = all.into_iter().map(|path| {
-        let at_path = |login: &&EdgeLogin| login.redirect_path == path || login.logout_path == path;
+        let at_path = |login: &&EdgeLogin| own_paths(login).contains(&path);
         let login_paths: Vec<EdgeLogin> = logins.iter().filter(at_path).take(LOGINS_AT_ONE_PATH_MAX).cloned().collect();
         let object = login_paths.first().map(|login| login.policy.clone()).unwrap_or_default();
         let (namespace, name) = object.split_once('/').unwrap_or_default();
@@ -278,6 +295,10 @@ pub(in crate::translate) fn paths<'a>(
         }
     });
     served.collect()
+}
+
+fn own_paths(login: &EdgeLogin) -> [&str; 3] {
+    [&login.redirect_path, &login.logout_path, &login.back_channel_path]
 }
 
 /// Most logins that share a path on one host: of further ones nobody comes back.
@@ -293,6 +314,13 @@ pub(in crate::translate) fn findings(spec: &OidcLogin, plain: bool) -> Vec<(Seve
         let message =
             "it holds at a listener without TLS, where browsers keep no session (but for localhost), unless something in front ends TLS";
         say(Severity::Warning, "spec.targetRefs", message, "serve these hosts by HTTPS, and redirect from HTTP");
+    }
+    if let Some(LoginStore::Redis(server)) = &spec.session.store
+        && !server.tls
+        && server.password.is_none()
+    {
+        let message = "whoever reaches Redis can end everybody's session there: it asks for no password";
+        say(Severity::Info, "spec.session.redis", message, "give it a password (authRef), and TLS where its way is not the mesh's");
     }
     if spec.session.same_site == Some(SameSite::None) {
         let message = "every site may have a browser send requests in its user's name";

@@ -117,6 +117,45 @@ fn what_cannot_be_used_closes() {
 }
 
 #[test]
+fn sessions_at_a_store_are_said_field_by_field() {
+    // Aim: proxies are told where it is, and serve the provider's own path; a rule that keeps sessions in browsers again has none; a password that is not
+    // there is told in status, and one that is there stands with the secrets of its Gateway; a server without one is worth a word.
+    let redis =
+        "session: {store: Redis, redis: {addresses: ['Redis.data:6379'], keyPrefix: 'edge:', authRef: {name: redis, key: password}}}";
+    let gateway = object("g", "shop", &format!("{GATEWAY}, {PEOPLE}, backChannelLogoutPath: /ended, {redis}"));
+    let rule = object("r", "team", &format!("{RULE}, session: {{store: Cookie}}"));
+    let made = world(&[&gateway, &rule]);
+    let one = login_of(&made, "one");
+    let store = one.store.unwrap();
+    assert_eq!(
+        (store.addresses, store.key_prefix.as_str(), store.password.as_str()),
+        (vec!["Redis.data:6379".to_owned()], "edge:", "shop/redis/password")
+    );
+    assert_eq!(one.back_channel_path, "/ended");
+    let two = login_of(&made, "two");
+    assert!(two.store.is_none() && two.back_channel_path.is_empty(), "{two:?}");
+    let paths = served(&made);
+    let counts: Vec<_> = paths.iter().map(|(path, logins)| (path.as_str(), logins.len())).collect();
+    assert_eq!(counts, [("/ended", 1), ("/oauth2/callback", 2), ("/oauth2/logout", 2)]);
+    let said = |made: &World| serde_json::to_string(&statuses(made)[&ObjectKey::new(Kind::OidcLogin, "shop", "g")]).unwrap();
+    assert!(said(&made).contains("there is no Secret shop/oidc"), "{}", said(&made));
+    let secrets = "apiVersion: v1\nkind: Secret\nmetadata: {name: oidc, namespace: shop}\nstringData: {secret: s}";
+    let made = world(&[&gateway, secrets]);
+    assert!(said(&made).contains("there is no Secret shop/redis"), "{}", said(&made));
+    let both = format!(
+        "{secrets}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: redis, namespace: shop}}\nstringData: {{password: s3cret}}"
+    );
+    let made = world(&[&gateway, &both]);
+    assert!(!said(&made).contains("InvalidRef"), "{}", said(&made));
+    let usable = consumers::usable(made.index(), &("shop".to_owned(), "edge".to_owned()));
+    let pages = (0..=u8::MAX).filter_map(|page| consumers::page(&made, &usable, page));
+    assert!(pages.flat_map(|page| page.secrets).any(|shown| shown.name == "shop/redis/password"));
+    let open = gateway.replace(", authRef: {name: redis, key: password}", "");
+    let audit = format!("{:?}", audit(&world(&[&open, secrets])));
+    assert!(audit.contains("it asks for no password"), "{audit}");
+}
+
+#[test]
 fn a_provider_inside_is_asked_by_the_meshs_own_name() {
     // Aim: token and keys may be plain at a name of the mesh, whatever EgressPolicies say; at another name never, and status says so.
     let service =

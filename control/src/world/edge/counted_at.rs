@@ -200,7 +200,7 @@ fn short(at: &Cursor<'_>) -> Option<String> {
 }
 
 impl RedisServer {
-    fn read(mut fields: Fields<'_>) -> Option<Self> {
+    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
         let mode = fields.get("mode").and_then(|at| at.word(&[("Single", "Single"), ("Sentinel", "Sentinel"), ("Cluster", "Cluster")]));
         let master = fields.get("master").and_then(|at| Some((at.text()?, at)));
         let named = || master.as_ref().map_or("", |(name, _)| name);

@@ -7,6 +7,7 @@ use engine::login::{SESSION_MAX, issuer_address, trusted};
 
 use super::api_key::mode;
 use super::consumer::entry;
+use super::counted_at::RedisServer;
 use super::value::name;
 use super::{Cursor, EdgeAttachment};
 use crate::world::content::ContentRef;
@@ -39,6 +40,8 @@ pub struct OidcLogin {
     pub logout_path: Option<String>,
     /// Where browsers go then: a path, or an address.
     pub after_logout: Option<String>,
+    /// Where the provider itself ends sessions.
+    pub back_channel_path: Option<String>,
     /// Whose requests are sent to the provider.
     pub when: Option<LoginWhen>,
     /// Sessions.
@@ -89,9 +92,20 @@ pub enum SameSite {
     None,
 }
 
+/// Who keeps sessions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoginStore {
+    /// Browsers, whole.
+    Cookie,
+    /// A server; browsers have a ticket.
+    Redis(Box<RedisServer>),
+}
+
 /// How sessions are kept, and how long.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoginSessions {
+    /// By whom.
+    pub store: Option<LoginStore>,
     /// Whose cookies they are; absent: the host's alone.
     pub domain: Option<String>,
     /// From which sites they count.
@@ -129,11 +143,19 @@ impl OidcLogin {
             fields.at().error("redirectPath and logoutPath are the same", "give each a path of its own");
         }
         read.after_logout = fields.get("postLogoutRedirect").and_then(|at| after(&at));
-        // The provider could end sessions in a store alone.
-        fields.unsupported(&["backChannelLogoutPath"]);
+        let back_channel = fields.get("backChannelLogoutPath");
+        read.back_channel_path = back_channel.as_ref().and_then(path);
         let words = [("Navigation", LoginWhen::Navigation), ("Always", LoginWhen::Always), ("Never", LoginWhen::Never)];
         read.when = fields.get("when").and_then(|at| at.word(&words));
         read.session = fields.get("session").map(|at| LoginSessions::read(&at)).unwrap_or_default();
+        if let Some(at) = &back_channel {
+            if !matches!(read.session.store, Some(LoginStore::Redis(_))) && !at.refused() {
+                at.error("a provider cannot end sessions that browsers keep", "write session.store: Redis beside it, or remove it");
+            }
+            if read.back_channel_path.is_some() && [&read.redirect_path, &read.logout_path].contains(&&read.back_channel_path) {
+                at.error("another path of the login is the same", "give each a path of its own");
+            }
+        }
         if let Some(at) = fields.get("forward") {
             let mut forward = at.fields();
             read.access_token = forward.get("accessToken").and_then(|at| access_token(&at));
@@ -149,18 +171,18 @@ impl OidcLogin {
         let shown = self.proof.iter().map(|proof| match proof {
             LoginProof::Secret(at, _) | LoginProof::PrivateKey(at, _) => at,
         });
-        shown.chain(&self.session.keys)
+        let password = match &self.session.store {
+            Some(LoginStore::Redis(server)) => server.password.as_ref(),
+            Some(LoginStore::Cookie) | None => None,
+        };
+        shown.chain(&self.session.keys).chain(password)
     }
 }
 
 impl LoginSessions {
     fn read(at: &Cursor<'_>) -> Self {
         let mut fields = at.fields();
-        if let Some(at) = fields.get("store")
-            && at.word(&[("Cookie", true), ("Redis", false)]) == Some(false)
-        {
-            at.error("sessions in Redis are not served by this version", "write Cookie, or remove it");
-        }
+        let store = store(&mut fields, at);
         let domain = fields.get("cookieDomain").and_then(|at| {
             let text = at.text()?;
             if text.is_empty() {
@@ -186,7 +208,26 @@ impl LoginSessions {
             fields.get("refreshAtPercent").and_then(|at| at.int(1..=100)).and_then(|percent| u32::try_from(percent).ok());
         let keys = fields.get("keySecretRef").and_then(|at| entry(&at));
         fields.done();
-        Self { domain, same_site, idle, max, refresh_at_percent, keys }
+        Self { store, domain, same_site, idle, max, refresh_at_percent, keys }
+    }
+}
+
+/// Who keeps them: the word, and where that is.
+fn store(fields: &mut Fields<'_>, whole: &Cursor<'_>) -> Option<LoginStore> {
+    let (word, redis) = (fields.get("store"), fields.get("redis"));
+    let kept = word.as_ref().and_then(|at| at.word(&[("Cookie", false), ("Redis", true)]));
+    match (kept, redis) {
+        (Some(true), Some(at)) => RedisServer::read(at.fields()).map(|server| LoginStore::Redis(Box::new(server))),
+        (Some(true), None) => {
+            whole.error("it does not say where Redis is", "write it: redis: {addresses: ['HOST:6379']}");
+            None
+        }
+        (_, Some(at)) => {
+            at.error("it says where Redis is, and sessions are not kept there", "write store: Redis, or remove it");
+            None
+        }
+        (Some(false), None) => Some(LoginStore::Cookie),
+        (None, None) => None,
     }
 }
 
@@ -348,6 +389,13 @@ mod tests {
         assert_eq!(read.session.refresh_at_percent, Some(70));
         assert_eq!(read.access_token, Some(Some("x-token".to_owned())));
         assert_eq!(read.fills, Some(vec![("email".to_owned(), "x-email".to_owned())]));
+        let stored = good(
+            "backChannelLogoutPath: /ended, session: {store: Redis, redis: {addresses: ['Redis.data:6379'], authRef: {name: r, key: k}, tls: true}}",
+        );
+        let Some(LoginStore::Redis(server)) = &stored.session.store else { panic!("{stored:?}") };
+        assert_eq!((server.address(), server.tls, server.timeout), ("Redis.data:6379", true, Duration::from_millis(50)));
+        assert_eq!((stored.back_channel_path.as_deref(), stored.secrets().count()), (Some("/ended"), 1));
+        assert_eq!(good("session: {store: Cookie}").session.store, Some(LoginStore::Cookie));
         assert_eq!(good("locked: false"), OidcLogin::default());
         assert_eq!(good("forward: {accessToken: None}").access_token, Some(None));
         assert_eq!(good("forward: {accessToken: Authorization}").access_token, Some(Some("authorization".to_owned())));
@@ -382,9 +430,21 @@ mod tests {
             ("redirectPath: '/a/../b'".to_owned(), "is no path"),
             ("redirectPath: /a, logoutPath: /a".to_owned(), "are the same"),
             ("postLogoutRedirect: '//evil'".to_owned(), "leads nowhere"),
-            ("backChannelLogoutPath: /b".to_owned(), "not supported"),
+            ("backChannelLogoutPath: /b".to_owned(), "sessions that browsers keep"),
+            ("backChannelLogoutPath: /b, session: {store: Cookie}".to_owned(), "sessions that browsers keep"),
+            (
+                "backChannelLogoutPath: /b, logoutPath: /b, session: {store: Redis, redis: {addresses: ['r:1']}}".to_owned(),
+                "another path of the login is the same",
+            ),
+            ("backChannelLogoutPath: b, session: {store: Redis, redis: {addresses: ['r:1']}}".to_owned(), "is no path"),
             ("when: Sometimes".to_owned(), "unknown value `Sometimes`"),
-            ("session: {store: Redis}".to_owned(), "sessions in Redis are not served"),
+            ("session: {store: Redis}".to_owned(), "does not say where Redis is"),
+            ("session: {redis: {addresses: ['r:1']}}".to_owned(), "sessions are not kept there"),
+            ("session: {store: Cookie, redis: {addresses: ['r:1']}}".to_owned(), "sessions are not kept there"),
+            ("session: {store: Redis, redis: {addresses: [r]}}".to_owned(), "names no port"),
+            ("session: {store: Redis, redis: {addresses: ['r:1'], aheadPercent: 1}}".to_owned(), "unknown field"),
+            ("session: {store: Redis, redis: {addresses: ['r:1'], timeout: 2s}}".to_owned(), "up to 1s"),
+            ("session: {store: File}".to_owned(), "unknown value `File`"),
             ("session: {cookieDomain: example}".to_owned(), "is no domain"),
             ("session: {cookieDomain: .shop.example}".to_owned(), "is no domain"),
             ("session: {idle: 2h, max: 1h}".to_owned(), "never ends"),

@@ -21,7 +21,7 @@ pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential
 pub use counted_at::{CountedAt, RateService, RedisServer};
 pub use external::{BodyShown, ExternalAuth, VerdictsKept};
 pub(super) use external::{on_error, timeout};
-pub use login::{LoginPlaces, LoginProof, LoginSessions, LoginWhen, OidcLogin, SameSite};
+pub use login::{LoginPlaces, LoginProof, LoginSessions, LoginStore, LoginWhen, OidcLogin, SameSite};
 pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 

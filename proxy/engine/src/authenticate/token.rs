@@ -128,6 +128,11 @@ impl<'t> Token<'t> {
         self.claims.get("iss")?.as_str()
     }
 
+    /// What type it says that it is of.
+    pub(super) fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
     /// Whether one of the keys has signed it.
     pub(super) fn verify(&self, keys: &KeySet) -> Result<(), TokenFault> {
         let mut fitting = keys.fitting(self.algorithm, self.key.as_deref()).take(TRIED_MAX).peekable();

@@ -14,6 +14,7 @@ use super::session::SessionLives;
 use super::{Login, SESSION_MAX};
 use crate::authenticate::{KeysUri, claim_header};
 use crate::consumers::{ConsumerChoice, Digest, digest};
+use crate::limit::RemoteStore;
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -23,9 +24,20 @@ const LISTED_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 2_048;
 
 impl Login {
-    /// `provider`, `live`: what outlives the object.
-    pub(crate) fn compile(raw: &EdgeLogin, provider: Arc<ProviderCell>, live: Arc<LoginLive>) -> Result<Self, Wrong> {
-        for (field, path) in [("redirect_path", &raw.redirect_path), ("logout_path", &raw.logout_path)] {
+    /// `provider`, `live`, `store`: what outlives the object.
+    pub(crate) fn compile(
+        raw: &EdgeLogin,
+        provider: Arc<ProviderCell>,
+        live: Arc<LoginLive>,
+        store: Option<Arc<RemoteStore>>,
+    ) -> Result<Self, Wrong> {
+        let back_channel_path = (!raw.back_channel_path.is_empty()).then(|| raw.back_channel_path.clone());
+        if back_channel_path.is_some() && store.is_none() {
+            return Err(Wrong::new("back_channel_path", "ends sessions that browsers keep, which only a store could"));
+        }
+        let paths = [("redirect_path", &raw.redirect_path), ("logout_path", &raw.logout_path)];
+        let back = back_channel_path.iter().map(|path| ("back_channel_path", path));
+        for (field, path) in paths.into_iter().chain(back) {
             if !path.starts_with('/') || path.len() > TEXT_BYTES_MAX || path.contains(['?', '#']) {
                 return Err(Wrong::new(field, "is no path"));
             }
@@ -43,6 +55,7 @@ impl Login {
             optional: raw.optional,
             redirect_path: raw.redirect_path.clone(),
             logout_path: raw.logout_path.clone(),
+            back_channel_path,
             when: when(raw),
             consumers: consumers.unwrap_or_default(),
             issuer: raw.issuer.as_str().into(),
@@ -61,6 +74,7 @@ impl Login {
             provider,
             barred: !raw.barred.is_empty(),
             live,
+            store,
         })
     }
 }

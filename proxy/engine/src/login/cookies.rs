@@ -163,10 +163,10 @@ pub fn strip_logins(headers: &mut HeaderMap) {
     }
 }
 
-/// All cookies, name and value, of whichever header line.
+/// All cookies, name and value, of whichever header line. Another's that is no text says nothing of those beside it.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim_ascii().split_once('='))
+    let all = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    all.filter_map(|pair| std::str::from_utf8(pair).ok()?.trim_ascii().split_once('='))
 }
 
 #[cfg(test)]
@@ -235,6 +235,20 @@ mod tests {
         for value in ["short.0", "aaaaaaaaaaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaaaaaaaa%.0", "aaaaaaaaaaaaaaaaaaaaaaaa.x"] {
             let text = format!("__Host-mw-login-ab-b={value}");
             assert_eq!(cookies.binding(&HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&text).unwrap())])), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_other_cookies_hold_logs_nobody_out() {
+        // Aim: a cookie of another's that is not ASCII, or no text at all, stands in the same line, as browsers write them: the session and what binds
+        // the browser are found beside it.
+        let cookies = LoginCookies::new("ab", "", SameSite::Lax);
+        let binding = BrowserBinding { secret: "A-_9".repeat(6), in_vain: 2 };
+        for other in ["name=\u{e4}\u{f6}".as_bytes(), b"name=\xff\xfe"] {
+            let own = format!("; __Host-mw-login-ab-0=1.x; __Host-mw-login-ab-b={}.2", binding.secret);
+            let line = HeaderValue::from_bytes(&[other, own.as_bytes()].concat()).unwrap();
+            let headers = HeaderMap::from_iter([(COOKIE, line)]);
+            assert_eq!((cookies.session(&headers).as_deref(), cookies.binding(&headers)), (Some("x"), Some(binding.clone())));
         }
     }
 

@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::kept::{SESSION_FRESH_SECS, SessionTicket};
 use super::session::LoginSession;
 use crate::callout::{CalloutKind, CalloutLive, Callouts};
 use crate::consumers::Digest;
 
 /// Sessions that are opened without being unsealed again, of one login.
 pub const SESSIONS_KNOWN_MAX: usize = 2_000;
+/// Of sessions that a store keeps: what browsers have of them, and what the store said last, of one login.
+pub const STORED_KNOWN_MAX: usize = 2_000;
 /// Sessions of which a refresh is remembered, of one login; beyond it the oldest are refreshed again.
 pub const REFRESHES_MAX: usize = 10_000;
-/// After a refresh that brought no answer, the next one waits so long.
+/// After a refresh the next one waits so long, whatever it brought: a provider whose tokens live for no time is not asked again and again.
 pub const REFRESH_PAUSE_SECS: u64 = 10;
 
 /// What is remembered of those logins that share their sessions.
@@ -21,6 +24,9 @@ pub struct LoginLive {
     pub(super) callouts: Arc<CalloutLive>,
     known: Mutex<Halves<Digest, Arc<LoginSession>>>,
     refreshes: Mutex<Halves<String, Refreshed>>,
+    tickets: Mutex<Halves<Digest, Arc<SessionTicket>>>,
+    /// What a store said, and when.
+    stored: Mutex<Halves<String, (Arc<LoginSession>, u64)>>,
 }
 
 /// What is known of one session's refreshes.
@@ -39,18 +45,24 @@ enum RefreshStage {
     UnderWay(u64),
     /// There was no answer; not again before then.
     Paused(u64),
-    /// The provider refuses: nobody is logged in any more.
-    Refused,
+    /// The provider has refused what was due at that time: whoever has that is not logged in any more. Another replica may have been given
+    /// newer tokens, which are not meant.
+    Refused(Option<u64>),
 }
+
+/// Longest that a provider has us wait for its next word.
+pub const REFRESH_PAUSE_SECS_MAX: u64 = 300;
+/// How long it takes another replica, as a rule.
+pub(super) const ELSEWHERE_SECS: u64 = 2;
 
 /// What came of a refresh.
 pub(super) enum RefreshOutcome {
     /// This is the session by now.
     Done(Arc<LoginSession>),
-    /// The provider refuses.
-    Refused,
-    /// There was no answer at that time.
-    Unanswered(u64),
+    /// The provider refuses what was due at that time.
+    Refused(Option<u64>),
+    /// There was no answer, or another replica is at it; not again before that time.
+    Waits(u64),
 }
 
 /// What a due session comes to.
@@ -89,11 +101,48 @@ impl<K: std::hash::Hash + Eq, V: Clone> Halves<K, V> {
         }
         self.young.insert(key, value);
     }
+
+    fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
 }
 
 impl LoginLive {
     pub(crate) fn new(name: &str, callouts: &Callouts) -> Arc<Self> {
-        Arc::new(Self { callouts: callouts.adopt(CalloutKind::OidcLogin, name), known: Mutex::default(), refreshes: Mutex::default() })
+        Arc::new(Self {
+            callouts: callouts.adopt(CalloutKind::OidcLogin, name),
+            known: Mutex::default(),
+            refreshes: Mutex::default(),
+            tickets: Mutex::default(),
+            stored: Mutex::default(),
+        })
+    }
+
+    pub(super) fn ticket(&self, by: &Digest) -> Option<Arc<SessionTicket>> {
+        held(&self.tickets).get(by)
+    }
+
+    pub(super) fn know_ticket(&self, by: Digest, ticket: Arc<SessionTicket>) {
+        held(&self.tickets).put(by, ticket, STORED_KNOWN_MAX);
+    }
+
+    /// What a store said of a session lately.
+    pub(super) fn fresh(&self, id: &String, now_secs: u64) -> Option<Arc<LoginSession>> {
+        let (session, said_secs) = held(&self.stored).get(id)?;
+        let fresh = (said_secs..said_secs.saturating_add(SESSION_FRESH_SECS)).contains(&now_secs);
+        fresh.then_some(session)
+    }
+
+    /// A store says that there is this session.
+    pub(super) fn keep(&self, session: &Arc<LoginSession>, now_secs: u64) {
+        held(&self.stored).put(session.kept.id.clone(), (Arc::clone(session), now_secs), STORED_KNOWN_MAX);
+    }
+
+    /// There is no such session any more.
+    pub(super) fn forget(&self, id: &String) {
+        held(&self.stored).remove(id);
+        held(&self.refreshes).remove(id);
     }
 
     pub(super) fn known(&self, by: &Digest) -> Option<Arc<LoginSession>> {
@@ -110,7 +159,8 @@ impl LoginLive {
         let known = refreshes.get(&session.kept.id).unwrap_or_default();
         let newer = known.newest.clone().filter(|newest| newest.kept.due_secs > session.kept.due_secs);
         let waits = match known.stage {
-            RefreshStage::Refused => return SessionTurn::Over,
+            RefreshStage::Refused(due_secs) if session.kept.due_secs <= due_secs => return SessionTurn::Over,
+            RefreshStage::Refused(_) => false,
             RefreshStage::UnderWay(since) => now_secs < since.saturating_add(patience_secs),
             RefreshStage::Paused(until) => now_secs < until,
             RefreshStage::Idle => false,
@@ -132,8 +182,8 @@ impl LoginLive {
         let mut known = refreshes.get(&id.to_owned()).unwrap_or_default();
         match came {
             RefreshOutcome::Done(session) => known = Refreshed { stage: RefreshStage::Idle, newest: Some(session) },
-            RefreshOutcome::Refused => known = Refreshed { stage: RefreshStage::Refused, newest: None },
-            RefreshOutcome::Unanswered(at) => known.stage = RefreshStage::Paused(at.saturating_add(REFRESH_PAUSE_SECS)),
+            RefreshOutcome::Refused(due_secs) => known = Refreshed { stage: RefreshStage::Refused(due_secs), newest: None },
+            RefreshOutcome::Waits(until) => known.stage = RefreshStage::Paused(until),
         }
         refreshes.put(id.to_owned(), known, REFRESHES_MAX);
     }

@@ -8,7 +8,9 @@ mod cookies;
 mod exchange;
 mod flow;
 mod form;
+mod kept;
 mod live;
+mod logout;
 mod provider;
 mod seal;
 mod session;
@@ -26,7 +28,9 @@ pub use asked::{LoginWhen, RETURN_BYTES_MAX};
 pub(crate) use compile::{given, owner};
 pub use cookies::{COOKIE_BYTES_MAX, LOGINS_IN_VAIN_MAX, SESSION_COOKIES_MAX, SameSite, strip_logins};
 pub use exchange::{ClientProof, check_private_key};
-pub use live::{LoginLive, REFRESH_PAUSE_SECS, REFRESHES_MAX, SESSIONS_KNOWN_MAX};
+pub use kept::{PutOnly, SESSION_FRESH_SECS, SessionAsk, SessionTold, StoreAsk, StoreCommand, StoreTold};
+pub use live::{LoginLive, REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX, REFRESHES_MAX, SESSIONS_KNOWN_MAX, STORED_KNOWN_MAX};
+pub use logout::{LOGOUT_BYTES_MAX, LogoutAsk};
 pub use provider::{DISCOVERY_BYTES_MAX, Endpoints, Provider, ProviderCell, issuer_address, trusted};
 pub use seal::{SEAL_KEY_BYTES_MIN, SEAL_KEYS_MAX, SEALED_BYTES_MAX, check_seal_keys};
 pub use session::LoginSession;
@@ -34,12 +38,14 @@ pub use session::LoginSession;
 use crate::authenticate::{IdTokenFault, KeysUri, claim_value};
 use crate::callout::{CalloutLive, CalloutTold};
 use crate::consumers::{Book, ConsumerChoice, Digest, digest};
+use crate::limit::RemoteStore;
 use asked::{is_of_others, way_back};
 use cookies::{BrowserBinding, LoginCookies};
 use flow::LoginFlow;
 use form::{encoded, one};
-use live::SessionTurn;
-use seal::{SealKeys, drawn};
+use kept::{SharedTurn, TurnTold};
+use live::{ELSEWHERE_SECS, RefreshOutcome, SessionTurn};
+use seal::{SealKeys, SealPurpose, drawn};
 use session::SessionLives;
 
 /// How long a login under way holds.
@@ -64,6 +70,8 @@ pub struct Login {
     pub redirect_path: String,
     /// Where sessions are ended.
     pub logout_path: String,
+    /// Where the provider itself says that sessions have ended; `None`: nowhere.
+    pub back_channel_path: Option<String>,
     /// Whose requests are sent to the provider.
     pub when: LoginWhen,
     /// Of whom sessions may be.
@@ -85,6 +93,8 @@ pub struct Login {
     provider: Arc<ProviderCell>,
     barred: bool,
     live: Arc<LoginLive>,
+    /// Who keeps sessions; `None`: browsers.
+    store: Option<Arc<RemoteStore>>,
 }
 
 /// What a login goes by beside the request.
@@ -122,8 +132,21 @@ pub struct SeenSession {
     pub refresh: Option<LoginAsk>,
 }
 
-/// Where a browser is sent.
+/// What a request shows of a session.
 #[derive(Debug)]
+pub enum SessionSeen {
+    /// None, or one that is over.
+    Nobody,
+    /// That one.
+    Somebody(SeenSession),
+    /// Whoever keeps it has to be asked first.
+    Asks(Box<SessionAsk>),
+    /// Whoever keeps it does not answer.
+    Away,
+}
+
+/// Where a browser is sent.
+#[derive(Clone, Debug)]
 pub struct Onwards {
     /// There.
     pub location: HeaderValue,
@@ -138,6 +161,8 @@ pub enum Returned {
     In(Onwards),
     /// The provider has to be asked first.
     Asks(Box<LoginAsk>),
+    /// The session has to be kept first.
+    Keeps(Box<SessionAsk>),
 }
 
 /// What becomes of one that logs out.
@@ -147,6 +172,8 @@ pub enum Leaving {
     Out(Onwards),
     /// Another site has caused it: its user is asked.
     Confirm,
+    /// Whoever keeps the session has to be asked first.
+    Asks(Box<SessionAsk>),
 }
 
 /// Why nobody is logged in.
@@ -162,6 +189,8 @@ pub enum LoginFault {
     Token(IdTokenFault),
     /// The provider is away, or its keys, or ours.
     Away,
+    /// Whoever keeps sessions is away.
+    StoreAway,
     /// The session is larger than cookies may be.
     TooLarge,
     /// The browser came back so often without a session.
@@ -174,6 +203,8 @@ pub struct LoginAsk {
     at: KeysUri,
     request: Request<Bytes>,
     refreshes: Option<Arc<LoginSession>>,
+    /// Of a session that a store keeps: one replica refreshes it.
+    turn: Option<SharedTurn>,
 }
 
 impl std::fmt::Debug for LoginAsk {
@@ -198,11 +229,44 @@ impl LoginAsk {
         &self.login.live.callouts
     }
 
-    /// What came of a refresh; requests of the session see it from here on.
-    pub fn settle(&self, told: &CalloutTold, now_secs: u64) {
-        let Some(session) = &self.refreshes else { return };
+    /// Whose turn it is has to be asked first, of the store that keeps the session; `None`: it is ours.
+    pub fn turn(&self) -> Option<StoreAsk> {
+        Some(self.turn.as_ref()?.take(self.refreshes.as_ref()?))
+    }
+
+    /// What the store says to that, `None`: nothing. Whether the provider is to be asked, and else what the store is told.
+    pub fn has_turn(&self, answers: Option<&[StoreTold]>, now_secs: u64) -> Result<(), Option<StoreAsk>> {
+        let (Some(turn), Some(session)) = (&self.turn, &self.refreshes) else { return Ok(()) };
+        let (id, live) = (&session.kept.id, &self.login.live);
+        let (came, told) = match turn.taken(session, answers) {
+            TurnTold::Ours => return Ok(()),
+            TurnTold::Theirs => (RefreshOutcome::Waits(now_secs + ELSEWHERE_SECS), None),
+            TurnTold::Done(newer) => {
+                live.keep(&newer, now_secs);
+                (RefreshOutcome::Done(newer), Some(turn.give_back(id)))
+            }
+            TurnTold::Over => (RefreshOutcome::Refused(session.kept.due_secs), Some(turn.give_back(id))),
+            // Two that refresh at once would take each other for thieves at the provider.
+            TurnTold::Away => (RefreshOutcome::Waits(now_secs + REFRESH_PAUSE_SECS), None),
+        };
+        live.turned(id, came);
+        Err(told)
+    }
+
+    /// What came of a refresh; requests of the session see it from here on. What the store that keeps the session is told.
+    pub fn settle(&self, told: &CalloutTold, now_secs: u64) -> Option<StoreAsk> {
+        let session = self.refreshes.as_ref()?;
         let came = self.login.refreshed(session, told, now_secs);
+        let kept = self.turn.as_ref().and_then(|turn| match &came {
+            RefreshOutcome::Done(newer) => {
+                self.login.live.keep(newer, now_secs);
+                turn.put(newer, (now_secs, &self.login.lives))
+            }
+            RefreshOutcome::Refused(_) => Some(turn.end(&session.kept.id)),
+            RefreshOutcome::Waits(_) => Some(turn.give_back(&session.kept.id)),
+        });
         self.login.live.turned(&session.kept.id, came);
+        kept
     }
 }
 
@@ -220,7 +284,10 @@ impl Login {
                 headers.insert(header.clone(), value);
             }
         }
-        let (Some(name), Some(token)) = (&self.access_token, &session.kept.access_token) else { return };
+        let Some(name) = &self.access_token else { return };
+        // A session from before it was to be passed on has none: what a caller says there is no stand-in.
+        headers.remove(name);
+        let Some(token) = &session.kept.access_token else { return };
         let bearer = *name == http::header::AUTHORIZATION;
         let value = if bearer { HeaderValue::try_from(format!("Bearer {token}")) } else { HeaderValue::try_from(token.as_str()) };
         if let Ok(mut value) = value {
@@ -243,53 +310,77 @@ impl Login {
     pub fn story(&self) -> String {
         let found = if self.provider.is_away() { ", which is not found yet" } else { "" };
         let rest = if self.optional { ", and lets requests without a session on" } else { "" };
-        format!("{} asks for a login at {}{found}{rest}", self.policy, self.issuer)
+        let kept = self.store.as_ref().map(|store| format!(", and sessions are kept by {}", store.place.name())).unwrap_or_default();
+        format!("{} asks for a login at {}{found}{rest}{kept}", self.policy, self.issuer)
     }
 
-    /// The session that a request shows, if that goes on. Nothing is waited for: what is due is refreshed beside the road.
-    pub fn seen(self: &Arc<Self>, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<SeenSession> {
-        let (mut session, keys) = self.shown(headers, means)?;
-        let now_secs = means.now_secs;
-        let (mut renewed, mut refresh) = (session.is_worn(now_secs, &self.lives), None);
-        if session.is_due(now_secs) {
-            match self.live.turn(&session, now_secs, REFRESH_PATIENCE_SECS) {
-                SessionTurn::Over => return None,
-                SessionTurn::AsItIs => {}
-                SessionTurn::By(newer) => (session, renewed) = (newer, true),
-                SessionTurn::Refresh(newer) => {
-                    if let Some(newer) = newer {
-                        (session, renewed) = (newer, true);
-                    }
-                    refresh = self.refresh(&session, means);
-                }
-            }
+    /// The session that a request shows, if that goes on. The provider is not waited for: what is due is refreshed beside the road. `told`: what
+    /// came of asking whoever keeps it.
+    pub fn seen(self: &Arc<Self>, headers: &HeaderMap, means: LoginMeans<'_>, told: Option<SessionTold>) -> SessionSeen {
+        if let Some(store) = &self.store {
+            return self.seen_stored(store, headers, means, told);
         }
+        self.seen_whole(headers, means).map_or(SessionSeen::Nobody, SessionSeen::Somebody)
+    }
+
+    fn seen_whole(self: &Arc<Self>, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<SeenSession> {
+        let session = self.shown(headers, means)?;
+        let now_secs = means.now_secs;
+        let worn = session.is_worn(now_secs, &self.lives);
+        let (session, newer, refresh) = self.in_turn(session, means)?;
         let mut cookies = Vec::new();
-        if renewed && let Some(sealed) = session.seal(&keys, now_secs) {
+        if (worn || newer)
+            && let Some(sealed) = self.sealing(means).and_then(|keys| session.seal(&keys, now_secs))
+        {
             let life = session.life_secs(now_secs, &self.lives);
             cookies = self.cookies.keep(&sealed, life, &self.cookies.there(headers)).unwrap_or_default();
         }
-        if let Some(binding) = self.cookies.binding(headers).filter(|binding| binding.in_vain > 0) {
-            cookies.extend(self.cookies.bind(&BrowserBinding { in_vain: 0, ..binding }));
-        }
+        cookies.extend(self.is_kept(headers));
         Some(SeenSession { session, cookies, refresh })
     }
 
-    fn shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<(Arc<LoginSession>, SealKeys)> {
+    /// A session that may be due: what it is by now, whether that is newer, and what refreshes it. `None`: it is over.
+    fn in_turn(self: &Arc<Self>, session: Arc<LoginSession>, means: LoginMeans<'_>) -> Option<(Arc<LoginSession>, bool, Option<LoginAsk>)> {
+        if !session.is_due(means.now_secs) {
+            return Some((session, false, None));
+        }
+        match self.live.turn(&session, means.now_secs, REFRESH_PATIENCE_SECS) {
+            SessionTurn::Over => None,
+            SessionTurn::AsItIs => Some((session, false, None)),
+            SessionTurn::By(newer) => Some((newer, true, None)),
+            SessionTurn::Refresh(newer) => {
+                let (session, newer) = newer.map_or((session, false), |newer| (newer, true));
+                let refresh = self.refresh(&session, means);
+                Some((session, newer, refresh))
+            }
+        }
+    }
+
+    /// The browser has kept its session: it may log in in vain anew.
+    fn is_kept(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let binding = self.cookies.binding(headers).filter(|binding| binding.in_vain > 0)?;
+        self.cookies.bind(&BrowserBinding { in_vain: 0, ..binding })
+    }
+
+    fn shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> Option<Arc<LoginSession>> {
         let sealed = self.cookies.session(headers)?;
         let secret = means.book.secret(&self.keys)?;
-        let keys = SealKeys::read(secret, &self.owner).ok()?;
         // With the keys, so that what none of them opens any more is not known either.
         let known_by = digest(&[&secret[..], &[0], sealed.as_bytes()].concat());
         let session = match self.live.known(&known_by) {
             Some(session) => session,
             None => {
-                let session = Arc::new(LoginSession::open(&keys, &sealed, &self.issuer)?);
+                let session = Arc::new(LoginSession::open(&self.sealing(means)?, &sealed, &self.issuer)?);
                 self.live.know(known_by, Arc::clone(&session));
                 session
             }
         };
-        session.lives(means.now_secs, &self.lives).then_some((session, keys))
+        session.lives(means.now_secs, &self.lives).then_some(session)
+    }
+
+    /// Whether a request shows a session that goes on. Nothing is begun with it.
+    pub fn is_shown(&self, headers: &HeaderMap, means: LoginMeans<'_>) -> bool {
+        if self.store.is_some() { self.ticket(headers, means).is_some() } else { self.shown(headers, means).is_some() }
     }
 
     fn sealing(&self, means: LoginMeans<'_>) -> Option<SealKeys> {
@@ -381,27 +472,46 @@ impl Login {
         let tokens = self.tokens(&told, means.now_secs)?;
         let session = self.session(&provider, tokens, &flow.nonce, means.now_secs)?;
         let keys = self.sealing(means).ok_or(LoginFault::Away)?;
-        let sealed = session.seal(&keys, means.now_secs).ok_or(LoginFault::TooLarge)?;
-        let life = session.life_secs(means.now_secs, &self.lives);
+        let (sealed, life) = match &self.store {
+            None => (session.seal(&keys, means.now_secs), session.life_secs(means.now_secs, &self.lives)),
+            Some(_) => {
+                let ticket = serde_json::to_vec(&self.ticket_of(&session)).map_err(|_| LoginFault::TooLarge)?;
+                // How long it rests is the store's to know.
+                (keys.seal(SealPurpose::Ticket, &ticket), self.lives.max.as_secs())
+            }
+        };
+        let sealed = sealed.ok_or(LoginFault::TooLarge)?;
         let mut cookies = self.cookies.keep(&sealed, life, &self.cookies.there(head.headers)).ok_or(LoginFault::TooLarge)?;
         // Until a request shows the session nobody knows whether the browser keeps it.
         cookies.extend(self.cookies.bind(&BrowserBinding { in_vain: binding.in_vain.saturating_add(1), ..binding }));
         let location = HeaderValue::from_str(&flow.back).map_err(|_| LoginFault::Strange)?;
-        Ok(Returned::In(Onwards { location, cookies }))
+        let onwards = Onwards { location, cookies };
+        let Some(store) = &self.store else { return Ok(Returned::In(onwards)) };
+        let stored = session.seal_stored(&keys, means.now_secs).ok_or(LoginFault::TooLarge)?;
+        let former = self.ticket(head.headers, means);
+        Ok(Returned::Keeps(Box::new(self.keep(store, (&session, stored), former.as_deref(), (onwards, means.now_secs)))))
     }
 
     /// Ends a session here, and at the provider where that takes part (OpenID Connect RP-Initiated Logout 1.0). Where another site has caused it
-    /// its user is asked first.
-    pub fn leave(&self, head: LoginHead<'_>, means: LoginMeans<'_>) -> Leaving {
+    /// its user is asked first. `told`: what came of ending it where it is kept; the browser leaves even if nothing did.
+    pub fn leave(self: &Arc<Self>, head: LoginHead<'_>, means: LoginMeans<'_>, told: Option<SessionTold>) -> Leaving {
         if is_of_others(head.headers) {
             return Leaving::Confirm;
         }
+        let shown = match (&self.store, told) {
+            (None, _) => self.shown(head.headers, means).map(|session| self.live.newest(&session.kept.id).unwrap_or(session)),
+            (Some(_), Some(SessionTold::Ended(session))) => session,
+            (Some(_), Some(_)) => None,
+            (Some(store), None) => match self.ticket(head.headers, means) {
+                Some(ticket) => return Leaving::Asks(Box::new(self.end(store, ticket))),
+                None => None,
+            },
+        };
         let after = match self.after_logout.strip_prefix('/') {
             Some(_) => self.own_address(head, &self.after_logout),
             None => Some(self.after_logout.clone()),
         };
         let ends = self.provider.current().and_then(|provider| provider.endpoints.end_session.clone());
-        let shown = self.shown(head.headers, means).map(|(session, _)| self.live.newest(&session.kept.id).unwrap_or(session));
         let location = match (ends, shown) {
             (Some(ends), Some(session)) => {
                 let hint = &session.kept.id_token;

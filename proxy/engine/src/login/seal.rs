@@ -31,6 +31,10 @@ pub(super) enum SealPurpose {
     Session,
     /// A login under way.
     Flow,
+    /// What a browser has of a session that a store keeps.
+    Ticket,
+    /// A session in a store.
+    Stored,
 }
 
 impl SealPurpose {
@@ -38,6 +42,8 @@ impl SealPurpose {
         match self {
             Self::Session => b"meshwright login session",
             Self::Flow => b"meshwright login state",
+            Self::Ticket => b"meshwright login ticket",
+            Self::Stored => b"meshwright login stored session",
         }
     }
 }

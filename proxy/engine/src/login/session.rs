@@ -11,7 +11,7 @@ use crate::authenticate::believed;
 use crate::claims::Claims;
 
 /// Clocks of replicas may differ by so much.
-const SKEW_SECS: u64 = 300;
+pub(super) const SKEW_SECS: u64 = 300;
 
 /// How long sessions live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,9 @@ pub(super) struct KeptSession {
     pub(super) used_secs: u64,
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub(super) due_secs: Option<u64>,
+    /// When its first ID token was issued, by the provider's clock.
+    #[serde(rename = "f", default)]
+    pub(super) issued_secs: u64,
 }
 
 impl LoginSession {
@@ -60,15 +63,33 @@ impl LoginSession {
 
     /// What a browser has kept. `None`: it is none of ours.
     pub(super) fn open(keys: &SealKeys, sealed: &str, issuer: &Arc<str>) -> Option<Self> {
-        let kept: KeptSession = serde_json::from_slice(&keys.open(SealPurpose::Session, sealed)?).ok()?;
+        Self::opened(keys, (SealPurpose::Session, sealed), issuer)
+    }
+
+    /// What a store has kept. `None`: it is none of ours.
+    pub(super) fn stored(keys: &SealKeys, sealed: &str, issuer: &Arc<str>) -> Option<Self> {
+        Self::opened(keys, (SealPurpose::Stored, sealed), issuer)
+    }
+
+    fn opened(keys: &SealKeys, (purpose, sealed): (SealPurpose, &str), issuer: &Arc<str>) -> Option<Self> {
+        let kept: KeptSession = serde_json::from_slice(&keys.open(purpose, sealed)?).ok()?;
         let content = believed(&kept.id_token)?;
         Some(Self::new(kept, issuer, content))
     }
 
     /// As a browser keeps it, used at that time.
     pub(super) fn seal(&self, keys: &SealKeys, now_secs: u64) -> Option<String> {
+        self.sealed(keys, SealPurpose::Session, now_secs)
+    }
+
+    /// As a store keeps it.
+    pub(super) fn seal_stored(&self, keys: &SealKeys, now_secs: u64) -> Option<String> {
+        self.sealed(keys, SealPurpose::Stored, now_secs)
+    }
+
+    fn sealed(&self, keys: &SealKeys, purpose: SealPurpose, now_secs: u64) -> Option<String> {
         let kept = KeptSession { used_secs: now_secs, ..self.kept.clone() };
-        keys.seal(SealPurpose::Session, &serde_json::to_vec(&kept).ok()?)
+        keys.seal(purpose, &serde_json::to_vec(&kept).ok()?)
     }
 
     /// Whether it goes on at that time. A clock that was set back lets nobody stay longer than a session may.
@@ -119,6 +140,7 @@ mod tests {
             began_secs: 1_000,
             used_secs: 1_000,
             due_secs: Some(1_240),
+            issued_secs: 1_000,
         };
         let content = believed(&kept.id_token).unwrap();
         LoginSession::new(kept, &"https://id.example".into(), content)

@@ -15,6 +15,7 @@ fn session(id: &str, due_secs: u64, refresh_token: &str) -> LoginSession {
         began_secs: 0,
         used_secs: 0,
         due_secs: Some(due_secs),
+        issued_secs: 0,
     };
     LoginSession::new(kept, &"i".into(), serde_json::Map::new())
 }
@@ -33,10 +34,12 @@ fn a_refresh_is_one_at_a_time_and_of_the_newest() {
     assert_eq!(by(live.turn(&old, 150, 30)).as_deref(), Some("r2"));
     let SessionTurn::Refresh(Some(newest)) = live.turn(&old, 200, 30) else { panic!("the newest is due") };
     assert_eq!(newest.kept.refresh_token.as_deref(), Some("r2"));
-    live.turned("a", RefreshOutcome::Unanswered(205));
+    live.turned("a", RefreshOutcome::Waits(215));
     assert_eq!(by(live.turn(&old, 214, 30)).as_deref(), Some("r2"));
     assert!(matches!(live.turn(&old, 215, 30), SessionTurn::Refresh(Some(_))));
-    live.turned("a", RefreshOutcome::Refused);
+    live.turned("a", RefreshOutcome::Refused(Some(200)));
     assert!(matches!(live.turn(&old, 216, 30), SessionTurn::Over));
     assert!(live.newest("a").is_none());
+    // Another replica was quicker: what it was given in the meantime was not refused.
+    assert!(matches!(live.turn(&session("a", 300, "r3"), 310, 30), SessionTurn::Refresh(None)));
 }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header::RETRY_AFTER;
+
 use super::exchange::{LoginClient, NoTokens, TokenAnswer, question};
-use super::live::RefreshOutcome;
+use super::kept::SharedTurn;
+use super::live::{REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX, RefreshOutcome};
 use super::provider::Provider;
 use super::seal::drawn;
 use super::session::{KeptSession, LoginSession};
@@ -29,7 +32,11 @@ impl Login {
         let secret: &[u8] = if self.secret.is_empty() { &[] } else { means.book.secret(&self.secret)? };
         let at = provider.endpoints.token.clone();
         let request = question(&at, &self.client(secret), form, means.now_secs).ok()?;
-        Some(LoginAsk { login: Arc::clone(self), at, request, refreshes })
+        let turn = match (&self.store, &refreshes) {
+            (Some(store), Some(_)) => Some(SharedTurn { store: Arc::clone(store), keys: self.sealing(means)? }),
+            _ => None,
+        };
+        Some(LoginAsk { login: Arc::clone(self), at, request, refreshes, turn })
     }
 
     /// What refreshes a session; where nobody can be asked it waits a little.
@@ -40,7 +47,7 @@ impl Login {
             self.ask(&provider, &form, Some(Arc::clone(session)), means)
         });
         if ask.is_none() {
-            self.live.turned(&session.kept.id, RefreshOutcome::Unanswered(means.now_secs));
+            self.live.turned(&session.kept.id, RefreshOutcome::Waits(means.now_secs + REFRESH_PAUSE_SECS));
         }
         ask
     }
@@ -87,6 +94,8 @@ impl Login {
             refresh_token,
             began_secs: now_secs,
             used_secs: now_secs,
+            // Every ID token says it; one that does not is as old as its session.
+            issued_secs: content.get("iat").and_then(serde_json::Value::as_f64).map_or(now_secs, |issued| issued as u64),
         };
         Ok(LoginSession::new(kept, &self.issuer, content))
     }
@@ -101,15 +110,15 @@ impl Login {
 
     fn due_secs(&self, expires_secs: Option<u64>, now_secs: u64) -> u64 {
         let fresh = expires_secs.unwrap_or(FRESH_SECS).min(SESSION_MAX.as_secs());
-        now_secs + (fresh * u64::from(self.lives.refresh_at_percent) / 100).max(1)
+        now_secs + (fresh * u64::from(self.lives.refresh_at_percent) / 100).max(REFRESH_PAUSE_SECS)
     }
 
     /// What a session is after its refresh.
     pub(super) fn refreshed(&self, session: &LoginSession, told: &CalloutTold, now_secs: u64) -> RefreshOutcome {
         let tokens = match self.read(told, now_secs) {
             Ok(tokens) => tokens,
-            Err(NoTokens::Refused) => return RefreshOutcome::Refused,
-            Err(NoTokens::Wrong) => return RefreshOutcome::Unanswered(now_secs),
+            Err(NoTokens::Refused) => return RefreshOutcome::Refused(session.kept.due_secs),
+            Err(NoTokens::Wrong) => return RefreshOutcome::Waits(now_secs + pause_secs(told)),
         };
         let mut newer = session.clone();
         if let (Some(token), Some(provider)) = (tokens.id_token, self.provider.current()) {
@@ -121,7 +130,7 @@ impl Login {
                 }
                 // What was said before stays true until its key is at hand.
                 Err(IdTokenFault::NewKey) => self.provider.miss(now_secs),
-                Err(_) => return RefreshOutcome::Refused,
+                Err(_) => return RefreshOutcome::Refused(session.kept.due_secs),
             }
         }
         if self.access_token.is_some() {
@@ -132,4 +141,11 @@ impl Login {
         newer.kept.used_secs = now_secs;
         RefreshOutcome::Done(Arc::new(newer))
     }
+}
+
+/// How long a session waits for its next refresh: as long as the provider says, within bounds.
+fn pause_secs(told: &CalloutTold) -> u64 {
+    let CalloutTold::Answer(answer) = told else { return REFRESH_PAUSE_SECS };
+    let said = answer.headers.get(RETRY_AFTER).and_then(|secs| secs.to_str().ok()?.parse().ok());
+    said.map_or(REFRESH_PAUSE_SECS, |secs: u64| secs.clamp(REFRESH_PAUSE_SECS, REFRESH_PAUSE_SECS_MAX))
 }

@@ -8,6 +8,7 @@ use engine::decide::Plan;
 use engine::failure::{LocalReply, Reason};
 use engine::filter::Resume;
 use engine::filter::guard::{BodyWanted, CheckAsk, IntrospectionAsk, Question, RateAsk};
+use engine::login::{LOGOUT_BYTES_MAX, LoginMeans, LogoutAsk, SessionAsk, SessionTold};
 use engine::model::{Forward, Target};
 use engine::versions::has_streams;
 use http::header::EXPECT;
@@ -52,6 +53,7 @@ impl<D: Door> Connection<D> {
                     own.rate(&forward, &ask).await;
                     Onward::On(request)
                 }
+                Question::Logout(ask) => own.logout(request, &mut leg, ask).await,
                 other => own.known(request, &mut leg, other).await,
             };
             leg.waited += began.elapsed();
@@ -96,10 +98,46 @@ impl<D: Door> Connection<D> {
                 let told = asking::login(&self.shared, &ask).await;
                 leg.found.tell_callout(told.map_or_else(CalloutTold::Away, CalloutTold::Answer));
             }
-            // Asked with the rule at hand, which leads there.
-            Question::Check(_) | Question::Rate(_) => {}
+            Question::Session(ask) => {
+                let told = self.kept_session(*ask).await;
+                leg.found.tell_session(told);
+            }
+            // Asked with the rule at hand, which leads there, or with the body.
+            Question::Check(_) | Question::Rate(_) | Question::Logout(_) => {}
         }
         Onward::On(request)
+    }
+
+    /// What a store says of a session.
+    async fn kept_session(&self, ask: SessionAsk) -> SessionTold {
+        let answers = asking::kept(&self.shared, &ask.ask).await;
+        self.shared.snapshots.load().consumers.with(|book| {
+            let means = LoginMeans { book, now_secs: self.shared.wall_secs().into() };
+            ask.told(answers.as_deref(), means)
+        })
+    }
+
+    /// Whose sessions a provider ends, by its own word.
+    async fn logout(&self, (mut parts, received): HeldRequest, leg: &mut Leg, ask: LogoutAsk) -> Onward {
+        let wanted = BodyWanted { bytes_max: LOGOUT_BYTES_MAX, partial: false };
+        let (received, beginning) = match self.look((&mut parts, received), wanted, leg).await {
+            Glance::At(received, beginning) => (received, beginning),
+            Glance::Told(received, CalloutTold::TooLong) => {
+                leg.found.tell_session(SessionTold::NotMeant("it is longer than such a word is"));
+                return Onward::On((parts, received));
+            }
+            Glance::Told(received, _) => {
+                leg.found.tell_session(SessionTold::Away);
+                return Onward::On((parts, received));
+            }
+            Glance::Answered(reason) => return Onward::Answered(LocalReply::of(reason)),
+        };
+        let told = match ask.read(&beginning.bytes, self.shared.wall_secs().into()) {
+            Ok(ask) => self.kept_session(ask).await,
+            Err(told) => told,
+        };
+        leg.found.tell_session(told);
+        Onward::On((parts, received))
     }
 
     async fn token(&self, ask: &IntrospectionAsk) -> CalloutTold {

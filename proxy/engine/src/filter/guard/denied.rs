@@ -31,11 +31,12 @@ pub enum Denied {
     LoginToken,
     LoginTooLarge,
     LoginLoop,
+    LogoutToken,
 }
 
 impl Denied {
     /// Every one, in order; `denied as usize` is its place.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Nothing,
         Self::Several,
         Self::TooLong,
@@ -61,6 +62,7 @@ impl Denied {
         Self::LoginToken,
         Self::LoginTooLarge,
         Self::LoginLoop,
+        Self::LogoutToken,
     ];
 
     /// In words, for logs and explanations.
@@ -91,6 +93,7 @@ impl Denied {
             Self::LoginToken => "the provider's ID token is not accepted",
             Self::LoginTooLarge => "the session is larger than cookies may be",
             Self::LoginLoop => "three logins in a row left no session: the browser does not keep it",
+            Self::LogoutToken => "a logout that no provider of logins here has told of",
         }
     }
 
@@ -122,6 +125,7 @@ impl Denied {
             Self::LoginToken => "id_token",
             Self::LoginTooLarge => "too_large",
             Self::LoginLoop => "loop",
+            Self::LogoutToken => "logout_token",
         }
     }
 
@@ -132,7 +136,7 @@ impl Denied {
             Self::TooMany => Reason::RateLimited,
             Self::Overflow => Reason::Overflow,
             Self::NoKeys | Self::Value | Self::Away | Self::LoginTooLarge => Reason::PolicyUnavailable,
-            Self::LoginState | Self::LoginLoop => Reason::BadRequest,
+            Self::LoginState | Self::LoginLoop | Self::LogoutToken => Reason::BadRequest,
             _ => Reason::Unauthenticated,
         }
     }

@@ -9,7 +9,7 @@ use super::denied::Denied;
 use crate::authorize::Ruling;
 use crate::callout::CalloutTold;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
-use crate::login::LoginAsk;
+use crate::login::{LoginAsk, SessionTold};
 
 /// Who calls, and why not; nothing for most requests, and no more than a word of theirs.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ struct Findings {
     unchecked: Option<Digest>,
     /// What refreshes the session that says who calls, beside the road.
     refresh: Option<Arc<LoginAsk>>,
+    /// What came of asking whoever keeps the session.
+    session: Option<SessionTold>,
 }
 
 /// A request's head as policies were asked about it: they are asked again of what became of it.
@@ -103,6 +105,15 @@ impl Found {
 
     pub(super) fn take_callout(&mut self) -> Option<CalloutTold> {
         self.0.as_mut()?.callout.take()
+    }
+
+    /// What came of asking whoever keeps sessions: the guard that asked is asked again.
+    pub fn tell_session(&mut self, told: SessionTold) {
+        self.findings().session = Some(told);
+    }
+
+    pub(super) fn take_session(&mut self) -> Option<SessionTold> {
+        self.0.as_mut()?.session.take()
     }
 
     /// What refreshes the session that says who calls; nothing waits for it.

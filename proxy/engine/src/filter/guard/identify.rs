@@ -22,7 +22,7 @@ use crate::claims::Claims;
 use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified, digest};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
-use crate::login::{Login, LoginMeans, LoginSession, SeenSession};
+use crate::login::{Login, LoginMeans, LoginSession, SeenSession, SessionAsk, SessionSeen};
 use crate::matching::RequestHead;
 
 /// gRPC's code (<https://grpc.io/docs/guides/status-codes>).
@@ -244,9 +244,13 @@ impl Identify {
         }
         if matches!(sought, Sought::Nobody)
             && opaque.is_none()
-            && let Some((found, session)) = self.by_session(head, watch).map_err(by(AuthMethod::Login))?
+            && let Some(login) = &self.login
         {
-            sought.add(found, Way::Session(session));
+            match by_session(login, head, watch).map_err(by(AuthMethod::Login))? {
+                BySession::Nobody => {}
+                BySession::Somebody(found, session) => sought.add(found, Way::Session(session)),
+                BySession::Asks(ask) => return Ok(Sought::Asks(Question::Session(ask))),
+            }
         }
         if matches!(sought, Sought::Nobody)
             && opaque.is_none()
@@ -273,19 +277,6 @@ impl Identify {
             claims: None,
             until_secs,
         }))
-    }
-
-    /// Who has logged in. A session that is none, or over, says nothing: its browser logs in again.
-    fn by_session(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>) -> Result<Option<(Identified, Arc<LoginSession>)>, Denied> {
-        let Some(login) = &self.login else { return Ok(None) };
-        let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
-        let Some(SeenSession { session, cookies, refresh }) = login.seen(head.headers, means) else { return Ok(None) };
-        watch.counted.say(&kept(cookies));
-        if let Some(ask) = refresh {
-            watch.found.refreshes(ask);
-        }
-        let found = bearer((&session.claims, login.ends_secs(&session)), None, &login.consumers, watch)?;
-        Ok(Some((Identified { method: AuthMethod::Login, ..found }, session)))
     }
 
     /// Takes out what the backend is not to see, and says what it is to know.
@@ -461,6 +452,31 @@ fn bearer(
         (found.consumer, found.credential) = (Some(consumer), Some(place));
     }
     Ok(found)
+}
+
+/// Who has logged in.
+enum BySession {
+    Nobody,
+    Somebody(Identified, Arc<LoginSession>),
+    Asks(Box<SessionAsk>),
+}
+
+/// A session that is none, or over, says nothing: its browser logs in again. Where it cannot be known whether it goes on nobody is let in, and
+/// nobody logged out.
+fn by_session(login: &Arc<Login>, head: &RequestHead<'_>, watch: &mut Watch<'_>) -> Result<BySession, Denied> {
+    let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
+    let SeenSession { session, cookies, refresh } = match login.seen(head.headers, means, watch.found.take_session()) {
+        SessionSeen::Nobody => return Ok(BySession::Nobody),
+        SessionSeen::Somebody(seen) => seen,
+        SessionSeen::Asks(ask) => return Ok(BySession::Asks(ask)),
+        SessionSeen::Away => return Err(Denied::Away),
+    };
+    watch.counted.say(&kept(cookies));
+    if let Some(ask) = refresh {
+        watch.found.refreshes(ask);
+    }
+    let found = bearer((&session.claims, login.ends_secs(&session)), None, &login.consumers, watch)?;
+    Ok(BySession::Somebody(Identified { method: AuthMethod::Login, ..found }, session))
 }
 
 /// At an edge two tokens of one place are no fault of form, but nobody's word (edge-kinds.md, Identity).

@@ -11,13 +11,17 @@ use super::{Passed, Question, Watch, unavailable};
 use crate::consumers::AuthMethod;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, HeaderOp};
-use crate::login::{Leaving, Login, LoginFault, LoginHead, LoginMeans, Onwards, Returned};
+use crate::login::{Leaving, Login, LoginFault, LoginHead, LoginMeans, LogoutAsk, Onwards, Returned, SessionTold};
 use crate::matching::RequestHead;
 
 /// Says how a client from outside came, whoever it came through: only the edge says it.
 const CAME_BY: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Nothing of a page of ours is anybody else's.
-const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; form-action 'self'; frame-ancestors 'none'");
+/// Nothing of a page of ours is anybody else's. Where forms lead is not said: browsers that apply it to redirects, too, would not go on to the
+/// provider, where a logout ends.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// What a provider sends by a browser that is for nobody else.
+pub(super) const SECRET_PARAMETERS: [&str; 2] = ["code", "state"];
 
 /// The paths of logins, whatever else a host serves: where providers send browsers back to, and where sessions are ended.
 #[derive(Debug)]
@@ -45,14 +49,19 @@ impl LoginPaths {
         if let Some(login) = back().find(|login| login.began(head, means)).or_else(|| back().next()) {
             return returned(login, head, watch);
         }
+        let told: Vec<_> = self.logins.iter().filter(|login| login.back_channel_path.as_deref() == Some(path)).cloned().collect();
+        if !told.is_empty() {
+            return back_channel(told, head, watch);
+        }
         let Some(first) = self.logins.iter().find(|login| login.logout_path == path) else {
             return Passed::Answered(Box::new(LocalReply::of(Reason::NoRoute)));
         };
         if !matches!(*head.method, Method::GET | Method::HEAD | Method::POST) {
             return Passed::Answered(Box::new(LocalReply::of(Reason::BadRequest)));
         }
-        let shown = self.logins.iter().filter(|login| login.logout_path == path).find(|login| login.seen(head.headers, means).is_some());
-        Passed::Answered(Box::new(match shown.unwrap_or(first).leave(head, means) {
+        let shown = self.logins.iter().filter(|login| login.logout_path == path).find(|login| login.is_shown(head.headers, means));
+        Passed::Answered(Box::new(match shown.unwrap_or(first).leave(head, means, watch.found.take_session()) {
+            Leaving::Asks(ask) => return Passed::Asks(Box::new(Question::Session(ask))),
             Leaving::Out(onwards) => sent(onwards, StatusCode::SEE_OTHER),
             Leaving::Confirm => {
                 let form = "<form method=\"post\"><button>Log out</button></form>";
@@ -62,8 +71,10 @@ impl LoginPaths {
     }
 
     pub(super) fn story(&self) -> String {
-        let told =
-            |login: &Arc<Login>| format!("{} is come back to at {} and left at {}", login.policy, login.redirect_path, login.logout_path);
+        let told = |login: &Arc<Login>| {
+            let back = login.back_channel_path.as_ref().map(|path| format!(", and ended by its provider at {path}")).unwrap_or_default();
+            format!("{} is come back to at {} and left at {}{back}", login.policy, login.redirect_path, login.logout_path)
+        };
         self.logins.iter().map(told).collect::<Vec<_>>().join("; ")
     }
 }
@@ -78,13 +89,51 @@ pub(super) fn head(request: &request::Parts, called: Called) -> LoginHead<'_> {
 
 fn returned(login: &Arc<Login>, head: LoginHead<'_>, watch: &mut Watch<'_>) -> Passed {
     let means = LoginMeans { book: watch.book, now_secs: watch.wall_secs };
-    let told = watch.found.take_callout();
-    match login.returned(head, means, told) {
+    let came = match watch.found.take_session() {
+        Some(SessionTold::Kept(onwards)) => Ok(Returned::In(onwards)),
+        Some(_) => Err(LoginFault::StoreAway),
+        None => login.returned(head, means, watch.found.take_callout()),
+    };
+    match came {
         Ok(Returned::Asks(ask)) => Passed::Asks(Box::new(Question::Login(ask))),
+        Ok(Returned::Keeps(ask)) => Passed::Asks(Box::new(Question::Session(ask))),
         Ok(Returned::In(onwards)) if login.is_strict() => Passed::Answered(Box::new(walked(onwards))),
         Ok(Returned::In(onwards)) => Passed::Answered(Box::new(sent(onwards, StatusCode::SEE_OTHER))),
         Err(fault) => refused(fault, watch),
     }
+}
+
+/// A provider says that sessions have ended (OpenID Connect Back-Channel Logout 1.0, section 2.8).
+fn back_channel(logins: Vec<Arc<Login>>, head: LoginHead<'_>, watch: &mut Watch<'_>) -> Passed {
+    let why = match watch.found.take_session() {
+        Some(SessionTold::NotMeant(why)) => why,
+        Some(SessionTold::Barred) => {
+            let headers = vec![(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            return Passed::Answered(Box::new(LocalReply {
+                status: StatusCode::OK,
+                reason: None,
+                headers,
+                body: Bytes::new(),
+                grpc_status: None,
+            }));
+        }
+        // The provider may tell it again.
+        Some(_) => {
+            watch.found.refuse(Some(AuthMethod::Login), Denied::Away);
+            let mut reply = LocalReply::of(Denied::Away.reason());
+            reply.headers.push((RETRY_AFTER, HeaderValue::from_static("1")));
+            return Passed::Answered(Box::new(reply));
+        }
+        None => match LogoutAsk::of(logins, head) {
+            Ok(ask) => return Passed::Asks(Box::new(Question::Logout(ask))),
+            Err(why) => why,
+        },
+    };
+    watch.found.refuse(Some(AuthMethod::Login), Denied::LogoutToken);
+    let body = format!("{{\"error\":\"invalid_request\",\"error_description\":\"{why}\"}}\n");
+    let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    let reason = Some(Denied::LogoutToken.reason());
+    Passed::Answered(Box::new(LocalReply { status: StatusCode::BAD_REQUEST, reason, headers, body: body.into(), grpc_status: None }))
 }
 
 /// Sends a request to the provider that shows nothing good.
@@ -109,9 +158,11 @@ pub(super) fn begun(login: &Login, head: LoginHead<'_>, watch: &mut Watch<'_>) -
     }
 }
 
-/// What the browser is to keep, with whatever answer comes.
+/// What the browser is to keep, with whatever answer comes. No cache between us gives one's session to others: of what an answer says of caches
+/// the narrowest counts (RFC 9111, section 4.2.1; a cookie alone stops no cache, section 7.3).
 pub(super) fn kept(cookies: Vec<HeaderValue>) -> Vec<HeaderOp> {
-    cookies.into_iter().map(|cookie| HeaderOp::Add(SET_COOKIE, cookie)).collect()
+    let private = (!cookies.is_empty()).then(|| HeaderOp::Add(CACHE_CONTROL, HeaderValue::from_static("private")));
+    cookies.into_iter().map(|cookie| HeaderOp::Add(SET_COOKIE, cookie)).chain(private).collect()
 }
 
 fn sent(Onwards { location, cookies }: Onwards, status: StatusCode) -> LocalReply {
@@ -143,11 +194,14 @@ fn refused(fault: LoginFault, watch: &mut Watch<'_>) -> Passed {
         LoginFault::Away => {
             (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "The provider of the login does not answer. Try again in a moment.")
         }
+        LoginFault::StoreAway => {
+            (Denied::Away, StatusCode::SERVICE_UNAVAILABLE, "Logins cannot be kept at the moment. Try again in a while.")
+        }
         LoginFault::TooLarge => (
             Denied::LoginTooLarge,
             StatusCode::INTERNAL_SERVER_ERROR,
             "What the provider says of you is more than cookies can hold. Whoever runs this site can ask the provider for fewer claims, groups or \
-             scopes, or keep sessions elsewhere (store: Redis) where the version serves that.",
+             scopes, or keep sessions elsewhere (store: Redis).",
         ),
         LoginFault::InVain => (
             Denied::LoginLoop,

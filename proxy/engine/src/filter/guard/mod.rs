@@ -26,7 +26,7 @@ use crate::authenticate::Remembered;
 use crate::authorize::{AtEdge, Authorization, Call, Own};
 use crate::consumers::{Book, ClientCertificate, Password, Verified};
 use crate::failure::{LocalReply, Reason};
-use crate::login::{LoginAsk, strip_logins};
+use crate::login::{LoginAsk, LogoutAsk, SessionAsk, strip_logins};
 use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
@@ -40,11 +40,11 @@ pub use failures::{FAILING_MAX, Failures};
 pub use found::{Found, KeptHead};
 pub use identify::{CertificateGuard, Identify, TokenGuard};
 pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPECTED_MAX};
-pub(crate) use limits::object;
 pub use limits::{
     CONCURRENCY_MAX, Counted, DESCRIPTOR_BYTES_MAX, DESCRIPTOR_ENTRIES_MAX, DESCRIPTORS_MAX, Descriptor, KEY_PARTS_MAX, Limit, LimitAsk,
     LimitGuard, LimitOutlook, ObjectLimits, PlaceAsk, QUEUE_MAX, RateAsk, ServiceAnswer, ServiceLimits, read,
 };
+pub(crate) use limits::{object, redis};
 pub use login::LoginPaths;
 pub use unsaid::UNCHECKED_HEADER;
 
@@ -116,6 +116,10 @@ pub enum Question {
     Place(PlaceAsk),
     /// Who has logged in.
     Login(Box<LoginAsk>),
+    /// Whether a session goes on that a store keeps.
+    Session(Box<SessionAsk>),
+    /// Whose sessions a provider ends, by the request's body.
+    Logout(LogoutAsk),
 }
 
 /// What becomes of a request at a guard.
@@ -149,7 +153,11 @@ impl Guard {
 
     /// Parameters of queries in which it looks for credentials.
     pub(crate) fn secret_parameters(&self) -> Vec<&str> {
-        if let Self::Identify(identify) = self { identify.secret_parameters() } else { Vec::new() }
+        match self {
+            Self::Identify(identify) => identify.secret_parameters(),
+            Self::LoginPaths(_) => login::SECRET_PARAMETERS.to_vec(),
+            _ => Vec::new(),
+        }
     }
 
     /// The name that `explain` prints.

@@ -2,6 +2,7 @@
 
 mod login;
 mod opaque;
+mod stored;
 
 use http::{HeaderMap, HeaderValue, Request};
 use proto::mesh;
@@ -91,6 +92,10 @@ struct Edge {
     now: u64,
     /// Sessions that are to be refreshed beside the road.
     refreshes: Vec<std::sync::Arc<crate::login::LoginAsk>>,
+    /// Who keeps sessions.
+    kept: stored::Kept,
+    /// The body of the next request.
+    content: String,
 }
 
 /// What became of a request, and what it looks like by then.
@@ -126,6 +131,8 @@ impl Edge {
             providers: snapshot.providers.clone(),
             now: NOW,
             refreshes: Vec::new(),
+            kept: stored::Kept::default(),
+            content: String::new(),
         }
     }
 
@@ -170,6 +177,18 @@ impl Edge {
                                 self.forms.push(String::from_utf8(ask.request().into_body().to_vec()).unwrap());
                                 found.tell_callout(self.answers.pop().expect("nobody asks"));
                             }
+                            Question::Session(ask) => {
+                                let answers = self.kept.answer(&ask.ask, self.now);
+                                let means = crate::login::LoginMeans { book: &book, now_secs: self.now };
+                                found.tell_session(ask.told(answers.as_deref(), means));
+                            }
+                            Question::Logout(ask) => found.tell_session(match ask.read(self.content.as_bytes(), self.now) {
+                                Ok(ask) => {
+                                    let answers = self.kept.answer(&ask.ask, self.now);
+                                    ask.told(answers.as_deref(), crate::login::LoginMeans { book: &book, now_secs: self.now })
+                                }
+                                Err(told) => told,
+                            }),
                             other => panic!("{other:?}"),
                         }
                     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use prost::Message as _;
-use proto::mesh::{EdgeLimits, EdgeLogin, EdgePolicy, EdgeTokens, LoginEndpoints, RateLimitService, limit_store};
+use proto::mesh::{EdgeLimits, EdgeLogin, EdgePolicy, EdgeTokens, LoginEndpoints, RateLimitService, RedisStore, limit_store};
 
 use super::authentication::{self, Cells};
 use super::interned::Interned;
@@ -17,7 +17,7 @@ use crate::filter::guard::{
     self, ApiKeys, Basic, CertificateGuard, EXTERNAL_MAX, External, ExternalGuard, Failures, Guard, Identify, Introspection, LimitGuard,
     LimitStage, LoginPaths, TokenGuard,
 };
-use crate::limit::LimitMemories;
+use crate::limit::{LimitMemories, RemoteStore};
 use crate::login::{self, Login, LoginLive, ProviderCell};
 use crate::rejected::Wrong;
 
@@ -53,7 +53,7 @@ pub(super) fn guards(
     if !login_paths.is_empty() {
         alone(raw)?;
         let early = limited((limits, asked), LimitStage::BeforeAuth, memories)?;
-        let paths = services.login_paths(login_paths)?;
+        let paths = services.login_paths(login_paths, memories)?;
         return Ok(early.into_iter().chain([paths]).map(Stage::Guard).collect());
     }
     let keys = api_keys.as_ref().map(ApiKeys::compile).transpose().map_err(|wrong| wrong.within("api_keys"))?;
@@ -62,7 +62,7 @@ pub(super) fn guards(
     let tokens = tokens.as_ref().map(|raw| self::tokens(raw, cells, services)).transpose().map_err(|wrong| wrong.within("tokens"))?;
     let certificates = certificates.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("certificates"))?;
     let certificates = certificates.map(|consumers| CertificateGuard { consumers });
-    let login = login.as_ref().map(|raw| services.login(raw).map_err(|wrong| wrong.within("login"))).transpose()?;
+    let login = login.as_ref().map(|raw| services.login(raw, memories).map_err(|wrong| wrong.within("login"))).transpose()?;
     let strip = strip_logins.then_some(Guard::StripLogins);
     let identify = Identify::new(tokens, keys, basic, (certificates, login)).map(|identify| Guard::Identify(Arc::new(identify)));
     let external = services.external(external)?;
@@ -155,10 +155,12 @@ impl Services {
         made.map_err(|wrong| wrong.within("introspection"))
     }
 
-    fn login(&mut self, raw: &EdgeLogin) -> Result<Arc<Login>, Wrong> {
+    fn login(&mut self, raw: &EdgeLogin, memories: &LimitMemories) -> Result<Arc<Login>, Wrong> {
         let provider = self.provider(raw)?;
         let live = self.sessions(raw);
-        self.logins.get(&raw.encode_to_vec(), || Login::compile(raw, provider, live))
+        let store =
+            raw.store.as_ref().map(|store| kept_at(&raw.policy, store, memories).map_err(|wrong| wrong.within("store"))).transpose()?;
+        self.logins.get(&raw.encode_to_vec(), || Login::compile(raw, provider, live, store))
     }
 
     fn provider(&mut self, raw: &EdgeLogin) -> Result<Arc<ProviderCell>, Wrong> {
@@ -187,11 +189,12 @@ impl Services {
         made
     }
 
-    fn login_paths(&mut self, raw: &[EdgeLogin]) -> Result<Guard, Wrong> {
+    fn login_paths(&mut self, raw: &[EdgeLogin], memories: &LimitMemories) -> Result<Guard, Wrong> {
         if raw.len() > LOGINS_MAX {
             return Err(Wrong::new("login_paths", format!("holds {}, which is more than {LOGINS_MAX}", raw.len())));
         }
-        let one = |(place, raw): (usize, &EdgeLogin)| self.login(raw).map_err(|wrong| wrong.within(format!("login_paths[{place}]")));
+        let one =
+            |(place, raw): (usize, &EdgeLogin)| self.login(raw, memories).map_err(|wrong| wrong.within(format!("login_paths[{place}]")));
         let logins = raw.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         Ok(Guard::LoginPaths(Arc::new(LoginPaths::new(logins))))
     }
@@ -200,6 +203,14 @@ impl Services {
     pub(super) fn providers(&self) -> Vec<Arc<ProviderCell>> {
         self.providers.values().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// Who keeps sessions.
+fn kept_at(policy: &str, store: &RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+    if store.ahead_percent > 0 {
+        return Err(Wrong::new("ahead_percent", "is of limits, and nothing of a session is taken ahead"));
+    }
+    guard::redis(policy, store, memories)
 }
 
 /// Who failed lately, by the object's name.

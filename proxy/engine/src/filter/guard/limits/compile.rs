@@ -91,7 +91,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories, asked: usize) -
 }
 
 /// The store at a place, shared by all objects that name it.
-fn redis(policy: &str, raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
+pub(crate) fn redis(policy: &str, raw: &mesh::RedisStore, memories: &LimitMemories) -> Result<Arc<RemoteStore>, Wrong> {
     let mesh::RedisStore { addresses, tls, username, password, key_prefix, timeout, ahead_percent: _, mode, master } = raw;
     let timeout = duration(timeout.as_ref(), "timeout")?.unwrap_or_default();
     let mode = match mesh::RedisMode::try_from(*mode) {

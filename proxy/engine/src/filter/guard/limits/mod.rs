@@ -25,8 +25,8 @@ use crate::limit::{
 use key::{Missing, Part, Seen};
 use service::Served;
 
-pub(crate) use compile::object;
 pub use compile::read;
+pub(crate) use compile::{object, redis};
 pub use key::KEY_PARTS_MAX;
 pub use queued::PlaceAsk;
 pub use rated::{Descriptor, RateAsk, ServiceAnswer};

@@ -13,13 +13,13 @@ use crate::consumers::AuthMethod;
 use crate::filter::guard::Denied;
 use crate::login::{Endpoints, SESSION_COOKIES_MAX};
 
-const ISSUER: &str = "https://id.example";
+pub(super) const ISSUER: &str = "https://id.example";
 
-fn secs(seconds: i64) -> Option<prost_types::Duration> {
+pub(super) fn secs(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-fn login() -> EdgeLogin {
+pub(super) fn login() -> EdgeLogin {
     EdgeLogin {
         policy: "shop/people".into(),
         issuer: ISSUER.into(),
@@ -41,15 +41,15 @@ fn login() -> EdgeLogin {
 }
 
 /// A site whose people log in: what guards its pages, and its login's own paths.
-struct Site {
-    pages: Edge,
-    paths: Edge,
+pub(super) struct Site {
+    pub(super) pages: Edge,
+    pub(super) paths: Edge,
     /// Name and value.
-    jar: Vec<(String, String)>,
+    pub(super) jar: Vec<(String, String)>,
 }
 
 impl Site {
-    fn of(login: EdgeLogin) -> Self {
+    pub(super) fn of(login: EdgeLogin) -> Self {
         let edge = |policy| {
             let shown = |name: &str, value: &str| mesh::ShownSecret { name: name.into(), value: value.as_bytes().to_vec().into() };
             let token = mesh::TokenCredential { issuer: ISSUER.into(), claims: [("sub".to_owned(), "ada".to_owned())].into() };
@@ -69,11 +69,11 @@ impl Site {
     }
 
     /// What a browser asks, which keeps the cookies of the answer.
-    fn browse(&mut self, target: &str) -> Outcome {
+    pub(super) fn browse(&mut self, target: &str) -> Outcome {
         self.ask(Method::GET, target, &[("sec-fetch-mode", "navigate")])
     }
 
-    fn ask(&mut self, method: Method, target: &str, headers: &[(&'static str, &str)]) -> Outcome {
+    pub(super) fn ask(&mut self, method: Method, target: &str, headers: &[(&'static str, &str)]) -> Outcome {
         let mut request = Request::builder().method(method).uri(target).header(HOST, "shop.example:8443");
         request = request.header("x-forwarded-proto", "https");
         for (name, value) in headers {
@@ -103,16 +103,16 @@ impl Site {
         }
     }
 
-    fn at(&mut self, now: u64) {
+    pub(super) fn at(&mut self, now: u64) {
         (self.pages.now, self.paths.now) = (now, now);
     }
 
-    fn session(&self) -> usize {
+    pub(super) fn session(&self) -> usize {
         self.jar.iter().filter(|(name, _)| !name.ends_with("-b")).count()
     }
 
     /// Logs in from the start, as the provider says these claims.
-    fn log_in(&mut self, target: &str, answer: impl FnOnce(&str) -> CalloutTold) -> Outcome {
+    pub(super) fn log_in(&mut self, target: &str, answer: impl FnOnce(&str) -> CalloutTold) -> Outcome {
         let sent = self.browse(target);
         assert_eq!(sent.status, Some(302), "{:?}", sent.denied);
         let asked = location(&sent);
@@ -131,30 +131,30 @@ fn endpoints() -> Endpoints {
     Endpoints::discovered(document.to_string().as_bytes(), ISSUER, &crate::login::issuer_address(ISSUER).unwrap()).unwrap()
 }
 
-fn id_token(nonce: &str, changes: serde_json::Value) -> String {
+pub(super) fn id_token(nonce: &str, changes: serde_json::Value) -> String {
     let mut claims =
         json!({"iss": ISSUER, "aud": "edge", "sub": "ada", "nonce": nonce, "exp": NOW + 600, "iat": NOW, "email": "ada@shop.example"});
     claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     tokens::token(claims)
 }
 
-fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
+pub(super) fn answer(status: u16, body: &serde_json::Value) -> CalloutTold {
     let status = StatusCode::from_u16(status).unwrap();
     CalloutTold::Answer(CalloutAnswer { status, body: Bytes::from(body.to_string()), ..CalloutAnswer::default() })
 }
 
-fn good(nonce: &str) -> CalloutTold {
+pub(super) fn good(nonce: &str) -> CalloutTold {
     answer(
         200,
         &json!({"access_token": "access-1", "id_token": id_token(nonce, json!({})), "refresh_token": "refresh-1", "expires_in": 100}),
     )
 }
 
-fn location(outcome: &Outcome) -> String {
+pub(super) fn location(outcome: &Outcome) -> String {
     outcome.headers[LOCATION].to_str().unwrap().to_owned()
 }
 
-fn parameter(url: &str, name: &str) -> String {
+pub(super) fn parameter(url: &str, name: &str) -> String {
     let (_, query) = url.split_once('?').unwrap();
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap());
     pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next().unwrap_or_default()
@@ -464,4 +464,74 @@ fn logins_that_share_a_path_are_told_apart() {
     let table = crate::fixture::table("t", vec![crate::fixture::host(&["*"], vec![route])]);
     let refused = crate::fixture::put(&mut crate::model::build::Parts::default(), "t", &table).unwrap_err();
     assert!(refused.to_string().contains("more than 16"), "{refused}");
+}
+
+#[test]
+fn who_is_asked_whether_to_log_out_stays_fresh() {
+    // Aim: looking at a session where it may end begins no refresh that nobody carries out: the next request begins it.
+    let mut site = Site::of(login());
+    site.log_in("/", good);
+    site.at(NOW + 80);
+    assert_eq!(site.ask(Method::GET, "/oauth2/logout", &[("sec-fetch-site", "cross-site")]).status, Some(200));
+    site.browse("/");
+    assert_eq!(site.pages.refreshes.len(), 1);
+}
+
+#[test]
+fn no_cache_gives_a_session_to_others() {
+    // Aim: an answer with a session's cookies is its browser's alone, whatever the backend says of caches; one without is as it was.
+    let mut site = Site::of(login());
+    site.log_in("/", good);
+    assert_eq!(site.browse("/a.css").status, None);
+    let plain = site.browse("/a.css");
+    assert!(!plain.headers.contains_key(SET_COOKIE) && !plain.headers.contains_key("cache-control"), "{:?}", plain.headers);
+    site.at(NOW + 400);
+    let renewed = site.browse("/a.css");
+    assert!(renewed.headers.contains_key(SET_COOKIE) && renewed.headers["cache-control"] == "private", "{:?}", renewed.headers);
+}
+
+#[test]
+fn a_session_without_a_token_passes_nobodys_on() {
+    // Aim: a session from before the object passed tokens on has none: the caller's own header is no stand-in for it.
+    let mut site = Site::of(EdgeLogin { access_token_header: String::new(), ..login() });
+    site.log_in("/", good);
+    let later = Site::of(login());
+    (site.pages, site.paths) = (later.pages, later.paths);
+    let seen = site.ask(Method::GET, "/", &[("authorization", "Bearer forged")]);
+    assert!(seen.status.is_none() && !seen.request.headers.contains_key("authorization"), "{:?}", seen.request.headers);
+}
+
+#[test]
+fn tokens_of_no_time_are_not_refreshed_all_the_time() {
+    // Aim: a provider whose tokens live for no time, by its own word, is asked once per ten seconds and session.
+    let mut site = Site::of(login());
+    let brief = |nonce: &str| {
+        answer(200, &json!({"access_token": "a", "id_token": id_token(nonce, json!({})), "refresh_token": "r", "expires_in": 0}))
+    };
+    site.log_in("/", brief);
+    site.at(NOW + 9);
+    site.browse("/");
+    assert!(site.pages.refreshes.is_empty());
+    site.at(NOW + 10);
+    site.browse("/");
+    assert_eq!(site.pages.refreshes.len(), 1);
+}
+
+#[test]
+fn a_provider_that_has_too_much_to_do_is_let_be() {
+    // Aim: of 429 with a time a session's next refresh waits for that, within bounds; the session goes on meanwhile.
+    for (said, pause) in [("60", 60), ("5", 10), ("86400", 300), ("soon", 10)] {
+        let mut site = Site::of(login());
+        site.log_in("/", good);
+        site.at(NOW + 80);
+        site.browse("/");
+        let mut told = CalloutAnswer { status: StatusCode::TOO_MANY_REQUESTS, body: Bytes::from_static(b"{}"), ..CalloutAnswer::default() };
+        told.headers.insert("retry-after", HeaderValue::from_static(said));
+        site.pages.refreshes.pop().unwrap().settle(&CalloutTold::Answer(told), NOW + 81);
+        site.at(NOW + 80 + pause);
+        assert_eq!((site.browse("/").status, site.pages.refreshes.len()), (None, 0), "{said}");
+        site.at(NOW + 81 + pause);
+        site.browse("/");
+        assert_eq!(site.pages.refreshes.len(), 1, "{said}");
+    }
 }

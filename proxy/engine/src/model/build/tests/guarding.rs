@@ -100,6 +100,18 @@ pub(super) fn login() -> mesh::EdgeLogin {
         }),
         barred: String::new(),
         consumers: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
+        store: Some(mesh::RedisStore {
+            addresses: vec!["sentinel:26379".into()],
+            tls: true,
+            username: "edge".into(),
+            password: "shop/redis/password".into(),
+            key_prefix: "edge:".into(),
+            timeout: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
+            ahead_percent: 0,
+            mode: mesh::RedisMode::Sentinel.into(),
+            master: "shop".into(),
+        }),
+        back_channel_path: "/oauth2/ended".into(),
     }
 }
 
