@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Waker};
 
+#[cfg(feature = "http3")]
+use crate::ground::limits::QUIC_STREAM_WINDOW_BYTES;
 use crate::ground::limits::{BODIES_PER_WORKER_MAX, SETTINGS_WAIT, TICK};
 use crate::ground::tally::Floods;
 
@@ -130,6 +132,12 @@ impl Bodies {
         }
     }
 
+    /// What one body of a new connection of QUIC may have.
+    #[cfg(feature = "http3")]
+    pub fn one(&self) -> u32 {
+        TIERS[self.crowd.tier.get()].1.min(QUIC_STREAM_WINDOW_BYTES)
+    }
+
     /// Bodies that are open.
     pub fn open(&self) -> usize {
         self.crowd.open.get()
@@ -180,6 +188,15 @@ impl Windows {
     /// Whether there are so many bodies on this worker that no further one is taken in.
     pub fn full(&self) -> bool {
         self.bodies.full()
+    }
+
+    /// Bytes that the peer of a connection of QUIC may have sent before they are read: what its bodies may have, one at least.
+    #[cfg(feature = "http3")]
+    pub fn allowance(&self, now: u32) -> u64 {
+        self.bodies.crowd.look(now, WORKER_SHARE);
+        self.crowd.look(now, 1);
+        let tier = self.crowd.tier.get().max(self.bodies.crowd.tier.get());
+        u64::from(TIERS[tier].1.min(QUIC_STREAM_WINDOW_BYTES)) * self.crowd.open.get().max(1) as u64
     }
 
     /// Called at the end of each turn of the connection's task: tells the peer by `set` if its windows are to change; `set` says whether

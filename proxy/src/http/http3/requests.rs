@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::model::ClientRules;
+use quinn::VarInt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::ground::line::Line;
+use crate::ground::patience::Patience;
 use crate::ground::windows::Windows;
 
 /// What a client may do, for as long as its connection lives.
@@ -24,6 +26,8 @@ pub(crate) struct QuicTerms {
     pub(crate) streams: u32,
     /// Requests that it may take back in a minute.
     pub(crate) resets_per_minute: u32,
+    /// Bytes of bodies on the connection that it may send before they are read; `None`: as many as there is room for.
+    pub(crate) window: Option<u32>,
 }
 
 impl QuicTerms {
@@ -35,6 +39,7 @@ impl QuicTerms {
             stall: Some(rules.timeouts.write_stall).filter(|stall| !stall.is_zero()),
             streams: rules.http2.max_streams,
             resets_per_minute: rules.http2.resets_per_minute,
+            window: rules.http2.windows.map(|(_, connection)| connection),
         }
     }
 }
@@ -43,6 +48,10 @@ impl QuicTerms {
 pub(super) struct Requests {
     terms: QuicTerms,
     windows: Rc<Windows>,
+    patience: Rc<Patience>,
+    quic: quinn::Connection,
+    /// What the client may have sent that was not read.
+    window: Cell<u64>,
     count: Cell<usize>,
     /// The connection is to end in order with those that are under way.
     last: Cell<bool>,
@@ -56,10 +65,26 @@ pub(super) struct Requests {
 
 impl Requests {
     /// None yet.
-    pub(super) fn new(terms: QuicTerms, windows: Rc<Windows>) -> Self {
+    pub(super) fn new(quic: quinn::Connection, terms: QuicTerms, (windows, patience): (Rc<Windows>, Rc<Patience>)) -> Self {
         let now = Instant::now();
         let (count, last, flooded) = (Cell::new(0), Cell::new(false), Cell::new(false));
-        Self { terms, windows, count, last, since: Cell::new(now), resets: Cell::new((0, now)), flooded, changed: Notify::new() }
+        let (since, resets, changed) = (Cell::new(now), Cell::new((0, now)), Notify::new());
+        let requests = Self { terms, windows, patience, quic, window: Cell::new(0), count, last, since, resets, flooded, changed };
+        requests.allow();
+        requests
+    }
+
+    /// Lets the client send as much of its bodies as they may have at the moment: the more there are of the worker, the less each.
+    pub(super) fn allow(&self) {
+        let wanted = self.terms.window.map_or_else(|| self.windows.allowance(self.patience.tick()), u64::from);
+        if self.window.replace(wanted) != wanted {
+            self.quic.set_receive_window(VarInt::from_u64(wanted).unwrap_or(VarInt::MAX));
+        }
+    }
+
+    /// How many frames with data have gone to the client, those that had to be sent again too.
+    pub(super) fn frames_sent(&self) -> u64 {
+        self.quic.stats().frame_tx.stream
     }
 
     pub(super) const fn terms(&self) -> &QuicTerms {
@@ -130,6 +155,7 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.since.set(Instant::now());
+        self.0.allow();
         self.0.changed.notify_one();
     }
 }
