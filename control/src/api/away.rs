@@ -98,7 +98,7 @@ fn degraded(
         kind: "Degraded".to_owned(),
         status: "True",
         reason: reason.to_owned(),
-        message: format!("{}; {}: {}", words(&count, &since.to_string()), first.proxy, first.error),
+        message: format!("{}; {}: {}", words(&count, &since), first.proxy, first.error),
         observed_generation: accepted?.observed_generation,
     })
 }
@@ -205,5 +205,42 @@ mod tests {
         let degraded: Vec<usize> = status.ancestors.iter().map(|ancestor| ancestor.conditions.len()).collect();
         assert_eq!(degraded, [2, 1]);
         assert_eq!(status.ancestors[0].conditions[1].observed_generation, 3);
+    }
+
+    #[test]
+    fn a_policy_says_where_its_http3_is_not_served() {
+        // Aim: of a policy that turns HTTP/3 on the entry of the Gateway has the condition whose proxies do not serve it, with how many and why; one
+        // that does not has none.
+        let text = |http3: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: one, namespace: a}}\nspec:\n  gatewayClassName: meshwright\n  \
+                 listeners: [{{name: web, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c}}]}}}}]\n---\n\
+                 apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: p, namespace: a}}\n\
+                 spec: {{targetRefs: [{{kind: Gateway, name: one}}], http3: {{enabled: {http3}}}}}\n"
+            )
+        };
+        let from = |proxy: &str| AwayFrom {
+            proxy: proxy.to_owned(),
+            error: "this proxy is built without HTTP/3".to_owned(),
+            since_secs: 0,
+        };
+        let away = Away([(("Http3".to_owned(), "443".to_owned()), vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
+        for (enabled, wanted) in [
+            (
+                "true",
+                Some(
+                    "http3.enabled: 1 proxy does not serve HTTP/3 since 1970-01-01T00:00:00Z; edge/a/one/pod-1: this proxy is built without HTTP/3",
+                ),
+            ),
+            ("false", None),
+        ] {
+            let mut world = World::new(WorldSettings::default(), Allocations::default());
+            world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text(enabled))) }], 0));
+            let (key, mut status) = statuses(&world).into_iter().find(|(key, _)| key.kind == crate::world::Kind::ClientPolicy).unwrap();
+            away.complete(world.get(&key).unwrap(), &mut status);
+            let told: Vec<&Condition> = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions).collect();
+            let told = told.into_iter().find(|condition| condition.kind == "Degraded");
+            assert_eq!(told.map(|condition| (condition.reason.as_str(), condition.message.as_str())), wanted.map(|words| ("Http3Away", words)));
+        }
     }
 }

@@ -275,6 +275,23 @@ mod tests {
         assert_eq!(bodies.open(), 0);
     }
 
+    #[cfg(feature = "http3")]
+    #[test]
+    fn a_connection_of_quic_has_what_its_bodies_have() {
+        // Aim: one body's room without any, then as much for each; less of each where a worker has many, and more again after a calm time.
+        let bodies = Bodies::new(Arc::default(), Floods::default());
+        let (connection, other) = (bodies.connection(), bodies.connection());
+        let one = u64::from(QUIC_STREAM_WINDOW_BYTES);
+        assert_eq!((connection.allowance(0), u64::from(bodies.one())), (one, one));
+        let shares: Vec<_> = (0..3).map(|_| connection.enter()).collect();
+        assert_eq!((connection.allowance(0), other.allowance(0)), (3 * one, one));
+        let crowd: Vec<_> = (0..64 * WORKER_SHARE).map(|_| other.enter()).collect();
+        assert_eq!((connection.allowance(0), u64::from(bodies.one())), (3 * (64 << 10), 64 << 10));
+        drop((shares, crowd));
+        connection.allowance(CALM_TICKS);
+        assert_eq!(connection.allowance(2 * CALM_TICKS), one);
+    }
+
     #[test]
     fn a_peer_that_does_not_acknowledge_is_noticed() {
         // Aim: what could not be told is tried again, and not for ever.

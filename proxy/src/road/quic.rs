@@ -84,7 +84,7 @@ pub async fn serve(port: Arc<QuicPort>, shared: Rc<Shared>, mut wanted: watch::R
     let hall = Rc::new(Hall { port, config: RefCell::default(), closing: RefCell::default(), shared: Rc::clone(&shared) });
     let guests = Rc::clone(&shared.guests.outbound);
     let mut doorway = Some(guests.door());
-    let mut member = shared.drain.outbound.join();
+    let (mut member, mut end) = (shared.drain.outbound.join(), shared.drain.outbound.join());
     loop {
         let open = *wanted.borrow_and_update();
         if !open {
@@ -95,7 +95,7 @@ pub async fn serve(port: Arc<QuicPort>, shared: Rc<Shared>, mut wanted: watch::R
         }
         tokio::select! {
             biased;
-            () = member.stage(DrainStage::Cut) => return hall.cut().await,
+            () = end.stage(DrainStage::Cut) => return hall.cut().await,
             () = member.stage(DrainStage::Shut), if doorway.is_some() => doorway = None,
             changed = wanted.changed() => match changed {
                 Ok(()) if *wanted.borrow() && doorway.is_some() => hall.reopen(),
