@@ -22,6 +22,12 @@ pub struct Table {
     /// Services with pods behind them.
     #[serde(default)]
     pub backends: BTreeMap<String, Backend>,
+    /// Secrets in `shop` with a certificate of these names, made when the table runs.
+    #[serde(default)]
+    pub certificates: BTreeMap<String, Vec<String>>,
+    /// Labels of namespaces, by name.
+    #[serde(default)]
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Workloads that call, by name: their namespaces.
     #[serde(default)]
     pub clients: BTreeMap<String, String>,
@@ -141,8 +147,11 @@ pub struct Ask {
     /// Who asks: a workload of `clients`.
     #[serde(default = "usual_client")]
     pub from: String,
-    /// `SERVICE`, `SERVICE:PORT`, `SERVICE.NAMESPACE:PORT` or `pod/NAME:PORT`.
+    /// `SERVICE`, `SERVICE:PORT`, `SERVICE.NAMESPACE:PORT`, `pod/NAME:PORT`, or from outside `gateway/NAME:PORT`.
     pub to: String,
+    /// The name that it asks for by TLS, which a Gateway ends; empty: it asks for none. Without: plaintext.
+    #[serde(default)]
+    pub sni: Option<String>,
     /// Method.
     #[serde(default = "usual_method")]
     pub method: String,
@@ -203,12 +212,14 @@ pub enum Proto {
     Tcp,
     /// TLS, which asks for the host's name; nobody reads more of it.
     Tls,
+    /// A datagram.
+    Udp,
 }
 
 impl Proto {
     /// Whether proxies carry it as bytes.
     pub const fn is_opaque(self) -> bool {
-        matches!(self, Self::Tcp | Self::Tls)
+        matches!(self, Self::Tcp | Self::Tls | Self::Udp)
     }
 }
 
