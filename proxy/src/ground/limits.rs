@@ -116,6 +116,9 @@ pub const WINDOW_FRAME_BYTES: u64 = 7;
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What the mesh itself may add to a head: the bound between sidecars is higher by this.
 pub const HEAD_BYTES_ADDED_MAX: usize = 8 << 10;
+/// Bytes of a connection of HTTP/1 that are read at once, and about as many that wait to be written: what a client that takes nothing of its answer holds
+/// is this twice and what its TLS has made.
+pub const HTTP1_BUFFER_BYTES: usize = 128 << 10;
 /// Fields of one message's head where it comes into the mesh, as [`HEAD_BYTES_MAX`].
 pub const FIELDS_MAX: usize = 100;
 /// What the mesh itself may add of them, as [`HEAD_BYTES_ADDED_MAX`].

@@ -8,6 +8,7 @@ mod client_times;
 mod clients;
 mod datagrams;
 mod ending;
+mod held;
 #[cfg(feature = "http3")]
 mod http3;
 mod tls;
