@@ -303,7 +303,7 @@ impl ServerCertVerifier for Anybody {
 
 async fn exchange<S>(socket: S, ask: &Ask, head: request::Parts) -> anyhow::Result<Outcome>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let request = Request::from_parts(head, Full::<Bytes>::from(ask.body.clone()));
     let io = TokioIo::new(socket);

@@ -99,7 +99,7 @@ fn a_port_without_the_http3_that_is_wanted_is_told() {
     run(|| async {
         let world = World::new(Setup::default());
         let telemetry = &world.client_means.telemetry;
-        let away = |why: &str| std::collections::BTreeMap::from([(443, why.to_owned())]);
+        let away = |why: &str| BTreeMap::from([(443, why.to_owned())]);
         telemetry.http3_away(away("taken"));
         let first = telemetry.traffic().services_away;
         assert_eq!(first.iter().map(|row| (&*row.kind, &*row.name, &*row.error)).collect::<Vec<_>>(), [("Http3", "443", "taken")]);
@@ -107,7 +107,7 @@ fn a_port_without_the_http3_that_is_wanted_is_told() {
         telemetry.http3_away(away("still taken"));
         let second = telemetry.traffic().services_away;
         assert_eq!((&*second[0].error, second[0].since_secs), ("still taken", first[0].since_secs));
-        telemetry.http3_away(std::collections::BTreeMap::new());
+        telemetry.http3_away(BTreeMap::new());
         assert!(telemetry.traffic().services_away.is_empty());
     });
 }
