@@ -190,13 +190,14 @@ impl Windows {
         self.bodies.full()
     }
 
-    /// Bytes that the peer of a connection of QUIC may have sent before they are read: what its bodies may have, one at least.
+    /// Bytes of each body that the peer of a connection of QUIC may have sent before they are read, and how many bodies it has, one at least.
     #[cfg(feature = "http3")]
-    pub fn allowance(&self, now: u32) -> u64 {
+    pub fn allowance(&self, now: u32) -> (u32, u32) {
         self.bodies.crowd.look(now, WORKER_SHARE);
         self.crowd.look(now, 1);
         let tier = self.crowd.tier.get().max(self.bodies.crowd.tier.get());
-        u64::from(TIERS[tier].1.min(QUIC_STREAM_WINDOW_BYTES)) * self.crowd.open.get().max(1) as u64
+        let bodies = u32::try_from(self.crowd.open.get()).unwrap_or(u32::MAX);
+        (TIERS[tier].1.min(QUIC_STREAM_WINDOW_BYTES), bodies.max(1))
     }
 
     /// Called at the end of each turn of the connection's task: tells the peer by `set` if its windows are to change; `set` says whether
@@ -281,15 +282,15 @@ mod tests {
         // Aim: one body's room without any, then as much for each; less of each where a worker has many, and more again after a calm time.
         let bodies = Bodies::new(Arc::default(), Floods::default());
         let (connection, other) = (bodies.connection(), bodies.connection());
-        let one = u64::from(QUIC_STREAM_WINDOW_BYTES);
-        assert_eq!((connection.allowance(0), u64::from(bodies.one())), (one, one));
+        let one = QUIC_STREAM_WINDOW_BYTES;
+        assert_eq!((connection.allowance(0), bodies.one()), ((one, 1), one));
         let shares: Vec<_> = (0..3).map(|_| connection.enter()).collect();
-        assert_eq!((connection.allowance(0), other.allowance(0)), (3 * one, one));
+        assert_eq!((connection.allowance(0), other.allowance(0)), ((one, 3), (one, 1)));
         let crowd: Vec<_> = (0..64 * WORKER_SHARE).map(|_| other.enter()).collect();
-        assert_eq!((connection.allowance(0), u64::from(bodies.one())), (3 * (64 << 10), 64 << 10));
+        assert_eq!((connection.allowance(0), bodies.one()), ((64 << 10, 3), 64 << 10));
         drop((shares, crowd));
         connection.allowance(CALM_TICKS);
-        assert_eq!(connection.allowance(2 * CALM_TICKS), one);
+        assert_eq!(connection.allowance(2 * CALM_TICKS), (one, 1));
     }
 
     #[test]

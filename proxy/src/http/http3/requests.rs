@@ -50,8 +50,8 @@ pub(super) struct Requests {
     windows: Rc<Windows>,
     patience: Rc<Patience>,
     quic: quinn::Connection,
-    /// What the client may have sent that was not read.
-    window: Cell<u64>,
+    /// What the client may have sent that was not read: of each body, and of all.
+    window: Cell<(u32, u64)>,
     count: Cell<usize>,
     /// The connection is to end in order with those that are under way.
     last: Cell<bool>,
@@ -69,15 +69,22 @@ impl Requests {
         let now = Instant::now();
         let (count, last, flooded) = (Cell::new(0), Cell::new(false), Cell::new(false));
         let (since, resets, changed) = (Cell::new(now), Cell::new((0, now)), Notify::new());
-        let requests = Self { terms, windows, patience, quic, window: Cell::new(0), count, last, since, resets, flooded, changed };
+        let requests = Self { terms, windows, patience, quic, window: Cell::new((0, 0)), count, last, since, resets, flooded, changed };
         requests.allow();
         requests
     }
 
-    /// Lets the client send as much of its bodies as they may have at the moment: the more there are of the worker, the less each.
+    /// Lets the client send as much of its bodies as they may have at the moment: the more there are of the worker, the less each. What bodies had that
+    /// are over is left to it: taken and given again it would be given twice, and more than its streams may have it cannot use.
     pub(super) fn allow(&self) {
-        let wanted = self.terms.window.map_or_else(|| self.windows.allowance(self.patience.tick()), u64::from);
-        if self.window.replace(wanted) != wanted {
+        let (each, bodies) = self.terms.window.map_or_else(|| self.windows.allowance(self.patience.tick()), |window| (window, 1));
+        let (each_before, before) = self.window.get();
+        let mut wanted = u64::from(each) * u64::from(bodies);
+        if each == each_before {
+            wanted = wanted.max(before);
+        }
+        self.window.set((each, wanted));
+        if wanted != before {
             self.quic.set_receive_window(VarInt::from_u64(wanted).unwrap_or(VarInt::MAX));
         }
     }
