@@ -107,7 +107,7 @@ impl Stage {
 }
 
 fn usual_ports() -> Vec<Port> {
-    vec![Port { port: 80, target: 8080, name: String::new(), app_protocol: String::new() }]
+    vec![Port { port: 80, target: 8080, name: String::new(), app_protocol: String::new(), protocol: String::new() }]
 }
 
 fn pod(name: &str, backend: &Backend, number: u8, ports: &[Port], ip: IpAddr) -> Pod {
@@ -142,6 +142,9 @@ fn service(name: &str, namespace: &str, ports: &[Port]) -> Value {
         let mut entry = json!({"port": port.port, "targetPort": port.target, "name": port.name});
         if port.name.is_empty() {
             entry["name"] = format!("p{}", port.port).into();
+        }
+        if !port.protocol.is_empty() {
+            entry["protocol"] = port.protocol.clone().into();
         }
         if !port.app_protocol.is_empty() {
             entry["appProtocol"] = port.app_protocol.clone().into();

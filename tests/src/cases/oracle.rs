@@ -111,12 +111,24 @@ impl<'m> Oracle<'m> {
         (scheme, to, request, host): (&str, &Destination, &Request, &str),
     ) -> Verdict {
         let name = found.rule["name"].as_str().map_or_else(|| found.place.0.to_string(), str::to_owned);
-        let mut verdict = Verdict { rule: Some(format!("{}/{name}", found.age.1)), shares: self.shares(found, own), ..Verdict::default() };
+        let shares = self.shares(found, to.gateway, own);
+        let mut verdict = Verdict { rule: Some(format!("{}/{name}", found.age.1)), shares, ..Verdict::default() };
         act(&mut verdict, found, (scheme, to, request, host));
         verdict
     }
 
-    fn shares(&self, found: &Candidate<'_>, own: impl Fn() -> BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    /// Whether a Service's namespace lets routes of that kind and namespace lead to it (4.3.16).
+    fn is_granted(&self, route: &Value, namespace: &str, name: &str) -> bool {
+        let grants = self.of_kind("ReferenceGrant").filter(|grant| namespace_of(grant) == namespace);
+        grants.into_iter().any(|grant| {
+            let from = items(&grant["spec"], "from").iter().any(|from| from["kind"] == route["kind"] && from["namespace"] == namespace_of(route));
+            let to = items(&grant["spec"], "to").iter();
+            from && to.into_iter().any(|to| to["kind"] == "Service" && to["name"].as_str().is_none_or(|only| only == name))
+        })
+    }
+
+    /// `granted`: backends of other namespaces want a grant, as they do at Gateways (4.3.24).
+    fn shares(&self, found: &Candidate<'_>, granted: bool, own: impl Fn() -> BTreeMap<String, f64>) -> BTreeMap<String, f64> {
         if items(found.rule, "filters").iter().any(is_beyond_us) {
             return BTreeMap::from([("500".to_owned(), 1.0)]);
         }
@@ -135,6 +147,9 @@ impl<'m> Oracle<'m> {
             let namespace = entry["namespace"].as_str().unwrap_or(namespace_of(found.route));
             let target = match entry["port"].as_u64() {
                 _ if items(entry, "filters").iter().any(is_beyond_us) => "500".to_owned(),
+                _ if granted && namespace != namespace_of(found.route) && !self.is_granted(found.route, namespace, text(entry, "name")) => {
+                    "500".to_owned()
+                }
                 Some(port) if is_service => self.target(namespace, text(entry, "name"), port),
                 _ => "500".to_owned(),
             };

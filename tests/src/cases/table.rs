@@ -90,6 +90,9 @@ pub struct Port {
     /// What it says that it speaks.
     #[serde(default, rename = "appProtocol")]
     pub app_protocol: String,
+    /// `UDP`, or TCP where it says nothing.
+    #[serde(default)]
+    pub protocol: String,
 }
 
 const fn usual_target() -> u16 {
