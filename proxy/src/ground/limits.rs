@@ -174,6 +174,8 @@ pub const QUIC_CLIENT_STREAMS_MAX: u32 = 8;
 pub const QUIC_CONTROL_FRAME_BYTES_MAX: u64 = 4 << 10;
 /// Between the two words that a connection of HTTP/3 is over: what is under way meanwhile is still served.
 pub const QUIC_GOAWAY_WAIT: Duration = Duration::from_secs(1);
+/// Requests of one connection of HTTP/3 whose heads never came whole; then it ends in order.
+pub const QUIC_HEADLESS_MAX: u32 = 1000;
 /// How long the second word may take to arrive before the connection is closed.
 pub const QUIC_LAST_WAIT: Duration = Duration::from_millis(250);
 /// How long it may take to tell clients of HTTP/3 that they are cut, where a drain's time is over.

@@ -92,7 +92,7 @@ impl Edges {
             let failed = self.follow(&mut open_doors).await | self.follow_datagrams(&mut open_datagrams).await;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.tell_of_http3(&BTreeMap::new(), BTreeMap::new()),
                 _ = changes.changed() => {}
                 arrival = next(&mut self.arrivals) => match arrival {
                     Some((port, HandedOver::Listener(listener))) => self.arrived(port, listener, &open_doors).await,

@@ -68,12 +68,12 @@ where
         Ok(Ok((request, stream))) => (request.into_parts().0, stream),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a request over HTTP/3 is none");
-            return requests.taken_back();
+            return requests.headless();
         }
         // The stream is reset where it is dropped.
         Err(_) => {
             tracing::debug!("a head over HTTP/3 takes too long");
-            return requests.taken_back();
+            return requests.headless();
         }
     };
     if let Some(why) = malformed(&head) {

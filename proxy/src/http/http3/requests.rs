@@ -9,6 +9,7 @@ use quinn::VarInt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::ground::limits::QUIC_HEADLESS_MAX;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
 use crate::ground::windows::Windows;
@@ -60,6 +61,8 @@ pub(super) struct Requests {
     /// Requests that were taken back, since when.
     resets: Cell<(u32, Instant)>,
     flooded: Cell<bool>,
+    /// Requests without a head.
+    headless: Cell<u32>,
     changed: Notify,
 }
 
@@ -69,7 +72,7 @@ impl Requests {
         let now = Instant::now();
         let (count, last, flooded) = (Cell::new(0), Cell::new(false), Cell::new(false));
         let (since, resets, changed) = (Cell::new(now), Cell::new((0, now)), Notify::new());
-        let requests = Self { terms, windows, patience, quic, window: Cell::new((0, 0)), count, last, since, resets, flooded, changed };
+        let requests = Self { terms, windows, patience, quic, window: Cell::new((0, 0)), count, last, since, resets, flooded, headless: Cell::new(0), changed };
         requests.allow();
         requests
     }
@@ -110,6 +113,16 @@ impl Requests {
         self.resets.set((count, since));
         if count > self.terms.resets_per_minute {
             self.flooded.set(true);
+            self.changed.notify_one();
+        }
+    }
+
+    /// A request's head has not come whole, or is none. The library keeps the number of each such stream for as long as the connection lives: beyond so
+    /// many it is to end in order.
+    pub(super) fn headless(&self) {
+        self.taken_back();
+        self.headless.set(self.headless.get() + 1);
+        if self.headless.get() >= QUIC_HEADLESS_MAX && !self.last.replace(true) {
             self.changed.notify_one();
         }
     }

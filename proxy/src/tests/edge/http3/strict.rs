@@ -248,3 +248,24 @@ fn all_workers_serve_a_port() {
         workers.into_iter().for_each(worker::Worker::join);
     });
 }
+
+#[test]
+fn requests_without_heads_have_a_bound() {
+    // Aim: of streams that bring no head something stays with the connection, whatever a policy says of what may be taken back: after so many of them
+    // it is told to go, without an error.
+    really(|| async {
+        let http2 = Http2Rules { resets_per_minute: u32::MAX, ..Http2Rules::default() };
+        let (world, port) = edge(http1(), ClientRules { http2, ..ClientRules::default() });
+        let caller = call(port.address, config(), "a.example").await.unwrap();
+        let mut opened = 0;
+        while let Ok((mut sending, mut receiving)) = caller.quic.open_bi().await {
+            opened += 1;
+            let _ = sending.finish();
+            // Reset, as all of them are.
+            drop(receiving.read_to_end(16).await);
+        }
+        assert!(opened >= crate::ground::limits::QUIC_HEADLESS_MAX, "{opened}");
+        assert!(caller.over.await.unwrap().is_h3_no_error());
+        drop(world);
+    });
+}
