@@ -220,7 +220,12 @@ struct Caller {
 impl Caller {
     async fn ask(&self, ask: &Ask, kept: Option<&(HeaderName, HeaderValue)>) -> anyhow::Result<Outcome> {
         let begun = Instant::now();
-        let socket = self.network.connect(self.address).await?;
+        let mut socket = self.network.connect(self.address).await?;
+        if let Some(from) = ask.proxied {
+            let introduction = format!("PROXY TCP4 {from} 192.0.2.1 1000 {}\r\n", self.to.port);
+            // Who is cut off is told so by what it asks.
+            let _ = socket.write_all(introduction.as_bytes()).await;
+        }
         if ask.proto.is_opaque() {
             let name = ask.host.as_deref().unwrap_or_default();
             let first = if ask.proto == Proto::Tls { client_hello(name) } else { b"who are you?".to_vec() };

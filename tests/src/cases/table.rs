@@ -1,6 +1,7 @@
 //! The table as it is written. Nothing in a file is ignored: an unknown field is an error.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -155,6 +156,9 @@ pub struct Ask {
     /// The name that it asks for by TLS, which a Gateway ends; empty: it asks for none. Without: plaintext.
     #[serde(default)]
     pub sni: Option<String>,
+    /// The address that a balancer in front says it comes from, by the PROXY protocol.
+    #[serde(default)]
+    pub proxied: Option<IpAddr>,
     /// Method.
     #[serde(default = "usual_method")]
     pub method: String,
