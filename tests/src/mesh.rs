@@ -95,12 +95,29 @@ impl Mesh {
     /// # Errors
     /// They cannot be written, or not read.
     pub async fn sidecar_by(&self, spec: Spec, clock: Clock, (token, bundle): (&str, &str)) -> anyhow::Result<Sidecar> {
-        let file = self.token_file(&spec);
+        let (file, roots, seed) = self.papers(&spec, (token, bundle))?;
+        let place = (self.plane.address(), &*roots, &*file);
+        Sidecar::start(spec, place, &self.wire, (clock, seed), &self.log).await
+    }
+
+    /// Starts a Gateway's proxy, open at these ports of its host, and does not wait for it.
+    ///
+    /// # Errors
+    /// There is no such Gateway.
+    pub async fn edge(&self, spec: Spec, ports: &[u16], clock: Clock) -> anyhow::Result<Sidecar> {
+        let token = self.desk().token(&format!("{}/{}", spec.namespace, spec.workload)).await?;
+        let (file, roots, seed) = self.papers(&spec, (&token, &self.bundle()?))?;
+        let place = (self.plane.address(), &*roots, &*file);
+        Sidecar::edge(spec, ports, place, &self.wire, (clock, seed), &self.log).await
+    }
+
+    /// Writes a proxy's token and bundle; and what its chance is fed by.
+    fn papers(&self, spec: &Spec, (token, bundle): (&str, &str)) -> anyhow::Result<(PathBuf, PathBuf, u64)> {
+        let file = self.token_file(spec);
         let roots = file.with_extension("pem");
         write_private(&file, token)?;
         fs::write(&roots, bundle)?;
-        let place = (self.plane.address(), &*roots, &*file);
         let IpAddr::V4(ip) = spec.ip else { anyhow::bail!("hosts of a mesh have IPv4 addresses") };
-        Sidecar::start(spec, place, &self.wire, (clock, self.seed ^ u64::from(ip.to_bits())), &self.log).await
+        Ok((file, roots, self.seed ^ u64::from(ip.to_bits())))
     }
 }

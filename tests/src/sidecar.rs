@@ -71,16 +71,44 @@ impl Sidecar {
     /// The bundle cannot be read, or a port is taken.
     pub async fn start(
         spec: Spec,
+        place: (SocketAddr, &Path, &Path),
+        wire: &Wire,
+        times: (Clock, u64),
+        log: &Log,
+    ) -> anyhow::Result<Self> {
+        wire.mesh(spec.ip);
+        let doors = [(Purpose::Outbound, OUTBOUND_PORT), (Purpose::Inbound, INBOUND_PORT)];
+        Self::of(Mode::Sidecar, (spec, &doors), place, wire, times, log).await
+    }
+
+    /// Starts a Gateway's proxy, which is open at these ports of its host. Must be called inside a local task set.
+    ///
+    /// # Errors
+    /// As of a sidecar.
+    pub async fn edge(
+        spec: Spec,
+        ports: &[u16],
+        place: (SocketAddr, &Path, &Path),
+        wire: &Wire,
+        times: (Clock, u64),
+        log: &Log,
+    ) -> anyhow::Result<Self> {
+        let doors: Vec<_> = ports.iter().map(|port| (Purpose::Edge { port: *port }, *port)).collect();
+        Self::of(Mode::Edge, (spec, &doors), place, wire, times, log).await
+    }
+
+    async fn of(
+        mode: Mode,
+        (spec, doors): (Spec, &[(Purpose, u16)]),
         (control, bundle, token): (SocketAddr, &Path, &Path),
         wire: &Wire,
         (clock, seed): (Clock, u64),
         log: &Log,
     ) -> anyhow::Result<Self> {
-        wire.mesh(spec.ip);
         let network = wire.exempt(spec.ip);
         let pem = std::fs::read(bundle).with_context(|| format!("{} cannot be read", bundle.display()))?;
         let (namespace, workload) = (spec.namespace.to_owned(), spec.workload.to_owned());
-        let id = NodeId { mode: Mode::Sidecar, namespace: namespace.clone(), instance: workload.clone() };
+        let id = NodeId { mode, namespace: namespace.clone(), instance: workload.clone() };
         let service_account = spec.service_account.to_owned();
         let member = Membership {
             node: NodeIdentity { id, workload: workload.clone(), replica: String::new() },
@@ -95,9 +123,9 @@ impl Sidecar {
         let (worker, workload_api) = (shared(&means, seed), core.workload_api());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         core.start(&mut tasks, LogFilter::default(), seed ^ 1, &stop)?;
-        for (door, port) in [(Purpose::Outbound, OUTBOUND_PORT), (Purpose::Inbound, INBOUND_PORT)] {
-            let listening = network.listen(SocketAddr::new(spec.ip, port)).await?;
-            tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker)));
+        for (door, port) in doors {
+            let listening = network.listen(SocketAddr::new(spec.ip, *port)).await?;
+            tasks.spawn_local(listen(listening, *door, std::rc::Rc::clone(&worker)));
         }
         Ok(Self { means, credentials, workload_api, _tasks: tasks, _stop: stop.drop_guard() })
     }
@@ -108,7 +136,11 @@ impl Sidecar {
     /// Not within a minute.
     pub async fn ready(&self) -> anyhow::Result<()> {
         let ready = async {
-            while self.credentials.current().is_none() || self.means.snapshots.load().inbound.is_none() {
+            let told = || {
+                let live = self.means.snapshots.load();
+                live.inbound.is_some() || !live.edges.is_empty()
+            };
+            while self.credentials.current().is_none() || !told() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -53,6 +53,8 @@ impl Away {
                 Some(LoginStore::Cookie) | None => return,
             },
             Spec::ExternalAuth(_) => ("ExternalAuth", object.key.path(), "ServiceAway"),
+            // It is told by port: a Gateway's proxies have no HTTP/3 but what is wanted of it.
+            Spec::ClientPolicy(spec) if spec.http3 == Some(true) => return self.without_http3(status),
             Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", object.key.path(), "ServiceAway"),
             _ => return,
         };
@@ -60,25 +62,53 @@ impl Away {
         let what = if reason == "StoreAway" { name } else { "what it asks".to_owned() };
         for ancestor in &mut status.ancestors {
             let gateway = gateway(&ancestor.ancestor_ref);
-            let of = |from: &&AwayFrom| {
-                gateway.as_ref().is_none_or(|gateway| gateway_of(&from.proxy).unwrap_or(from.proxy.as_str()) == gateway.as_str())
-            };
-            let from: Vec<&AwayFrom> = away.iter().filter(of).collect();
-            let (Some(first), Some(since_secs)) = (from.first(), from.iter().map(|from| from.since_secs).min()) else { continue };
-            let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };
-            let since = moment(since_secs.saturating_mul(1000));
-            let count = if from.len() == 1 { "1 proxy".to_owned() } else { format!("{} proxies", from.len()) };
-            ancestor.conditions.push(Condition {
-                kind: "Degraded".to_owned(),
-                status: "True",
-                reason: reason.to_owned(),
-                message: format!("{what} is away from {count} since {since}; {}: {}", first.proxy, first.error),
-                observed_generation: generation,
-            });
+            let from: Vec<&AwayFrom> = away.iter().filter(|from| gateway.as_ref().is_none_or(|gateway| from.is_of(gateway))).collect();
+            ancestor.conditions.extend(degraded(&from, reason, ancestor.conditions.first(), |count, since| {
+                format!("{what} is away from {count} since {since}")
+            }));
+        }
+    }
+
+    /// The same where a proxy of the Gateway that an entry is about does not serve HTTP/3 as it should.
+    fn without_http3(&self, status: &mut Status) {
+        let away: Vec<&AwayFrom> = self.0.iter().filter(|((kind, _), _)| kind == HTTP3).flat_map(|(_, away)| away).collect();
+        for ancestor in &mut status.ancestors {
+            let Some(gateway) = gateway(&ancestor.ancestor_ref) else { continue };
+            let from: Vec<&AwayFrom> = away.iter().copied().filter(|from| from.is_of(&gateway)).collect();
+            ancestor.conditions.extend(degraded(&from, "Http3Away", ancestor.conditions.first(), |count, since| {
+                format!("http3.enabled: {count} does not serve HTTP/3 since {since}")
+            }));
         }
     }
 }
 
+impl AwayFrom {
+    fn is_of(&self, gateway: &str) -> bool {
+        gateway_of(&self.proxy).unwrap_or(self.proxy.as_str()) == gateway
+    }
+}
+
+/// `accepted` is of the same entry. `None`: nobody says so.
+fn degraded(
+    from: &[&AwayFrom],
+    reason: &str,
+    accepted: Option<&Condition>,
+    words: impl FnOnce(&str, &str) -> String,
+) -> Option<Condition> {
+    let (first, since_secs) = (from.first()?, from.iter().map(|from| from.since_secs).min()?);
+    let since = moment(since_secs.saturating_mul(1000));
+    let count = if from.len() == 1 { "1 proxy".to_owned() } else { format!("{} proxies", from.len()) };
+    Some(Condition {
+        kind: "Degraded".to_owned(),
+        status: "True",
+        reason: reason.to_owned(),
+        message: format!("{}; {}: {}", words(&count, &since), first.proxy, first.error),
+        observed_generation: accepted?.observed_generation,
+    })
+}
+
+/// The kind under which proxies tell of ports without HTTP/3.
+const HTTP3: &str = "Http3";
 /// The kind under which proxies tell of stores.
 const RATE_LIMIT: &str = "RateLimit";
 
@@ -188,5 +218,42 @@ mod tests {
         let degraded: Vec<usize> = status.ancestors.iter().map(|ancestor| ancestor.conditions.len()).collect();
         assert_eq!(degraded, [2, 1]);
         assert_eq!(status.ancestors[0].conditions[1].observed_generation, 3);
+    }
+
+    #[test]
+    fn a_policy_says_where_its_http3_is_not_served() {
+        // Aim: of a policy that turns HTTP/3 on the entry of the Gateway has the condition whose proxies do not serve it, with how many and why; one
+        // that does not has none.
+        let text = |http3: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: one, namespace: a}}\nspec:\n  gatewayClassName: meshwright\n  \
+                 listeners: [{{name: web, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c}}]}}}}]\n---\n\
+                 apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: p, namespace: a}}\n\
+                 spec: {{targetRefs: [{{kind: Gateway, name: one}}], http3: {{enabled: {http3}}}}}\n"
+            )
+        };
+        let from = |proxy: &str| AwayFrom {
+            proxy: proxy.to_owned(),
+            error: "this proxy is built without HTTP/3".to_owned(),
+            since_secs: 0,
+        };
+        let away = Away([(("Http3".to_owned(), "443".to_owned()), vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
+        for (enabled, wanted) in [
+            (
+                "true",
+                Some(
+                    "http3.enabled: 1 proxy does not serve HTTP/3 since 1970-01-01T00:00:00Z; edge/a/one/pod-1: this proxy is built without HTTP/3",
+                ),
+            ),
+            ("false", None),
+        ] {
+            let mut world = World::new(WorldSettings::default(), Allocations::default());
+            world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text(enabled))) }], 0));
+            let (key, mut status) = statuses(&world).into_iter().find(|(key, _)| key.kind == crate::world::Kind::ClientPolicy).unwrap();
+            away.complete(world.get(&key).unwrap(), &mut status);
+            let told: Vec<&Condition> = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions).collect();
+            let told = told.into_iter().find(|condition| condition.kind == "Degraded");
+            assert_eq!(told.map(|condition| (condition.reason.as_str(), condition.message.as_str())), wanted.map(|words| ("Http3Away", words)));
+        }
     }
 }

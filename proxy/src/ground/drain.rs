@@ -17,6 +17,8 @@ pub enum DrainStage {
     Shut,
     /// Connections without work are closed: kept ones, and those that have not said a word.
     Closing,
+    /// Its time is over: what is left is cut.
+    Cut,
 }
 
 /// One direction's drain. A connection that joined costs one comparison per wake-up until the drain begins.

@@ -116,6 +116,9 @@ pub const WINDOW_FRAME_BYTES: u64 = 7;
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What the mesh itself may add to a head: the bound between sidecars is higher by this.
 pub const HEAD_BYTES_ADDED_MAX: usize = 8 << 10;
+/// Bytes of a connection of HTTP/1 that are read at once, and about as many that wait to be written: what a client that takes nothing of its answer holds
+/// is this twice and what its TLS has made.
+pub const HTTP1_BUFFER_BYTES: usize = 128 << 10;
 /// Fields of one message's head where it comes into the mesh, as [`HEAD_BYTES_MAX`].
 pub const FIELDS_MAX: usize = 100;
 /// What the mesh itself may add of them, as [`HEAD_BYTES_ADDED_MAX`].
@@ -160,8 +163,8 @@ pub const QUIC_UNPROVED_MAX: usize = 64;
 pub const QUIC_INCOMING_MAX: usize = 1024;
 /// See [`QUIC_INCOMING_MAX`].
 pub const QUIC_INCOMING_BYTES: u64 = 16 << 10;
-/// Bytes of a request's body over HTTP/3 that a client may send before they are read, where its ClientPolicy says nothing; of a connection as much as
-/// all of its streams may have: one that is not read stops no other.
+/// Bytes of a request's body over HTTP/3 that a client may send before they are read, where its ClientPolicy says nothing; less where a worker has many
+/// bodies (`ground::windows`). A connection may have as much as all of its bodies: one that is not read stops no other.
 pub const QUIC_STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Bytes of answers over one connection of QUIC that are kept until the client has them.
 pub const QUIC_SEND_BYTES_MAX: u64 = 2 << 20;
@@ -169,10 +172,14 @@ pub const QUIC_SEND_BYTES_MAX: u64 = 2 << 20;
 pub const QUIC_CLIENT_STREAMS_MAX: u32 = 8;
 /// Bytes of one frame over HTTP/3 that is neither a head nor data; beyond it the stream is reset.
 pub const QUIC_CONTROL_FRAME_BYTES_MAX: u64 = 4 << 10;
-/// How long the end of an answer over HTTP/3 may take to arrive; then the exchange counts as over.
-pub const QUIC_ACKNOWLEDGED_WAIT: Duration = Duration::from_secs(10);
 /// Between the two words that a connection of HTTP/3 is over: what is under way meanwhile is still served.
 pub const QUIC_GOAWAY_WAIT: Duration = Duration::from_secs(1);
+/// Requests of one connection of HTTP/3 whose heads never came whole; then it ends in order.
+pub const QUIC_HEADLESS_MAX: u32 = 1000;
+/// How long the second word may take to arrive before the connection is closed.
+pub const QUIC_LAST_WAIT: Duration = Duration::from_millis(250);
+/// How long it may take to tell clients of HTTP/3 that they are cut, where a drain's time is over.
+pub const QUIC_FAREWELL: Duration = Duration::from_millis(100);
 /// How long both sides of a connection may be silent before the upstream is opened on suspicion of a server that speaks first.
 pub const SPECULATE_AFTER: Duration = Duration::from_millis(10);
 /// How long a client that began to speak may leave its protocol undecided; then its bytes are taken as opaque.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Waker};
 
+#[cfg(feature = "http3")]
+use crate::ground::limits::QUIC_STREAM_WINDOW_BYTES;
 use crate::ground::limits::{BODIES_PER_WORKER_MAX, SETTINGS_WAIT, TICK};
 use crate::ground::tally::Floods;
 
@@ -130,6 +132,12 @@ impl Bodies {
         }
     }
 
+    /// What one body of a new connection of QUIC may have.
+    #[cfg(feature = "http3")]
+    pub fn one(&self) -> u32 {
+        TIERS[self.crowd.tier.get()].1.min(QUIC_STREAM_WINDOW_BYTES)
+    }
+
     /// Bodies that are open.
     pub fn open(&self) -> usize {
         self.crowd.open.get()
@@ -180,6 +188,16 @@ impl Windows {
     /// Whether there are so many bodies on this worker that no further one is taken in.
     pub fn full(&self) -> bool {
         self.bodies.full()
+    }
+
+    /// Bytes of each body that the peer of a connection of QUIC may have sent before they are read, and how many bodies it has, one at least.
+    #[cfg(feature = "http3")]
+    pub fn allowance(&self, now: u32) -> (u32, u32) {
+        self.bodies.crowd.look(now, WORKER_SHARE);
+        self.crowd.look(now, 1);
+        let tier = self.crowd.tier.get().max(self.bodies.crowd.tier.get());
+        let bodies = u32::try_from(self.crowd.open.get()).unwrap_or(u32::MAX);
+        (TIERS[tier].1.min(QUIC_STREAM_WINDOW_BYTES), bodies.max(1))
     }
 
     /// Called at the end of each turn of the connection's task: tells the peer by `set` if its windows are to change; `set` says whether
@@ -256,6 +274,23 @@ mod tests {
         assert_eq!((turn(&crowded, CALM_TICKS - 1), turn(&crowded, CALM_TICKS)), (None, None), "the crowd was here a moment ago");
         assert_eq!((turn(&crowded, CALM_TICKS * 2), turn(&other, CALM_TICKS * 2)), (Some(1 << 20), Some(1 << 20)));
         assert_eq!(bodies.open(), 0);
+    }
+
+    #[cfg(feature = "http3")]
+    #[test]
+    fn a_connection_of_quic_has_what_its_bodies_have() {
+        // Aim: one body's room without any, then as much for each; less of each where a worker has many, and more again after a calm time.
+        let bodies = Bodies::new(Arc::default(), Floods::default());
+        let (connection, other) = (bodies.connection(), bodies.connection());
+        let one = QUIC_STREAM_WINDOW_BYTES;
+        assert_eq!((connection.allowance(0), bodies.one()), ((one, 1), one));
+        let shares: Vec<_> = (0..3).map(|_| connection.enter()).collect();
+        assert_eq!((connection.allowance(0), other.allowance(0)), ((one, 3), (one, 1)));
+        let crowd: Vec<_> = (0..64 * WORKER_SHARE).map(|_| other.enter()).collect();
+        assert_eq!((connection.allowance(0), bodies.one()), ((64 << 10, 3), 64 << 10));
+        drop((shares, crowd));
+        connection.allowance(CALM_TICKS);
+        assert_eq!(connection.allowance(2 * CALM_TICKS), (one, 1));
     }
 
     #[test]

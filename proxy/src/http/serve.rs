@@ -88,6 +88,7 @@ fn http1_builder(half_close: bool, head_bytes_max: usize) -> http1::Builder {
         .auto_date_header(false)
         .half_close(half_close)
         .max_header_size(head_bytes_max)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         // How long a head may take is judged with how long a connection may be kept: see [`Kept`].
         .header_read_timeout(None);
     builder

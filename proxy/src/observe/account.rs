@@ -88,8 +88,8 @@ impl Account {
         if let Some(value) = &rules.headers.hsts {
             headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
         }
-        if let Some(value) = rules.alt_svc.as_ref().filter(|_| cfg!(feature = "http3") && version != Version::HTTP_3) {
-            headers.insert(ALT_SVC, value.clone());
+        if let Some(other) = rules.alt_svc.as_ref().filter(|other| version != Version::HTTP_3 && other.door.is_open()) {
+            headers.insert(ALT_SVC, other.value.clone());
         }
     }
 

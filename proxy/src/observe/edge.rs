@@ -41,6 +41,8 @@ pub struct EdgeReadings {
     pub http3_retries: AtomicU64,
     /// Connections of HTTP/3 that were ended because too many requests were taken back.
     pub http3_floods: AtomicU64,
+    /// Ports where HTTP/3 is wanted and not served, why, and since when (seconds since 1970).
+    http3_away: Mutex<BTreeMap<u16, (String, u64)>>,
     /// Sessions of datagrams now.
     pub sessions: AtomicI64,
     /// Sessions of datagrams that were not begun: a worker had as many as it may.
@@ -62,6 +64,19 @@ impl EdgeReadings {
     /// A client was not let in.
     pub fn not_admitted(&self, why: NotAdmitted) {
         self.not_admitted[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where HTTP/3 is wanted and not served by now, and why.
+    pub(super) fn http3_away(&self, away: BTreeMap<u16, String>, now_secs: u64) {
+        let mut known = self.http3_away.lock();
+        let since = |port: &u16| known.get(port).map_or(now_secs, |(_, since_secs)| *since_secs);
+        let away = away.into_iter().map(|(port, why)| (port, (why, since(&port)))).collect();
+        *known = away;
+    }
+
+    /// The same, and since when, to be told.
+    pub(super) fn http3_not_served(&self) -> BTreeMap<u16, (String, u64)> {
+        self.http3_away.lock().clone()
     }
 
     /// Nothing where there was nothing: a sidecar has no such clients.

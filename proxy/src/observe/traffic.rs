@@ -16,6 +16,8 @@ use super::telemetry::Telemetry;
 
 /// The control plane's store, as `meshwright_degraded` names it.
 const LEASES: &str = "leases";
+/// A port's HTTP/3, in the same place.
+const HTTP3: &str = "Http3";
 /// A proxy that starts, or changes its control plane, has asked nobody yet.
 const LEASES_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,7 +62,8 @@ impl Telemetry {
         })
     }
 
-    /// Services that did not answer when they were asked last, since that was first seen. At most 256.
+    /// Services that did not answer when they were asked last, since that was first seen, and ports without the HTTP/3 that is wanted of them. At
+    /// most 256.
     fn services_away(&self) -> Vec<ServiceAway> {
         let readings = Arc::clone(&self.readings.callouts.lock()).readings();
         let now_secs = self.clock.unix().as_secs();
@@ -73,7 +76,19 @@ impl Telemetry {
             still.insert((kind, name), since_secs);
         }
         *seen = still;
+        let ports = self.readings.edge.http3_not_served().into_iter();
+        rows.extend(ports.take(ROWS_MAX - rows.len()).map(|(port, (error, since_secs))| ServiceAway {
+            kind: HTTP3.to_owned(),
+            name: port.to_string(),
+            error,
+            since_secs,
+        }));
         rows
+    }
+
+    /// Ports where HTTP/3 is wanted and not served by now, and why. It is told as what is away.
+    pub fn http3_away(&self, away: BTreeMap<u16, String>) {
+        self.readings.edge.http3_away(away, self.clock.unix().as_secs());
     }
 
     /// Who called the application for what: rows that are new or have changed since they were told, at most 256 at once. `None`: there is

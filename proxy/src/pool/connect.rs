@@ -149,6 +149,7 @@ impl Connector {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(limits::HEAD_BYTES_MAX + added)
+            .max_buf_size(limits::HTTP1_BUFFER_BYTES)
             .handshake(TokioIo::new(Called::new(self.attended(stream), Arc::clone(&line))))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;

@@ -1,21 +1,22 @@
 //! HTTP/3 at a Gateway's port: clients by UDP, whose connections join the Gateway's road where their TLS is ended.
 //!
-//! A port of it is served by one worker: a client that moves to another address (RFC 9000, section 9) is known by its connection's id, which only the
-//! worker knows that has the connection, while the kernel divides datagrams by address.
+//! A port has one socket, which one worker reads, and all workers serve its clients: whoever is first to take a client in carries it, as with TCP's.
+//! One socket for each worker would not do: a client that moves to another address (RFC 9000, section 9) is known by its connection's id alone, while
+//! the kernel divides datagrams by address.
 
 #![allow(clippy::disallowed_types, reason = "a door: clients come by UDP")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use engine::client::Admitted;
 use engine::decide;
 use engine::failure::{Failure, Reason};
-use engine::model::{ClientPolicy, ClientRules, Serves, Snapshot};
+use engine::model::{ClientPolicy, ClientRules, Edge, Port, Serves, Snapshot};
 use quinn::{
     ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode,
     VarInt,
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{
-    QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX, QUIC_STREAM_WINDOW_BYTES,
+    HANDSHAKE_WAIT, PING_WAIT, QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX, QUIC_STREAM_WINDOW_BYTES,
 };
 use crate::http::http3::{self, QuicTerms};
 use crate::observe::{Direction, Downstream, EdgeReadings, client_tls};
@@ -40,41 +41,75 @@ const VERSION: u32 = 1;
 /// TLS's code for a name that nobody has (RFC 8446, section 6.2).
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Serves a port's clients of HTTP/3 for as long as `wanted` says so; then those who are there end in order, and so does this. It goes on if it is wanted
-/// again meanwhile. Whoever comes then, or once a drain has shut the doors, is refused. Dropping the future cuts all of them. `unproved_max`: handshakes
-/// under way at which further clients have to prove their address first.
-pub async fn serve(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: Rc<Shared>, mut wanted: watch::Receiver<bool>) {
-    let hall = match Hall::open(socket, (port, unproved_max), &shared) {
-        Ok(hall) => hall,
-        Err(why) => return tracing::error!(port, why, "HTTP/3 cannot be served"),
-    };
+/// A port: its socket, and what is the same for all workers that serve its clients.
+pub struct QuicPort {
+    endpoint: Endpoint,
+    port: u16,
+    local: SocketAddr,
+    /// Without terms.
+    usual: ServerConfig,
+    handshakes: AtomicUsize,
+    unproved_max: usize,
+}
+
+impl QuicPort {
+    /// Reads a socket on the current worker. `unproved_max`: handshakes under way at which further clients have to prove their address first.
+    ///
+    /// # Errors
+    /// The kernel does not let it be read, or the crypto library knows nothing of QUIC.
+    pub fn open(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: &Shared) -> std::io::Result<Arc<Self>> {
+        let local = socket.local_addr()?;
+        let snapshots = shared.snapshots.clone();
+        let naming = move |name: Option<&str>| {
+            let live = snapshots.load();
+            let chain = decide::chain(&live, port, name).filter(|chain| matches!(chain.serves, Serves::Http(_)));
+            chain.cloned().ok_or(Alert::UnrecognizedName)
+        };
+        let door = QuicDoor::new(Arc::clone(&shared.tls), Box::new(naming)).map_err(std::io::Error::other)?;
+        let mut usual = ServerConfig::with_crypto(door);
+        usual.max_incoming(QUIC_INCOMING_MAX).incoming_buffer_size(QUIC_INCOMING_BYTES);
+        usual.incoming_buffer_size_total(QUIC_INCOMING_BYTES * QUIC_INCOMING_MAX as u64);
+        let mut config = EndpointConfig::default();
+        config.supported_versions(vec![VERSION]);
+        let endpoint = Endpoint::new(config, Some(usual.clone()), socket, Arc::new(TokioRuntime))?;
+        Ok(Arc::new(Self { endpoint, port, local, usual, handshakes: AtomicUsize::new(0), unproved_max }))
+    }
+}
+
+/// Serves a port's clients of HTTP/3 on the current worker, beside others, for as long as `wanted` says so; then those who are there end in order, and
+/// so does this. It goes on if it is wanted again meanwhile. Whoever comes then, or once a drain has shut the doors, is refused. Dropping the future
+/// cuts all of them.
+pub async fn serve(port: Arc<QuicPort>, shared: Rc<Shared>, mut wanted: watch::Receiver<bool>) {
+    let endpoint = port.endpoint.clone();
+    let hall = Rc::new(Hall { port, config: RefCell::default(), closing: RefCell::default(), shared: Rc::clone(&shared) });
     let guests = Rc::clone(&shared.guests.outbound);
     let mut doorway = Some(guests.door());
-    let mut member = shared.drain.outbound.join();
+    let (mut member, mut end) = (shared.drain.outbound.join(), shared.drain.outbound.join());
     loop {
         let open = *wanted.borrow_and_update();
         if !open {
             hall.close();
-            if hall.endpoint.open_connections() == 0 {
+            if endpoint.open_connections() == 0 {
                 return;
             }
         }
         tokio::select! {
             biased;
+            () = end.stage(DrainStage::Cut) => return hall.cut().await,
             () = member.stage(DrainStage::Shut), if doorway.is_some() => doorway = None,
             changed = wanted.changed() => match changed {
                 Ok(()) if *wanted.borrow() && doorway.is_some() => hall.reopen(),
                 Ok(()) => {}
                 // Its worker ends.
-                Err(_) => return hall.endpoint.wait_idle().await,
+                Err(_) => return endpoint.wait_idle().await,
             },
-            () = hall.endpoint.wait_idle(), if !open => return,
-            (place, incoming) = next(&guests, &hall.endpoint), if open && doorway.is_some() => {
+            () = endpoint.wait_idle(), if !open => return,
+            (place, incoming) = next(&guests, &endpoint), if open && doorway.is_some() => {
                 let Some(incoming) = incoming else { return };
                 hall.admit(incoming, || place.taken());
             }
             // Who is not answered would try on for half a minute before it asks over TCP.
-            incoming = hall.endpoint.accept(), if !open || doorway.is_none() => match incoming {
+            incoming = endpoint.accept(), if !open || doorway.is_none() => match incoming {
                 Some(incoming) => incoming.refuse(),
                 None => return,
             },
@@ -88,53 +123,33 @@ async fn next(guests: &Rc<Guests>, endpoint: &Endpoint) -> (Reserved, Option<Inc
     (place, endpoint.accept().await)
 }
 
-/// A port and its clients.
+/// A port's clients on one worker.
 struct Hall {
-    endpoint: Endpoint,
-    port: u16,
-    /// By the terms that the port had last.
-    config: RefCell<(Arc<ClientPolicy>, Arc<ServerConfig>)>,
-    /// Without terms.
-    usual: ServerConfig,
+    port: Arc<QuicPort>,
+    /// By the terms that the port had last, and what one body had then.
+    config: RefCell<Option<((Arc<Edge>, u32), Arc<ServerConfig>)>>,
     /// Ends those that are there.
     closing: RefCell<CancellationToken>,
-    handshakes: Cell<usize>,
-    unproved_max: usize,
-    local: SocketAddr,
     shared: Rc<Shared>,
 }
 
 /// A handshake that is under way.
-struct Shaking(Rc<Hall>);
+struct Shaking(Arc<QuicPort>);
+
+impl Shaking {
+    fn begin(port: &Arc<QuicPort>) -> Self {
+        port.handshakes.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(port))
+    }
+}
 
 impl Drop for Shaking {
     fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Hall {
-    fn open(socket: UdpSocket, (port, unproved_max): (u16, usize), shared: &Rc<Shared>) -> Result<Rc<Self>, String> {
-        let told = |error: std::io::Error| error.to_string();
-        let local = socket.local_addr().map_err(told)?;
-        let snapshots = shared.snapshots.clone();
-        let naming = move |name: Option<&str>| {
-            let live = snapshots.load();
-            let chain = decide::chain(&live, port, name).filter(|chain| matches!(chain.serves, Serves::Http(_)));
-            chain.cloned().ok_or(Alert::UnrecognizedName)
-        };
-        let door = QuicDoor::new(Arc::clone(&shared.tls), Box::new(naming))?;
-        let mut usual = ServerConfig::with_crypto(door);
-        usual.max_incoming(QUIC_INCOMING_MAX).incoming_buffer_size(QUIC_INCOMING_BYTES);
-        usual.incoming_buffer_size_total(QUIC_INCOMING_BYTES * QUIC_INCOMING_MAX as u64);
-        let mut config = EndpointConfig::default();
-        config.supported_versions(vec![VERSION]);
-        let endpoint = Endpoint::new(config, Some(usual.clone()), socket, Arc::new(TokioRuntime)).map_err(told)?;
-        let config = RefCell::new((Arc::default(), Arc::new(usual.clone())));
-        let (closing, handshakes, shared) = (RefCell::default(), Cell::new(0), Rc::clone(shared));
-        Ok(Rc::new(Self { endpoint, port, config, usual, closing, handshakes, unproved_max, local, shared }))
-    }
-
     fn readings(&self) -> &EdgeReadings {
         self.shared.observer.edge()
     }
@@ -148,63 +163,75 @@ impl Hall {
         *self.closing.borrow_mut() = CancellationToken::new();
     }
 
+    /// Tells clients that they are cut: of a connection whose process has gone nothing would be heard until they lose patience.
+    async fn cut(&self) {
+        self.port.endpoint.close(VarInt::from_u32(INTERNAL), b"the proxy ends");
+        self.port.endpoint.wait_idle().await;
+    }
+
     /// How connections are carried by the terms of a port, made once for each.
-    fn config(&self, clients: &Arc<ClientPolicy>) -> Arc<ServerConfig> {
+    fn config(&self, edge: &Arc<Edge>) -> Arc<ServerConfig> {
+        let one = self.shared.serving.bodies().one();
         let mut made = self.config.borrow_mut();
-        if !Arc::ptr_eq(&made.0, clients) {
-            let mut config = self.usual.clone();
-            config.transport_config(Arc::new(transport(clients.only())));
-            *made = (Arc::clone(clients), Arc::new(config));
+        if let Some(((of, window), config)) = &*made
+            && Arc::ptr_eq(of, edge)
+            && *window == one
+        {
+            return Arc::clone(config);
         }
-        Arc::clone(&made.1)
+        let mut config = self.port.usual.clone();
+        config.transport_config(Arc::new(transport(&all_rules(edge), one)));
+        let config = Arc::new(config);
+        *made = Some(((Arc::clone(edge), one), Arc::clone(&config)));
+        config
     }
 
     /// Takes a client in, or sends it away. Whoever may be somebody else has to answer first where many come.
     fn admit(self: &Rc<Self>, incoming: Incoming, taken: impl FnOnce() -> Guest) {
         let snapshot = self.shared.reader.load();
-        let Some(edge) = snapshot.edges.get(&self.port).filter(|edge| edge.clients.http3) else { return incoming.refuse() };
-        if !incoming.remote_address_validated() && self.handshakes.get() >= self.unproved_max {
+        let wanted = snapshot.edges.get(&self.port.port).filter(|edge| edge.clients.http3.is_some());
+        let Some(edge) = wanted.cloned() else { return incoming.refuse() };
+        if !incoming.remote_address_validated() && self.port.handshakes.load(Ordering::Relaxed) >= self.port.unproved_max {
             self.readings().http3_retries.fetch_add(1, Ordering::Relaxed);
             // It may always be sent one that has proved nothing.
             let _ = incoming.retry();
             return;
         }
-        let (clients, guest) = (Arc::clone(&edge.clients), taken());
-        self.handshakes.set(self.handshakes.get() + 1);
-        let (hall, shaking) = (Rc::clone(self), Shaking(Rc::clone(self)));
+        let (hall, guest, shaking) = (Rc::clone(self), taken(), Shaking::begin(&self.port));
         tokio::task::spawn_local(async move {
-            Box::pin(hall.meet(incoming, (snapshot, clients), shaking)).await;
+            Box::pin(hall.meet(incoming, (snapshot, edge), shaking)).await;
             drop(guest);
             hall.shared.patience.stir();
         });
     }
 
     /// One client, to its end.
-    async fn meet(&self, incoming: Incoming, (snapshot, clients): (Arc<Snapshot>, Arc<ClientPolicy>), shaking: Shaking) {
+    async fn meet(&self, incoming: Incoming, (snapshot, edge): (Arc<Snapshot>, Arc<Edge>), shaking: Shaking) {
+        let clients = &edge.clients;
         let peer = incoming.remote_address();
-        let local = SocketAddr::new(incoming.local_ip().unwrap_or(self.local.ip()), self.port);
+        let local = SocketAddr::new(incoming.local_ip().unwrap_or(self.port.local.ip()), self.port.port);
         // Before the handshake only an address counts that has answered; of others nobody knows whose it is.
         let mut place = None;
         if incoming.remote_address_validated() {
-            match self.enter(&clients, peer) {
+            match self.enter(clients, peer) {
                 Ok(entered) => place = entered,
                 Err(()) => return incoming.refuse(),
             }
         }
         let proved = place.is_some();
-        let shaken = self.shake(incoming, &clients).await;
+        let shaken = self.shake(incoming, &edge).await;
         drop(shaking);
         let (connection, met) = match shaken {
             Ok(shaken) => shaken,
             Err(failure) => {
                 self.readings().http3_handshakes_failed.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%peer, port = self.port, %failure, "a client's handshake over QUIC failed");
+                tracing::debug!(%peer, port = self.port.port, %failure, "a client's handshake over QUIC failed");
                 let downstream = self.downstream(&snapshot, (peer, local));
                 return self.shared.observer.begin_tcp(Direction::Outbound, &snapshot, &downstream).failed(&failure);
             }
         };
         if !proved {
-            match self.enter(&clients, peer) {
+            match self.enter(clients, peer) {
                 Ok(entered) => place = entered,
                 Err(()) => return connection.close(VarInt::from_u32(REFUSED), b"as many clients are here as may be"),
             }
@@ -218,11 +245,11 @@ impl Hall {
         let Some(admission) = &clients.admission else { return Ok(None) };
         admission.enter(peer.ip(), self.shared.moment(self.shared.clock.now())).map(|admitted| Some(Arc::new(admitted))).map_err(|why| {
             self.readings().not_admitted(why);
-            tracing::debug!(%peer, port = self.port, bound = why.text(), "a client of an edge is not let in");
+            tracing::debug!(%peer, port = self.port.port, bound = why.text(), "a client of an edge is not let in");
         })
     }
 
-    async fn shake(&self, incoming: Incoming, clients: &Arc<ClientPolicy>) -> Result<(quinn::Connection, QuicMet), Failure> {
+    async fn shake(&self, incoming: Incoming, edge: &Arc<Edge>) -> Result<(quinn::Connection, QuicMet), Failure> {
         let failed = |why: String| Failure::new(Reason::TlsFailed, format!("QUIC from the client: {why}"));
         let ended = |error: ConnectionError| {
             if is_unnamed(&error) {
@@ -230,10 +257,12 @@ impl Hall {
             }
             failed(error.to_string())
         };
-        let connecting = incoming.accept_with(self.config(clients)).map_err(ended)?;
+        let connecting = incoming.accept_with(self.config(edge)).map_err(ended)?;
         let full = || _ = self.readings().handshakes_full.fetch_add(1, Ordering::Relaxed);
         let handshake = self.shared.handshakes.run(full, connecting);
-        let shaken = match Box::pin(timeout(clients.only().timeouts.tls_handshake, handshake)).await {
+        // Whose terms are a client's is known only within its handshake.
+        let patience = all_rules(edge).iter().map(|rules| rules.timeouts.tls_handshake).max().unwrap_or(HANDSHAKE_WAIT);
+        let shaken = match Box::pin(timeout(patience, handshake)).await {
             Ok(Some(shaken)) => shaken,
             Ok(None) => return Err(failed("the handshake was the slowest of as many as may be, and made room".to_owned())),
             Err(_) => return Err(failed("the handshake took too long".to_owned())),
@@ -264,7 +293,7 @@ impl Hall {
         downstream.tls = Some(met.facts);
         downstream.certificate = met.shown.as_ref().and_then(Shown::certificate).cloned();
         downstream.place.clone_from(&place);
-        let connection = gateway::over_quic(&self.shared, (self.port, snapshot), met, downstream);
+        let connection = gateway::over_quic(&self.shared, (self.port.port, snapshot), met, downstream);
         let rules = connection.rules().unwrap_or_default();
         let terms = QuicTerms::of(&rules);
         quic.set_max_concurrent_bi_streams(terms.streams.into());
@@ -273,7 +302,7 @@ impl Hall {
         readings.http3_open.fetch_add(1, Ordering::Relaxed);
         let closing = self.closing.borrow().clone();
         let answer = move |head, received| Rc::clone(&connection).answer(head, received).answer();
-        let flooded = http3::serve(quic, (self.shared.serving.bodies(), terms), (&self.shared.drain.outbound, closing), answer).await;
+        let flooded = http3::serve((quic, ends.0.ip()), (self.shared.serving.bodies(), &self.shared.patience, terms), (&self.shared.drain.outbound, closing), answer).await;
         if flooded {
             readings.http3_floods.fetch_add(1, Ordering::Relaxed);
         }
@@ -288,23 +317,40 @@ fn is_unnamed(error: &ConnectionError) -> bool {
     matches!(error, ConnectionError::TransportError(error) if error.code == TransportErrorCode::crypto(UNRECOGNIZED_NAME))
 }
 
-/// Windows, streams and silence of connections.
-fn transport(rules: &ClientRules) -> TransportConfig {
+/// H3_INTERNAL_ERROR, of what is cut.
+const INTERNAL: u32 = 0x102;
+
+/// What holds for each of a port's chains.
+fn all_rules(edge: &Edge) -> Vec<&ClientRules> {
+    match &edge.port {
+        Port::Tls(chains) => chains.all().map(|chain| &**edge.clients.on(&chain.name)).collect(),
+        Port::Http(_) | Port::Bytes(_) => Vec::new(),
+    }
+}
+
+/// Windows, streams and silence of connections. QUIC wants to know them before it knows a name: what a chain says otherwise is done once its name is
+/// known, and what cannot be is as the most patient of a port's chains says. `one`: bytes of one body.
+fn transport(rules: &[&ClientRules], one: u32) -> TransportConfig {
     let mut transport = TransportConfig::default();
-    let streams = rules.http2.max_streams;
-    let (stream, connection) = rules.http2.windows.unwrap_or((QUIC_STREAM_WINDOW_BYTES, QUIC_STREAM_WINDOW_BYTES.saturating_mul(streams)));
-    // Without an exchange a connection is told to go; this is for those that have gone.
-    let silence = rules.lives.idle.saturating_add(SILENCE_MORE);
+    let streams = rules.iter().map(|rules| rules.http2.max_streams).min().unwrap_or(1);
+    let stream = rules.iter().map(|rules| rules.http2.windows.map_or(QUIC_STREAM_WINDOW_BYTES, |(stream, _)| stream)).max();
+    // Without an exchange a connection is told to go; this is for those that have gone, and say nothing when they are asked.
+    let idle = rules.iter().map(|rules| rules.lives.idle).max().unwrap_or_default().saturating_add(SILENCE_MORE);
+    let asked = rules.iter().filter_map(|rules| rules.http2.ping_every).min();
+    let silence = asked.map_or(idle, |every| every.saturating_add(PING_WAIT));
     transport
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(QUIC_CLIENT_STREAMS_MAX.into())
-        .stream_receive_window(stream.into())
-        .receive_window(connection.into())
+        .stream_receive_window(stream.unwrap_or(QUIC_STREAM_WINDOW_BYTES).into())
+        .receive_window(one.into())
         .send_window(QUIC_SEND_BYTES_MAX)
         .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(asked.unwrap_or(silence / QUESTIONS)))
         .max_idle_timeout(IdleTimeout::try_from(silence).ok());
     transport
 }
 
 /// How much longer than without an exchange a connection may be silent.
 const SILENCE_MORE: Duration = Duration::from_secs(5);
+/// How often a client that is silent for so long is asked whether it lives.
+const QUESTIONS: u32 = 3;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::io::{HandedOver, receive_socket};
+use crate::observe::Telemetry;
 use crate::shell::listener::Purpose;
 use crate::shell::ports::{self, Reach, open};
 use crate::shell::settings::Map;
@@ -76,6 +77,8 @@ pub struct Edges {
     pub passed: BTreeMap<u16, Vec<TcpListener>>,
     /// The same of ports of datagrams.
     pub passed_datagrams: BTreeMap<u16, Vec<UdpSocket>>,
+    /// Where ports of HTTP/3 that are not served are told.
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Edges {
@@ -89,7 +92,7 @@ impl Edges {
             let failed = self.follow(&mut open_doors).await | self.follow_datagrams(&mut open_datagrams).await;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.tell_of_http3(&BTreeMap::new(), BTreeMap::new()),
                 _ = changes.changed() => {}
                 arrival = next(&mut self.arrivals) => match arrival {
                     Some((port, HandedOver::Listener(listener))) => self.arrived(port, listener, &open_doors).await,
@@ -119,7 +122,11 @@ impl Edges {
         of_port.push(socket);
         if let Some(takes) = opened.get(&port) {
             match of_port.last().map(UdpSocket::try_clone) {
-                Some(Ok(own)) => self.hand(0, (port, *takes), own).await,
+                Some(Ok(own)) => {
+                    if let Err(error) = self.hand(0, (port, *takes), own).await {
+                        warn!(port, "edge listener of datagrams: {error}");
+                    }
+                }
                 Some(Err(error)) => warn!(port, "edge listener of datagrams: {error}"),
                 None => {}
             }
@@ -184,7 +191,7 @@ impl Edges {
     /// The same for ports of datagrams, and of HTTP/3, which comes in datagrams.
     async fn follow_datagrams(&self, opened: &mut BTreeMap<u16, Takes>) -> bool {
         let wanted = datagram_ports(&self.snapshots.load());
-        let mut failed = false;
+        let (mut failed, mut away) = (false, BTreeMap::new());
         // One that is to take something else is closed first: both would get some of what comes.
         for (port, takes) in opened.clone().into_iter().filter(|(port, takes)| wanted.get(port).is_some_and(|other| other != takes)) {
             self.close_datagrams(port, takes).await;
@@ -198,6 +205,9 @@ impl Edges {
                 }
                 Err(error) => {
                     warn!(port, what = takes.text(), "edge listener of datagrams: {error}");
+                    if *takes == Takes::Http3 {
+                        away.insert(*port, format!("port {port} cannot be opened by UDP: {error}"));
+                    }
                     failed = true;
                 }
             }
@@ -207,11 +217,25 @@ impl Edges {
             info!(port, what = takes.text(), "edge listener of datagrams closed");
             opened.remove(&port);
         }
+        self.tell_of_http3(opened, away);
         failed
     }
 
+    /// Says where HTTP/3 is served: clients are sent to no other port. `away` is why it is not where it should be.
+    fn tell_of_http3(&self, opened: &BTreeMap<u16, Takes>, mut away: BTreeMap<u16, String>) {
+        for (port, edge) in &self.snapshots.load().edges {
+            let Some(door) = &edge.clients.http3 else { continue };
+            let at_hand = self.arrivals.is_none() || self.passed_datagrams.get(port).is_some_and(|passed| !passed.is_empty());
+            door.set_open(opened.get(port) == Some(&Takes::Http3) && at_hand);
+            if !cfg!(feature = "http3") {
+                away.insert(*port, "this proxy is built without HTTP/3".to_owned());
+            }
+        }
+        self.telemetry.http3_away(away);
+    }
+
     /// Each worker has sockets of its own, among which the kernel divides clients; a socket that was handed over has one reader, so that a client's
-    /// datagrams stay with one worker. A port of HTTP/3 has one reader in any case.
+    /// datagrams stay with one worker. A port of HTTP/3 has one reader in any case, for all workers.
     async fn open_datagrams(&self, port: u16, takes: Takes) -> anyhow::Result<()> {
         let open = || ports::open_datagrams(port, "the Gateway's listener");
         let all: Vec<Vec<UdpSocket>> = match self.passed_datagrams.get(&port) {
@@ -222,18 +246,19 @@ impl Edges {
         };
         for (number, sockets) in all.into_iter().enumerate() {
             for socket in sockets {
-                self.hand(number, (port, takes), socket).await;
+                self.hand(number, (port, takes), socket).await?;
             }
         }
         Ok(())
     }
 
-    async fn hand(&self, number: usize, (port, takes): (u16, Takes), socket: UdpSocket) {
+    async fn hand(&self, number: usize, (port, takes): (u16, Takes), socket: UdpSocket) -> std::io::Result<()> {
         match takes {
             Takes::Datagrams => {
                 if let Some(worker) = self.workers.get(number) {
                     worker.open_datagrams(port, socket).await;
                 }
+                Ok(())
             }
             Takes::Http3 => self.open_http3(port, socket).await,
         }
@@ -253,19 +278,21 @@ impl Edges {
 
 #[cfg(feature = "http3")]
 impl Edges {
-    /// The worker that serves a port's HTTP/3: not the same for all.
-    fn of_http3(&self, port: u16) -> Option<&Worker> {
-        self.workers.get(usize::from(port) % self.workers.len().max(1))
-    }
-
-    async fn open_http3(&self, port: u16, socket: UdpSocket) {
-        if let Some(worker) = self.of_http3(port) {
-            worker.open_http3(port, socket).await;
+    /// One worker reads, not the same for all ports, and all serve.
+    async fn open_http3(&self, port: u16, socket: UdpSocket) -> std::io::Result<()> {
+        let reads = usize::from(port) % self.workers.len().max(1);
+        let Some(reader) = self.workers.get(reads) else { return Ok(()) };
+        let opened = reader.open_http3(port, socket).await?;
+        for (_, worker) in self.workers.iter().enumerate().filter(|(number, _)| *number != reads) {
+            for port_opened in &opened {
+                worker.join_http3(port, Arc::clone(port_opened)).await;
+            }
         }
+        Ok(())
     }
 
     async fn close_http3(&self, port: u16) {
-        if let Some(worker) = self.of_http3(port) {
+        for worker in self.workers.iter() {
             worker.close_http3(port).await;
         }
     }
@@ -273,11 +300,12 @@ impl Edges {
 
 /// Of a build that has none: nothing leads here.
 #[cfg(not(feature = "http3"))]
+#[allow(clippy::unused_async, reason = "as where it is served")]
 impl Edges {
-    #[allow(clippy::unused_async, reason = "as where it is served")]
-    async fn open_http3(&self, _: u16, _: UdpSocket) {}
+    async fn open_http3(&self, _: u16, _: UdpSocket) -> std::io::Result<()> {
+        Ok(())
+    }
 
-    #[allow(clippy::unused_async, reason = "as where it is served")]
     async fn close_http3(&self, _: u16) {}
 }
 
@@ -301,7 +329,7 @@ impl Takes {
 
 /// What an epoch wants at each port for datagrams. Where one is for both, whoever has said the port has it.
 fn datagram_ports(live: &Snapshot) -> BTreeMap<u16, Takes> {
-    let http3 = live.edges.iter().filter(|(_, edge)| cfg!(feature = "http3") && edge.clients.http3);
+    let http3 = live.edges.iter().filter(|(_, edge)| cfg!(feature = "http3") && edge.clients.http3.is_some());
     let http3 = http3.map(|(port, _)| (*port, Takes::Http3));
     http3.chain(live.datagrams.keys().map(|port| (*port, Takes::Datagrams))).collect()
 }

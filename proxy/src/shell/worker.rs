@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+#[cfg(feature = "http3")]
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
 #[cfg(feature = "http3")]
-use crate::ground::limits::QUIC_UNPROVED_MAX;
+use crate::ground::limits::{QUIC_FAREWELL, QUIC_UNPROVED_MAX};
 use crate::ground::limits::{
     DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
 };
@@ -34,6 +36,8 @@ use crate::road::guests::Both;
 use crate::road::handshakes::Handshakes;
 use crate::road::hashing::Hashing;
 use crate::road::inbound;
+#[cfg(feature = "http3")]
+use crate::road::quic::QuicPort;
 use crate::road::shared::Shared;
 use crate::road::standing;
 use crate::shell::listener::{Purpose, listen};
@@ -198,8 +202,23 @@ pub async fn drain(shared: &Shared, bound: Duration) {
     if tokio::time::timeout(bound, in_order).await.is_err() {
         let (inbound, outbound) = (shared.guests.inbound.open(), shared.guests.outbound.open());
         tracing::warn!(inbound, outbound, "the drain's time is over; the connections that are left are cut");
+        farewell(shared).await;
     }
 }
+
+/// Lets those know that they are cut who would not hear of it by the end of the process: clients of HTTP/3.
+#[cfg(feature = "http3")]
+async fn farewell(shared: &Shared) {
+    if shared.observer.edge().http3_open.load(Ordering::Relaxed) > 0 {
+        shared.drain.outbound.reach(DrainStage::Cut);
+        tokio::time::sleep(QUIC_FAREWELL).await;
+    }
+}
+
+/// Of a build without them.
+#[cfg(not(feature = "http3"))]
+#[allow(clippy::unused_async, reason = "as where there is HTTP/3")]
+async fn farewell(_: &Shared) {}
 
 /// Tells callers of the application, without shutting a door, that its end is near: their next answer ends their connection, and those that have
 /// asked nothing since are closed. First others hear that nobody should be called here: who comes back at once is to meet another instance.
@@ -228,7 +247,10 @@ enum Instruction {
     CloseDatagrams(u16),
     /// An edge's port of HTTP/3.
     #[cfg(feature = "http3")]
-    OpenHttp3(u16, std::net::UdpSocket),
+    OpenHttp3(u16, std::net::UdpSocket, oneshot::Sender<io::Result<Vec<Arc<QuicPort>>>>),
+    /// One that another worker reads.
+    #[cfg(feature = "http3")]
+    JoinHttp3(u16, Arc<QuicPort>),
     #[cfg(feature = "http3")]
     CloseHttp3(u16),
     Check,
@@ -286,10 +308,22 @@ impl Worker {
         let _ = self.commands.send(Instruction::CloseDatagrams(port)).await;
     }
 
-    /// Starts taking clients of HTTP/3 at an edge's port, at a socket of its own. A port that was closed and still has clients goes on with the sockets that it has.
+    /// Starts taking clients of HTTP/3 at an edge's port, and reads its socket for others who join it. A port that was closed and still has clients
+    /// goes on with the sockets that it has.
+    ///
+    /// # Errors
+    /// The socket cannot be read, or the worker has ended.
     #[cfg(feature = "http3")]
-    pub async fn open_http3(&self, port: u16, socket: std::net::UdpSocket) {
-        let _ = self.commands.send(Instruction::OpenHttp3(port, socket)).await;
+    pub async fn open_http3(&self, port: u16, socket: std::net::UdpSocket) -> io::Result<Vec<Arc<QuicPort>>> {
+        let (done, opened) = oneshot::channel();
+        let _ = self.commands.send(Instruction::OpenHttp3(port, socket, done)).await;
+        opened.await.map_err(io::Error::other)?
+    }
+
+    /// Takes clients of a port that another worker reads.
+    #[cfg(feature = "http3")]
+    pub async fn join_http3(&self, port: u16, opened: Arc<QuicPort>) {
+        let _ = self.commands.send(Instruction::JoinHttp3(port, opened)).await;
     }
 
     /// Takes no further ones; those who are there end in order.
@@ -350,7 +384,9 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
             },
             Instruction::CloseDatagrams(port) => datagrams.remove(&port).into_iter().flatten().for_each(|serving| serving.abort()),
             #[cfg(feature = "http3")]
-            Instruction::OpenHttp3(port, socket) => halls.open(port, socket, &shared),
+            Instruction::OpenHttp3(port, socket, done) => _ = done.send(halls.open(port, socket, &shared)),
+            #[cfg(feature = "http3")]
+            Instruction::JoinHttp3(port, opened) => halls.join(port, opened, &shared),
             #[cfg(feature = "http3")]
             Instruction::CloseHttp3(port) => halls.close(port),
             Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
@@ -373,35 +409,49 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
 /// Ports of HTTP/3; one that was closed is there until its clients have gone.
 #[cfg(feature = "http3")]
 #[derive(Default)]
-struct Halls(HashMap<u16, HallDoor>);
+struct Halls(HashMap<u16, Vec<HallDoor>>);
 
 /// See [`Halls`].
 #[cfg(feature = "http3")]
 struct HallDoor {
+    port: Arc<QuicPort>,
     wanted: watch::Sender<bool>,
-    serving: Vec<tokio::task::JoinHandle<()>>,
+    serving: tokio::task::JoinHandle<()>,
     /// It was opened again before its clients had gone.
     reopened: bool,
 }
 
 #[cfg(feature = "http3")]
 impl Halls {
-    fn open(&mut self, port: u16, socket: std::net::UdpSocket, shared: &Rc<Shared>) {
-        let fresh = || HallDoor { wanted: watch::Sender::new(true), serving: Vec::new(), reopened: false };
-        let door = self.0.entry(port).or_insert_with(fresh);
-        door.serving.retain(|serving| !serving.is_finished());
-        if !door.wanted.send_replace(true) {
-            door.reopened = !door.serving.is_empty();
+    /// What others may join.
+    fn open(&mut self, port: u16, socket: std::net::UdpSocket, shared: &Rc<Shared>) -> io::Result<Vec<Arc<QuicPort>>> {
+        let doors = self.0.entry(port).or_default();
+        doors.retain(|door| !door.serving.is_finished());
+        for door in doors.iter_mut() {
+            door.reopened |= !door.wanted.send_replace(true);
         }
         // Beside a socket that still serves a former time's clients another would get some of their datagrams.
-        if !door.reopened {
-            let serving = road::quic::serve(socket, (port, QUIC_UNPROVED_MAX), Rc::clone(shared), door.wanted.subscribe());
-            door.serving.push(tokio::task::spawn_local(serving));
+        if !doors.iter().any(|door| door.reopened) {
+            let opened = QuicPort::open(socket, (port, QUIC_UNPROVED_MAX), shared)?;
+            self.join(port, opened, shared);
         }
+        Ok(self.0.get(&port).into_iter().flatten().map(|door| Arc::clone(&door.port)).collect())
+    }
+
+    fn join(&mut self, port: u16, opened: Arc<QuicPort>, shared: &Rc<Shared>) {
+        let doors = self.0.entry(port).or_default();
+        doors.retain(|door| !door.serving.is_finished());
+        if let Some(door) = doors.iter().find(|door| Arc::ptr_eq(&door.port, &opened)) {
+            door.wanted.send_replace(true);
+            return;
+        }
+        let wanted = watch::Sender::new(true);
+        let serving = tokio::task::spawn_local(road::quic::serve(Arc::clone(&opened), Rc::clone(shared), wanted.subscribe()));
+        doors.push(HallDoor { port: opened, wanted, serving, reopened: false });
     }
 
     fn close(&mut self, port: u16) {
-        if let Some(door) = self.0.get(&port) {
+        for door in self.0.get(&port).into_iter().flatten() {
             door.wanted.send_replace(false);
         }
     }

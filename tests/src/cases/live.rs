@@ -1,8 +1,10 @@
 //! The table over a whole mesh: the control plane and the proxies of the binary's own code in one thread and in virtual time, over
 //! memory pipes. Nothing is tried twice: a case begins when every proxy has acknowledged what it is about.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -12,9 +14,16 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy::io::{Network, Socket};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use super::backend::{ANSWER, Ledger, POD, TAG, serve, serve_bytes};
 use super::judge::{Outcome, Seen, joined, judge};
@@ -27,6 +36,10 @@ use crate::wire::Medium;
 
 /// The control plane's host.
 const CONTROL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1));
+/// Who asks from outside.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 250));
+/// Where the proxy of the first Gateway is.
+const FIRST_EDGE: u8 = 240;
 /// Feeds all chance.
 const SEED: u64 = 9;
 /// When mirrors have come to where they go.
@@ -51,6 +64,8 @@ struct Town {
     mesh: Mesh,
     ledger: Ledger,
     sidecars: Vec<(Pod, Sidecar)>,
+    /// Proxies of Gateways, by `NAMESPACE/NAME`, and where they are.
+    edges: Vec<(String, IpAddr, Sidecar)>,
 }
 
 async fn all(table: &Table) -> anyhow::Result<usize> {
@@ -96,7 +111,14 @@ impl Town {
         for (pod, sidecar) in &sidecars {
             sidecar.ready().await.with_context(|| pod.name.clone())?;
         }
-        let town = Self { stage, mesh, ledger, sidecars };
+        let mut edges = Vec::new();
+        for (number, gateway) in (FIRST_EDGE..).zip(stage.objects.values().filter(|object| object["kind"] == "Gateway")) {
+            let (spec, ports) = of_gateway(gateway, Ipv4Addr::new(10, 9, 0, number).into())?;
+            let edge = mesh.edge(spec, &ports, clock).await?;
+            edge.ready().await.with_context(|| spec.workload.to_owned())?;
+            edges.push((format!("{}/{}", spec.namespace, spec.workload), spec.ip, edge));
+        }
+        let town = Self { stage, mesh, ledger, sidecars, edges };
         // A change that concerns nobody: live when everybody has acknowledged what was before it.
         town.apply("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: begun}\n").await?;
         Ok(town)
@@ -132,12 +154,14 @@ impl Town {
     async fn one(&self, case: &Case, number: usize) -> anyhow::Result<()> {
         let (pod, sidecar) = self.sidecars.iter().find(|(pod, _)| pod.name == case.get.from).context("nobody asks")?;
         let to = destination(&case.get.to)?;
+        let of_gateway = || self.edges.iter().find(|(name, ..)| *name == format!("{}/{}", to.namespace, to.name)).map(|(_, ip, _)| *ip);
         let ip = match self.stage.pod(&to.name) {
+            _ if to.gateway => of_gateway().context("no such Gateway")?,
             Some(pod) if to.pod => pod.ip,
             _ => resolve(&sidecar.means.snapshots, &format!("{}.{}", to.name, to.namespace)).await?,
         };
-        let caller =
-            Caller { network: self.mesh.wire.application(pod.ip), address: SocketAddr::new(ip, to.port), to, tag: number.to_string() };
+        let network = self.mesh.wire.application(if to.gateway { OUTSIDE } else { pod.ip });
+        let caller = Caller { network, address: SocketAddr::new(ip, to.port), to, tag: number.to_string() };
         let mut outcomes = Vec::new();
         let mut kept = None;
         self.ledger.take();
@@ -157,9 +181,22 @@ impl Town {
     }
 }
 
+/// Names of the proxies of this crate live as long as the process.
+fn leak(text: &str) -> &'static str {
+    Box::leak(text.to_owned().into_boxed_str())
+}
+
+/// The proxy of a Gateway, and its ports for connections.
+fn of_gateway(gateway: &Value, ip: IpAddr) -> anyhow::Result<(Spec, Vec<u16>)> {
+    let named = |field: &str| gateway["metadata"][field].as_str().map(leak).with_context(|| format!("a Gateway without {field}"));
+    let name = named("name")?;
+    let listeners = gateway["spec"]["listeners"].as_array().into_iter().flatten().filter(|listener| listener["protocol"] != "UDP");
+    let ports: BTreeSet<u16> = listeners.filter_map(|listener| listener["port"].as_u64()?.try_into().ok()).collect();
+    // A Gateway's account is its name.
+    Ok((Spec { namespace: named("namespace")?, workload: name, service_account: name, ip }, ports.into_iter().collect()))
+}
+
 fn spec(pod: &Pod) -> Spec {
-    // Names of the sidecars of this crate live as long as the process.
-    let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     Spec { namespace: leak(&pod.namespace), workload: leak(&pod.name), service_account: "default", ip: pod.ip }
 }
 
@@ -183,7 +220,12 @@ struct Caller {
 impl Caller {
     async fn ask(&self, ask: &Ask, kept: Option<&(HeaderName, HeaderValue)>) -> anyhow::Result<Outcome> {
         let begun = Instant::now();
-        let socket = self.network.connect(self.address).await?;
+        let mut socket = self.network.connect(self.address).await?;
+        if let Some(from) = ask.proxied {
+            let introduction = format!("PROXY TCP4 {from} 192.0.2.1 1000 {}\r\n", self.to.port);
+            // Who is cut off is told so by what it asks.
+            let _ = socket.write_all(introduction.as_bytes()).await;
+        }
         if ask.proto.is_opaque() {
             let name = ask.host.as_deref().unwrap_or_default();
             let first = if ask.proto == Proto::Tls { client_hello(name) } else { b"who are you?".to_vec() };
@@ -197,7 +239,13 @@ impl Caller {
         if let Some((name, value)) = kept {
             head.headers.insert(name, value.clone());
         }
-        let mut outcome = bounded(exchange(socket, ask, head)).await?;
+        let mut outcome = match &ask.sni {
+            None => bounded(exchange(socket, ask, head)).await?,
+            Some(name) => match bounded(tls(socket, name, ask.proto)).await? {
+                Some(stream) => bounded(exchange(stream, ask, head)).await?,
+                None => Outcome::default(),
+            },
+        };
         outcome.took = begun.elapsed();
         Ok(outcome)
     }
@@ -207,7 +255,61 @@ async fn bounded<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
     tokio::time::timeout(PATIENCE, work).await.context("no answer at all")?
 }
 
-async fn exchange(socket: Socket, ask: &Ask, head: request::Parts) -> anyhow::Result<Outcome> {
+/// TLS to an edge by a name, or by none; `None`: it is not let in. Whose certificate is shown is looked at elsewhere.
+async fn tls(socket: Socket, name: &str, proto: Proto) -> anyhow::Result<Option<TlsStream<Socket>>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Arc::new(Anybody(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = vec![if proto == Proto::Http1 { b"http/1.1".to_vec() } else { b"h2".to_vec() }];
+    // An address is not named.
+    let name = if name.is_empty() { ServerName::from(IpAddr::from([192, 0, 2, 1])) } else { ServerName::try_from(name.to_owned())? };
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, socket).await.ok())
+}
+
+/// Believes anybody.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+async fn exchange<S>(socket: S, ask: &Ask, head: request::Parts) -> anyhow::Result<Outcome>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let request = Request::from_parts(head, Full::<Bytes>::from(ask.body.clone()));
     let io = TokioIo::new(socket);
     let answer = if ask.proto == Proto::Http1 {

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod judge;
 pub mod live;
 pub mod objects;
+mod gateway;
 pub mod oracle;
 pub mod reading;
 pub mod table;

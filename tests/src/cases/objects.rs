@@ -65,14 +65,20 @@ impl Stage {
                 stage.pods.push(pod);
             }
         }
+        for (name, hosts) in &table.certificates {
+            stage.add(certificate(name, hosts)?)?;
+        }
         for object in &table.objects {
             let object = completed(object)?;
             stage.add(object)?;
         }
         let namespaces: Vec<String> = stage.objects.values().map(namespace_of).collect();
         for namespace in namespaces.into_iter().filter(|namespace| namespace != "meshwright-system") {
-            let object = json!({"apiVersion": "v1", "kind": "Namespace",
-                "metadata": {"name": namespace, "labels": {"meshwright.dev/inject": "enabled"}}});
+            let mut labels = json!({"meshwright.dev/inject": "enabled"});
+            for (name, value) in table.namespaces.get(&namespace).into_iter().flatten() {
+                labels[name] = value.clone().into();
+            }
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
             stage.objects.insert(key(&object)?, object);
         }
         for (name, seconds) in &table.created {
@@ -101,7 +107,7 @@ impl Stage {
 }
 
 fn usual_ports() -> Vec<Port> {
-    vec![Port { port: 80, target: 8080, name: String::new(), app_protocol: String::new() }]
+    vec![Port { port: 80, target: 8080, name: String::new(), app_protocol: String::new(), protocol: String::new() }]
 }
 
 fn pod(name: &str, backend: &Backend, number: u8, ports: &[Port], ip: IpAddr) -> Pod {
@@ -137,6 +143,9 @@ fn service(name: &str, namespace: &str, ports: &[Port]) -> Value {
         if port.name.is_empty() {
             entry["name"] = format!("p{}", port.port).into();
         }
+        if !port.protocol.is_empty() {
+            entry["protocol"] = port.protocol.clone().into();
+        }
         if !port.app_protocol.is_empty() {
             entry["appProtocol"] = port.app_protocol.clone().into();
         }
@@ -146,6 +155,13 @@ fn service(name: &str, namespace: &str, ports: &[Port]) -> Value {
         "spec": {"selector": {"app": name}, "ports": ports.iter().map(port).collect::<Vec<_>>()}})
 }
 
+/// A Secret with a certificate that it has signed itself: nobody looks further than its names.
+fn certificate(name: &str, hosts: &[String]) -> anyhow::Result<Value> {
+    let own = rcgen::generate_simple_self_signed(hosts)?;
+    Ok(json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name, "namespace": HOME},
+        "stringData": {"tls.crt": own.cert.pem(), "tls.key": own.signing_key.serialize_pem()}}))
+}
+
 /// A manifest with what tables leave out.
 ///
 /// # Errors
@@ -153,9 +169,9 @@ fn service(name: &str, namespace: &str, ports: &[Port]) -> Value {
 pub fn completed(object: &Value) -> anyhow::Result<Value> {
     let mut object = object.clone();
     let version = match object["kind"].as_str().context("an object without a kind")? {
-        "Service" | "Namespace" | "ConfigMap" => "v1",
+        "Service" | "Namespace" | "ConfigMap" | "Secret" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
-        "TrafficPolicy" | "Workload" | "Mesh" | "PeerAuthentication" => "meshwright.dev/v1alpha1",
+        "TrafficPolicy" | "Workload" | "Mesh" | "PeerAuthentication" | "ClientPolicy" | "AuthorizationPolicy" => "meshwright.dev/v1alpha1",
         _ => "gateway.networking.k8s.io/v1",
     };
     if object["apiVersion"].is_null() {
@@ -200,6 +216,8 @@ pub fn manifests<'a>(objects: impl IntoIterator<Item = &'a Value>) -> String {
 pub struct Destination {
     /// It is a pod, called by its own address.
     pub pod: bool,
+    /// It is a Gateway, called from outside.
+    pub gateway: bool,
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -213,11 +231,12 @@ pub struct Destination {
 /// # Errors
 /// Its port is no number.
 pub fn destination(to: &str) -> anyhow::Result<Destination> {
-    let (pod, rest) = to.strip_prefix("pod/").map_or((false, to), |rest| (true, rest));
+    let (gateway, rest) = to.strip_prefix("gateway/").map_or((false, to), |rest| (true, rest));
+    let (pod, rest) = rest.strip_prefix("pod/").map_or((false, rest), |rest| (true, rest));
     let (place, port) = match rest.rsplit_once(':') {
         Some((place, port)) => (place, port.parse().with_context(|| format!("`{to}` has no port"))?),
         None => (rest, if pod { 8080 } else { 80 }),
     };
     let (name, namespace) = place.split_once('.').unwrap_or((place, HOME));
-    Ok(Destination { pod, namespace: namespace.to_owned(), name: name.to_owned(), port })
+    Ok(Destination { pod, gateway, namespace: namespace.to_owned(), name: name.to_owned(), port })
 }

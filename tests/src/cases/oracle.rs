@@ -31,18 +31,18 @@ pub struct Oracle<'m> {
     pub objects: &'m [Value],
 }
 
-struct Candidate<'m> {
-    rank: Rank,
+pub(super) struct Candidate<'m> {
+    pub(super) rank: Rank,
     /// Creation time, and `namespace/name` as one text.
-    age: (String, String),
-    place: (usize, usize),
-    route: &'m Value,
+    pub(super) age: (String, String),
+    pub(super) place: (usize, usize),
+    pub(super) route: &'m Value,
     rule: &'m Value,
-    matched: Value,
+    pub(super) matched: Value,
 }
 
 impl<'m> Oracle<'m> {
-    fn of_kind(&self, kind: &str) -> impl Iterator<Item = &'m Value> {
+    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &'m Value> {
         self.objects.iter().filter(move |object| object["kind"] == kind)
     }
 
@@ -100,13 +100,35 @@ impl<'m> Oracle<'m> {
         let Some(found) = all.iter().find(holds) else {
             return Verdict { shares: BTreeMap::from([("404".to_owned(), 1.0)]), ..Verdict::default() };
         };
+        self.decided(found, own, ("http", to, request, host))
+    }
+
+    /// What comes of a rule that decides. `own` is whom it is for where it names nobody.
+    pub(super) fn decided(
+        &self,
+        found: &Candidate<'_>,
+        own: impl Fn() -> BTreeMap<String, f64>,
+        (scheme, to, request, host): (&str, &Destination, &Request, &str),
+    ) -> Verdict {
         let name = found.rule["name"].as_str().map_or_else(|| found.place.0.to_string(), str::to_owned);
-        let mut verdict = Verdict { rule: Some(format!("{}/{name}", found.age.1)), shares: self.shares(found, own), ..Verdict::default() };
-        act(&mut verdict, found, (to, request, host));
+        let shares = self.shares(found, to.gateway, own);
+        let mut verdict = Verdict { rule: Some(format!("{}/{name}", found.age.1)), shares, ..Verdict::default() };
+        act(&mut verdict, found, (scheme, to, request, host));
         verdict
     }
 
-    fn shares(&self, found: &Candidate<'_>, own: impl Fn() -> BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    /// Whether a Service's namespace lets routes of that kind and namespace lead to it (4.3.16).
+    fn is_granted(&self, route: &Value, namespace: &str, name: &str) -> bool {
+        let grants = self.of_kind("ReferenceGrant").filter(|grant| namespace_of(grant) == namespace);
+        grants.into_iter().any(|grant| {
+            let from = items(&grant["spec"], "from").iter().any(|from| from["kind"] == route["kind"] && from["namespace"] == namespace_of(route));
+            let to = items(&grant["spec"], "to").iter();
+            from && to.into_iter().any(|to| to["kind"] == "Service" && to["name"].as_str().is_none_or(|only| only == name))
+        })
+    }
+
+    /// `granted`: backends of other namespaces want a grant, as they do at Gateways (4.3.24).
+    fn shares(&self, found: &Candidate<'_>, granted: bool, own: impl Fn() -> BTreeMap<String, f64>) -> BTreeMap<String, f64> {
         if items(found.rule, "filters").iter().any(is_beyond_us) {
             return BTreeMap::from([("500".to_owned(), 1.0)]);
         }
@@ -125,6 +147,9 @@ impl<'m> Oracle<'m> {
             let namespace = entry["namespace"].as_str().unwrap_or(namespace_of(found.route));
             let target = match entry["port"].as_u64() {
                 _ if items(entry, "filters").iter().any(is_beyond_us) => "500".to_owned(),
+                _ if granted && namespace != namespace_of(found.route) && !self.is_granted(found.route, namespace, text(entry, "name")) => {
+                    "500".to_owned()
+                }
                 Some(port) if is_service => self.target(namespace, text(entry, "name"), port),
                 _ => "500".to_owned(),
             };
@@ -145,7 +170,7 @@ impl<'m> Oracle<'m> {
 }
 
 /// Namespace of an object.
-fn namespace_of(object: &Value) -> &str {
+pub(super) fn namespace_of(object: &Value) -> &str {
     text(&object["metadata"], "namespace")
 }
 
@@ -158,7 +183,7 @@ fn is_attached(route: &Value, to: &Destination) -> bool {
 }
 
 /// Whether a host of a TLSRoute, `*` for none, is the name that is asked for.
-fn covers(host: &str, name: &str) -> bool {
+pub(super) fn covers(host: &str, name: &str) -> bool {
     match host.strip_prefix('*') {
         Some(suffix) => suffix.is_empty() || (name.len() > suffix.len() && name.ends_with(suffix)),
         None => host == name,
@@ -171,7 +196,7 @@ fn host_rank(matched: &Value) -> Rank {
     (u8::from(host.starts_with('*')), Reverse(host.len()), Reverse(0), Reverse(false), Reverse(0), Reverse(0))
 }
 
-fn candidates(route: &Value) -> Vec<Candidate<'_>> {
+pub(super) fn candidates(route: &Value) -> Vec<Candidate<'_>> {
     let mut all = Vec::new();
     let rank = match text(route, "kind") {
         "GRPCRoute" => grpc_rank,
@@ -206,7 +231,7 @@ fn is_beyond_us(filter: &Value) -> bool {
 }
 
 /// What the rule's own filters make of it.
-fn act(verdict: &mut Verdict, found: &Candidate<'_>, (to, request, host): (&Destination, &Request, &str)) {
+fn act(verdict: &mut Verdict, found: &Candidate<'_>, (usual, to, request, host): (&str, &Destination, &Request, &str)) {
     let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
     let changed = |change: &Value| -> Option<String> {
         match text(change, "type") {
@@ -223,7 +248,7 @@ fn act(verdict: &mut Verdict, found: &Candidate<'_>, (to, request, host): (&Dest
                 let well_known = |scheme: &str| if scheme == "https" { 443 } else { 80 };
                 let port = redirect["port"].as_u64().or(scheme.map(well_known)).unwrap_or_else(|| to.port.into());
                 let name = redirect["hostname"].as_str().unwrap_or_else(|| host.split(':').next().unwrap_or_default());
-                let scheme = scheme.unwrap_or("http");
+                let scheme = scheme.unwrap_or(usual);
                 let port = if port == well_known(scheme) { String::new() } else { format!(":{port}") };
                 let path = changed(&redirect["path"]).unwrap_or_else(|| request.path.clone());
                 verdict.redirect = Some(format!("{scheme}://{name}{port}{path}{query}"));

@@ -1,6 +1,7 @@
 //! The table as it is written. Nothing in a file is ignored: an unknown field is an error.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -22,6 +23,12 @@ pub struct Table {
     /// Services with pods behind them.
     #[serde(default)]
     pub backends: BTreeMap<String, Backend>,
+    /// Secrets in `shop` with a certificate of these names, made when the table runs.
+    #[serde(default)]
+    pub certificates: BTreeMap<String, Vec<String>>,
+    /// Labels of namespaces, by name.
+    #[serde(default)]
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Workloads that call, by name: their namespaces.
     #[serde(default)]
     pub clients: BTreeMap<String, String>,
@@ -84,6 +91,9 @@ pub struct Port {
     /// What it says that it speaks.
     #[serde(default, rename = "appProtocol")]
     pub app_protocol: String,
+    /// `UDP`, or TCP where it says nothing.
+    #[serde(default)]
+    pub protocol: String,
 }
 
 const fn usual_target() -> u16 {
@@ -141,8 +151,14 @@ pub struct Ask {
     /// Who asks: a workload of `clients`.
     #[serde(default = "usual_client")]
     pub from: String,
-    /// `SERVICE`, `SERVICE:PORT`, `SERVICE.NAMESPACE:PORT` or `pod/NAME:PORT`.
+    /// `SERVICE`, `SERVICE:PORT`, `SERVICE.NAMESPACE:PORT`, `pod/NAME:PORT`, or from outside `gateway/NAME:PORT`.
     pub to: String,
+    /// The name that it asks for by TLS, which a Gateway ends; empty: it asks for none. Without: plaintext.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// The address that a balancer in front says it comes from, by the PROXY protocol.
+    #[serde(default)]
+    pub proxied: Option<IpAddr>,
     /// Method.
     #[serde(default = "usual_method")]
     pub method: String,
@@ -203,12 +219,14 @@ pub enum Proto {
     Tcp,
     /// TLS, which asks for the host's name; nobody reads more of it.
     Tls,
+    /// A datagram.
+    Udp,
 }
 
 impl Proto {
     /// Whether proxies carry it as bytes.
     pub const fn is_opaque(self) -> bool {
-        matches!(self, Self::Tcp | Self::Tls)
+        matches!(self, Self::Tcp | Self::Tls | Self::Udp)
     }
 }
 

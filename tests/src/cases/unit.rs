@@ -1,9 +1,11 @@
 //! The table in microseconds: manifests through the translator, what it makes through the engine, and each request through the
 //! engine's decisions and filters, with draws of our own in place of a network. Every verdict is compared with the oracle's.
 
+mod outside;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -26,6 +28,7 @@ use proto::names::{self, Mode};
 use proxy::io::Draw;
 use serde_json::Value;
 
+use super::gateway::Knock;
 use super::judge::{Outcome, Seen, judge};
 use super::objects::{Destination, Stage, backend_of, destination, manifests};
 use super::oracle::{Oracle, Verdict};
@@ -34,6 +37,8 @@ use super::table::{Ask, Case, Only, Proto, StatusCase, Table};
 
 /// 1 June 2026.
 const NOW_MS: i64 = 1_780_272_000_000;
+/// Stands for a Gateway's own address, which has no part in what is decided.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// Draws that stand for one request among many.
 const DRAWS_PER_REQUEST: u32 = 10;
 
@@ -96,15 +101,24 @@ impl Translated {
         found.with_context(|| format!("{namespace}/{workload} has no sidecar"))
     }
 
-    /// What the sidecar of a workload runs once it has called this place.
+    fn edge(&self, to: &Destination) -> anyhow::Result<Audience> {
+        let mut all = audiences(&self.world).into_iter().filter(|audience| audience.node.mode == Mode::Edge);
+        let found = all.find(|audience| audience.node.namespace == to.namespace && audience.node.instance == to.name);
+        found.with_context(|| format!("the Gateway {}/{} has no proxy", to.namespace, to.name))
+    }
+
+    /// What the sidecar of a workload, or a Gateway's proxy, runs once it has called this place.
     ///
     /// # Errors
     /// There is no such workload or place, or the engine refuses what it is told.
     pub fn snapshot(&self, client: (&str, &str), to: &Destination) -> anyhow::Result<(Snapshot, SocketAddr)> {
-        let address = self.address(to)?;
-        let wants = BTreeSet::from([names::outbound(address)]);
+        let (address, audience) = match to.gateway {
+            true => (SocketAddr::new(OUTSIDE, to.port), self.edge(to)?),
+            false => (self.address(to)?, self.audience(client)?),
+        };
+        let wants = if to.gateway { BTreeSet::new() } else { BTreeSet::from([names::outbound(address)]) };
         let mut parts = Parts::default();
-        for ((type_url, name), resource) in &view(&self.world, &self.audience(client)?, &wants).resources {
+        for ((type_url, name), resource) in &view(&self.world, &audience, &wants).resources {
             parts.put(type_url, name, &resource.version, &resource.any).map_err(|rejected| anyhow::anyhow!("refused: {rejected}"))?;
         }
         Ok((parts.assemble(1, &Snapshot::default()), address))
@@ -179,7 +193,7 @@ pub fn head(ask: &Ask, to: &Destination) -> anyhow::Result<request::Parts> {
     let grpc = ask.proto == Proto::Grpc;
     let uri = if matches!(ask.proto, Proto::Http2 | Proto::Grpc) { format!("http://{host}{}", ask.path) } else { ask.path.clone() };
     let mut builder = http::Request::builder().method(if grpc { "POST" } else { &*ask.method }).uri(uri);
-    if matches!(ask.proto, Proto::Http1 | Proto::Tcp | Proto::Tls) {
+    if matches!(ask.proto, Proto::Http1 | Proto::Tcp | Proto::Tls | Proto::Udp) {
         builder = builder.header("host", host);
     }
     if grpc && !ask.headers.contains_key("content-type") {
@@ -196,12 +210,18 @@ pub fn head(ask: &Ask, to: &Destination) -> anyhow::Result<request::Parts> {
 fn one((snapshot, address): &(Snapshot, SocketAddr), objects: &[Value], client: &str, case: &Case) -> anyhow::Result<()> {
     let to = destination(&case.get.to)?;
     let head = head(&case.get, &to)?;
-    let verdict = judged(objects, &to, client, &head);
+    let verdict = match to.gateway {
+        true => asked_outside(objects, &to, (&head, &case.get)),
+        false => judged(objects, &to, client, &head),
+    };
     let draws = Draw::seeded(u64::from(address.port()) ^ 0x5eed);
     let rounds = if case.get.repeat > 1 { case.get.repeat * DRAWS_PER_REQUEST } else { 1 };
     let mut outcomes = Vec::new();
     for _ in 0..rounds {
-        let (outcome, place) = walked(snapshot, *address, &case.get, (head.clone(), draws.next()))?;
+        let (outcome, place) = match to.gateway {
+            true => outside::walked(snapshot, to.port, &case.get, (head.clone(), draws.next()))?,
+            false => walked(snapshot, *address, &case.get, (head.clone(), draws.next()))?,
+        };
         agree(&verdict, &outcome, place.as_deref())?;
         outcomes.push(outcome);
     }
@@ -210,6 +230,17 @@ fn one((snapshot, address): &(Snapshot, SocketAddr), objects: &[Value], client: 
 
 /// The oracle's word for a request.
 pub fn judged(objects: &[Value], to: &Destination, client: &str, head: &request::Parts) -> Verdict {
+    let (request, host) = as_seen(head);
+    Oracle { objects }.ask(to, client, &request, &host)
+}
+
+/// The same for one from outside.
+fn asked_outside(objects: &[Value], to: &Destination, (head, ask): (&request::Parts, &Ask)) -> Verdict {
+    let (request, host) = as_seen(head);
+    Oracle { objects }.at_gateway(to, Knock { sni: ask.sni.as_deref(), proto: ask.proto }, &request, &host)
+}
+
+fn as_seen(head: &request::Parts) -> (Request, String) {
     let seen = RequestHead::new(&head.method, &head.uri, &head.headers);
     let request = Request {
         method: head.method.to_string(),
@@ -217,7 +248,7 @@ pub fn judged(objects: &[Value], to: &Destination, client: &str, head: &request:
         query: seen.query.unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
     };
-    Oracle { objects }.ask(to, client, &request, seen.host)
+    (request, seen.host.to_owned())
 }
 
 /// Sends one request through decision and filters, and compares what becomes of it with the oracle's word: whom it was meant for.
@@ -284,7 +315,7 @@ fn walked(
             let rule = named(plan.rule);
             let shown = explained.route.as_ref().map(|route| format!("{}/{}/{}", route.namespace, route.name, route.rule));
             ensure!(rule.is_none() || shown == rule, "explain names {shown:?}, the decision {rule:?}");
-            let (outcome, place) = forwarded(&plan, ask, (head.clone(), draw), (address.port(), now))?;
+            let (outcome, place) = forwarded(&plan, ask, (head.clone(), draw), (address.port(), now, false))?;
             return Ok((Outcome { rule, ..outcome }, place));
         }
     };
@@ -306,12 +337,12 @@ fn forwarded(
     plan: &Plan<'_>,
     ask: &Ask,
     (mut parts, draw): (request::Parts, u64),
-    (port, now): (u16, Moment),
+    (port, now, tls): (u16, Moment, bool),
 ) -> anyhow::Result<(Outcome, Option<String>)> {
     let Plan { forward, place, target, .. } = *plan;
     let mut took = Duration::ZERO;
     let caller = IpAddr::from([10, 9, 0, 2]);
-    let called = Called { port, tls: false };
+    let called = Called { port, tls };
     let mut exchange = Exchange { request: &mut parts, caller: None, address: caller, called, watch: None, now, draw };
     let answered = forward.answered(&exchange);
     let own = |reply: &LocalReply| {

@@ -335,7 +335,7 @@ fn edge_port(edge: &Edge, address: String) -> ListenerRow {
         Port::Tls(chains) => {
             let row_of = |(names, chain): (Vec<String>, &Arc<Chain>)| {
                 let mut row = chain_row(names, chain);
-                if edge.clients.http3 && row.mode == "Terminate" && row.routes.is_some() {
+                if edge.clients.http3.is_some() && row.mode == "Terminate" && row.routes.is_some() {
                     row.alpn.push("h3");
                 }
                 row

@@ -1,6 +1,7 @@
 //! What holds for clients of an edge's port: of its socket, and of each filter chain that they may meet.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -17,8 +18,8 @@ pub struct ClientPolicy {
     pub admission: Option<Arc<Admission>>,
     /// How a proxy ends that has it.
     pub ending: Ending,
-    /// HTTP/3 is served at the same number of port.
-    pub http3: bool,
+    /// HTTP/3 is wanted at the same number of port. It outlives epochs.
+    pub http3: Option<Arc<Http3Door>>,
     /// By filter chain.
     pub chains: Vec<(Arc<str>, Arc<ClientRules>)>,
     /// Of a chain of which nothing is said.
@@ -40,6 +41,33 @@ impl ClientPolicy {
     pub fn of_all(rules: ClientRules) -> Self {
         Self { usual: Arc::new(rules), ..Self::default() }
     }
+}
+
+/// A port of HTTP/3, wanted by the configuration; whether somebody serves it is for whoever opens it to say.
+#[derive(Debug, Default)]
+pub struct Http3Door {
+    open: AtomicBool,
+}
+
+impl Http3Door {
+    /// Whether clients that come are served.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// They are, or are not any more.
+    pub fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
+    }
+}
+
+/// What answers by other versions say of HTTP/3, as long as it is served (RFC 9114, section 3.1.1).
+#[derive(Clone, Debug)]
+pub struct AltSvc {
+    /// The header's value.
+    pub value: HeaderValue,
+    /// Where it leads.
+    pub door: Arc<Http3Door>,
 }
 
 /// How the end of a proxy comes about for its clients from outside: readiness goes first, then doors close and clients are told to go, and then
@@ -97,8 +125,8 @@ pub struct ClientRules {
     pub headers: EarlyHeaders,
     /// TLS 1.2 is spoken without the extended master secret (RFC 7627), too.
     pub plain_master_secret: bool,
-    /// `alt-svc` of answers over TLS by other versions: where HTTP/3 is served (RFC 9114, section 3.1.1).
-    pub alt_svc: Option<HeaderValue>,
+    /// `alt-svc` of answers over TLS by other versions.
+    pub alt_svc: Option<AltSvc>,
 }
 
 /// How long a client may take.

@@ -35,8 +35,8 @@ pub use cell::{Ejected, EndpointCell};
 pub(crate) use challenge::ANSWER_BYTES_MAX;
 pub use challenge::{CHALLENGE_ALPN, CHALLENGES_MAX, Challenge, Challenges};
 pub use client::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
-    EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
+    AltSvc, CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    Ending, EscapedSlashes, Http1Rules, Http2Rules, Http3Door, PathRules, ProxyRule, Underscores,
 };
 pub use cluster::{Cluster, ClusterKind, ClusterLive, RESOLVED_MAX};
 pub(crate) use cluster::{next_workload_id, stamp};

@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::failure::Reason;
 use h3::error::{Code, StreamError};
+use h3::ext::Protocol;
 use h3::server::{RequestResolver, RequestStream};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Response, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderName, HeaderValue, Method, Response, request};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -21,7 +22,6 @@ use super::incoming::Arriving;
 use super::requests::{Asking, Requests};
 use super::transport::{Beside, Outward, Quic};
 use crate::ground::body::{Body, Cut, Delivery, Received};
-use crate::ground::limits::QUIC_ACKNOWLEDGED_WAIT;
 use crate::ground::line::{Interim, Line};
 use crate::ground::windows::Share;
 use crate::http::http2::{fit_answer, too_large};
@@ -64,18 +64,23 @@ where
     A: Future<Output = Result<Response<Body>, CutOff>>,
 {
     let requests = asking.requests();
-    let (head, stream) = match timeout(requests.terms().head, resolver.resolve_request()).await {
+    let (head, mut stream) = match timeout(requests.terms().head, resolver.resolve_request()).await {
         Ok(Ok((request, stream))) => (request.into_parts().0, stream),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a request over HTTP/3 is none");
-            return requests.taken_back();
+            return requests.headless();
         }
         // The stream is reset where it is dropped.
         Err(_) => {
             tracing::debug!("a head over HTTP/3 takes too long");
-            return requests.taken_back();
+            return requests.headless();
         }
     };
+    if let Some(why) = malformed(&head) {
+        tracing::debug!(why, "a request over HTTP/3 is none");
+        stream.stop_stream(Code::H3_MESSAGE_ERROR);
+        return requests.taken_back();
+    }
     let (mut sending, receiving) = stream.split();
     let line = Arc::<Line>::default();
     let delivery = Arriving::of(receiving).map(|incoming| Box::new(incoming) as Box<dyn Delivery>);
@@ -84,10 +89,17 @@ where
         Ok(received) => received,
         Err(error) => {
             tracing::debug!(%error, "a request over HTTP/3 is none");
-            return sending.stop_stream(Code::H3_MESSAGE_ERROR);
+            sending.stop_stream(Code::H3_MESSAGE_ERROR);
+            return requests.taken_back();
         }
     };
-    let sent = match answered(answer(head, received), &mut sending, (&line, &mut beside)).await {
+    let answered = answered(answer(head, received), &mut sending, (&line, &mut beside)).await;
+    // It was begun, and perhaps sent on: as good as one whose answer is not wanted.
+    let torn = beside.torn.get();
+    if torn {
+        requests.taken_back();
+    }
+    let sent = match answered {
         Ok(Ok(response)) => {
             asking.answered(&line);
             send(response, &mut sending, (&mut beside, requests.terms().stall)).await
@@ -95,15 +107,47 @@ where
         Ok(Err(CutOff)) => return sending.stop_stream(Code::H3_INTERNAL_ERROR),
         Err(halt) => Err(halt),
     };
-    match sent {
-        // Who ends the connection now would take from the client what has not arrived.
-        Ok(()) => drop(timeout(QUIC_ACKNOWLEDGED_WAIT, beside.stopped).await),
-        Err(halt) => {
-            tracing::debug!(why = %halt, "an answer did not arrive whole");
-            if matches!(halt, Halt::Gone) {
-                requests.taken_back();
-            }
-            sending.stop_stream(halt.code());
+    let sent = match sent {
+        Ok(()) => landed(&mut beside, requests).await,
+        halted => halted,
+    };
+    if let Err(halt) = sent {
+        tracing::debug!(why = %halt, "an answer did not arrive whole");
+        if matches!(halt, Halt::Gone) && !torn {
+            requests.taken_back();
+        }
+        sending.stop_stream(halt.code());
+    }
+}
+
+/// Why it is no message (RFC 9114, sections 4.2 and 4.4), which the library does not look at: fields that are a hop's own in other versions, and what
+/// a connection is to become beside another method than CONNECT.
+fn malformed(head: &request::Parts) -> Option<&'static str> {
+    if head.method != Method::CONNECT && head.extensions.get::<Protocol>().is_some() {
+        return Some(":protocol is of CONNECT alone");
+    }
+    let own = OWN_TO_A_HOP.iter().any(|name| head.headers.contains_key(name));
+    let te = head.headers.get_all(TE).iter().any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    (own || te).then_some("it has fields that are of a connection")
+}
+
+const OWN_TO_A_HOP: [HeaderName; 5] =
+    [CONNECTION, TRANSFER_ENCODING, UPGRADE, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
+
+/// Waits until the client has all of its answer: who ended the connection now would take from it what has not arrived. What is kept for one that
+/// takes nothing for too long is let go.
+async fn landed(beside: &mut Beside, requests: &Requests) -> Result<(), Halt> {
+    let Some(wait) = requests.terms().stall else {
+        beside.stopped.as_mut().await;
+        return Ok(());
+    };
+    loop {
+        let sent = requests.frames_sent();
+        if timeout(wait, beside.stopped.as_mut()).await.is_ok() {
+            return Ok(());
+        }
+        if requests.frames_sent() == sent {
+            return Err(Halt::Stalled);
         }
     }
 }
@@ -115,7 +159,11 @@ fn admitted(head: &request::Parts, requests: &Requests, has_body: bool) -> Resul
     match has_body {
         false => Ok(None),
         true if requests.windows().full() => Err(Reason::Overflow),
-        true => Ok(Some(requests.windows().enter())),
+        true => {
+            let share = requests.windows().enter();
+            requests.allow();
+            Ok(Some(share))
+        }
     }
 }
 

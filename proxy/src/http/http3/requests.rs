@@ -5,10 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::model::ClientRules;
+use quinn::VarInt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::ground::limits::QUIC_HEADLESS_MAX;
 use crate::ground::line::Line;
+use crate::ground::patience::Patience;
 use crate::ground::windows::Windows;
 
 /// What a client may do, for as long as its connection lives.
@@ -24,6 +27,8 @@ pub(crate) struct QuicTerms {
     pub(crate) streams: u32,
     /// Requests that it may take back in a minute.
     pub(crate) resets_per_minute: u32,
+    /// Bytes of bodies on the connection that it may send before they are read; `None`: as many as there is room for.
+    pub(crate) window: Option<u32>,
 }
 
 impl QuicTerms {
@@ -35,6 +40,7 @@ impl QuicTerms {
             stall: Some(rules.timeouts.write_stall).filter(|stall| !stall.is_zero()),
             streams: rules.http2.max_streams,
             resets_per_minute: rules.http2.resets_per_minute,
+            window: rules.http2.windows.map(|(_, connection)| connection),
         }
     }
 }
@@ -43,6 +49,10 @@ impl QuicTerms {
 pub(super) struct Requests {
     terms: QuicTerms,
     windows: Rc<Windows>,
+    patience: Rc<Patience>,
+    quic: quinn::Connection,
+    /// What the client may have sent that was not read: of each body, and of all.
+    window: Cell<(u32, u64)>,
     count: Cell<usize>,
     /// The connection is to end in order with those that are under way.
     last: Cell<bool>,
@@ -51,15 +61,40 @@ pub(super) struct Requests {
     /// Requests that were taken back, since when.
     resets: Cell<(u32, Instant)>,
     flooded: Cell<bool>,
+    /// Requests without a head.
+    headless: Cell<u32>,
     changed: Notify,
 }
 
 impl Requests {
     /// None yet.
-    pub(super) fn new(terms: QuicTerms, windows: Rc<Windows>) -> Self {
+    pub(super) fn new(quic: quinn::Connection, terms: QuicTerms, (windows, patience): (Rc<Windows>, Rc<Patience>)) -> Self {
         let now = Instant::now();
         let (count, last, flooded) = (Cell::new(0), Cell::new(false), Cell::new(false));
-        Self { terms, windows, count, last, since: Cell::new(now), resets: Cell::new((0, now)), flooded, changed: Notify::new() }
+        let (since, resets, changed) = (Cell::new(now), Cell::new((0, now)), Notify::new());
+        let requests = Self { terms, windows, patience, quic, window: Cell::new((0, 0)), count, last, since, resets, flooded, headless: Cell::new(0), changed };
+        requests.allow();
+        requests
+    }
+
+    /// Lets the client send as much of its bodies as they may have at the moment: the more there are of the worker, the less each. What bodies had that
+    /// are over is left to it: taken and given again it would be given twice, and more than its streams may have it cannot use.
+    pub(super) fn allow(&self) {
+        let (each, bodies) = self.terms.window.map_or_else(|| self.windows.allowance(self.patience.tick()), |window| (window, 1));
+        let (each_before, before) = self.window.get();
+        let mut wanted = u64::from(each) * u64::from(bodies);
+        if each == each_before {
+            wanted = wanted.max(before);
+        }
+        self.window.set((each, wanted));
+        if wanted != before {
+            self.quic.set_receive_window(VarInt::from_u64(wanted).unwrap_or(VarInt::MAX));
+        }
+    }
+
+    /// How many frames with data have gone to the client, those that had to be sent again too.
+    pub(super) fn frames_sent(&self) -> u64 {
+        self.quic.stats().frame_tx.stream
     }
 
     pub(super) const fn terms(&self) -> &QuicTerms {
@@ -78,6 +113,16 @@ impl Requests {
         self.resets.set((count, since));
         if count > self.terms.resets_per_minute {
             self.flooded.set(true);
+            self.changed.notify_one();
+        }
+    }
+
+    /// A request's head has not come whole, or is none. The library keeps the number of each such stream for as long as the connection lives: beyond so
+    /// many it is to end in order.
+    pub(super) fn headless(&self) {
+        self.taken_back();
+        self.headless.set(self.headless.get() + 1);
+        if self.headless.get() >= QUIC_HEADLESS_MAX && !self.last.replace(true) {
             self.changed.notify_one();
         }
     }
@@ -130,6 +175,7 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
         self.0.since.set(Instant::now());
+        self.0.allow();
         self.0.changed.notify_one();
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Beside {
     pub(super) stopped: Pin<Box<dyn Future<Output = ()>>>,
     /// Bytes of the answer that have gone.
     pub(super) passed: Rc<Cell<u64>>,
+    /// The client has taken its request back before it was whole, as far as that was read.
+    pub(super) torn: Rc<Cell<bool>>,
 }
 
 /// A connection of QUIC.
@@ -71,6 +73,7 @@ pub(super) struct Inward {
     frames: Frames,
     /// What has come and was not given on.
     come: Bytes,
+    torn: Rc<Cell<bool>>,
     over: bool,
 }
 
@@ -140,7 +143,7 @@ impl quic::Connection<Bytes> for Quic {
             Box::pin(async move { connection.accept_uni().await })
         };
         let stream = ready!(poll_waiting(&mut self.one_way, begin, cx)).map_err(lost)?;
-        Poll::Ready(Ok(Inward { stream, frames: Frames::of_client(), come: Bytes::new(), over: false }))
+        Poll::Ready(Ok(Inward { stream, frames: Frames::of_client(), come: Bytes::new(), torn: Rc::default(), over: false }))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BothWays, ConnectionErrorIncoming>> {
@@ -150,12 +153,12 @@ impl quic::Connection<Bytes> for Quic {
             Box::pin(async move { connection.accept_bi().await })
         };
         let (sending, receiving) = ready!(poll_waiting(&mut self.both_ways, begin, cx)).map_err(lost)?;
-        let (stopped, passed) = (sending.stopped(), Rc::<Cell<u64>>::default());
+        let (stopped, passed, torn) = (sending.stopped(), Rc::<Cell<u64>>::default(), Rc::<Cell<bool>>::default());
         let stopped = Box::pin(async move { drop(stopped.await) });
-        self.latest.set(Some(Beside { stopped, passed: Rc::clone(&passed) }));
+        self.latest.set(Some(Beside { stopped, passed: Rc::clone(&passed), torn: Rc::clone(&torn) }));
         Poll::Ready(Ok(BothWays {
             sending: Outward { stream: sending, writing: None, passed, over: false },
-            receiving: Inward { stream: receiving, frames: Frames::of_request(), come: Bytes::new(), over: false },
+            receiving: Inward { stream: receiving, frames: Frames::of_request(), come: Bytes::new(), torn, over: false },
         }))
     }
 
@@ -269,6 +272,9 @@ impl quic::RecvStream for Inward {
                 }
             }
             let read = ready!(pin!(self.stream.read_chunk(usize::MAX, true)).poll(cx));
+            if matches!(read, Err(ReadError::Reset(_))) {
+                self.torn.set(true);
+            }
             match read.map_err(unread)? {
                 Some(chunk) => self.come = chunk.bytes,
                 None => self.over = true,

@@ -179,7 +179,8 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     if node.id.mode == Mode::Edge {
         let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
         let (passed, passed_datagrams) = Default::default();
-        let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed, passed_datagrams };
+        let (workers, telemetry) = (Arc::clone(&workers), Arc::clone(&telemetry));
+        let edges = Edges { snapshots, workers, arrivals, passed, passed_datagrams, telemetry };
         tasks.spawn(edges.run(lifecycle.closing.clone()));
     }
     lifecycle.bound();

@@ -1,5 +1,7 @@
 //! HTTP/3, over the machine's own loopback and in real time: a simulation has no datagrams.
 
+mod strict;
+
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::Ordering;
@@ -7,7 +9,7 @@ use std::sync::atomic::Ordering;
 use ::bytes::{Buf as _, Bytes};
 use engine::client::{Admission, AdmissionBounds};
 use engine::failure::{LocalReply, Reason};
-use engine::model::{ClientCertificates, ClientLimits, ClientPolicy, ClientRules, Http2Rules, Secret, TlsTerms};
+use engine::model::{AltSvc, ClientCertificates, ClientLimits, ClientPolicy, ClientRules, Http2Rules, Http3Door, Secret, TlsTerms};
 use http::{HeaderMap, Request};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::ClientConfig;
@@ -16,7 +18,7 @@ use tokio::time::timeout;
 use super::tls::{cell, certificate, client, connect, https, put, replying, serve_chains, serve_chains_under, showing, table_of, terms};
 use super::*;
 use crate::ground::limits::QUIC_UNPROVED_MAX;
-use crate::road::quic;
+use crate::road::quic::{self, QuicPort};
 
 const PORT: u16 = 443;
 
@@ -30,8 +32,9 @@ fn really<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 /// What holds for clients of a port with HTTP/3.
 fn with_http3(rules: ClientRules) -> ClientPolicy {
-    let alt_svc = Some("h3=\":443\"; ma=60".parse().unwrap());
-    ClientPolicy { http3: true, ..ClientPolicy::of_all(ClientRules { alt_svc, ..rules }) }
+    let door = Arc::<Http3Door>::default();
+    let alt_svc = Some(AltSvc { value: "h3=\":443\"; ma=60".parse().unwrap(), door: Arc::clone(&door) });
+    ClientPolicy { http3: Some(door), ..ClientPolicy::of_all(ClientRules { alt_svc, ..rules }) }
 }
 
 /// A port of HTTP/3 at the client's proxy, and whether it is wanted.
@@ -45,7 +48,8 @@ fn open(world: &World, unproved_max: usize) -> Port3 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let (address, wanted) = (socket.local_addr().unwrap(), watch::Sender::new(true));
-    let serving = quic::serve(socket, (PORT, unproved_max), Rc::clone(&world.client), wanted.subscribe());
+    let opened = QuicPort::open(socket, (PORT, unproved_max), &world.client).unwrap();
+    let serving = quic::serve(opened, Rc::clone(&world.client), wanted.subscribe());
     Port3 { address, serving: tokio::task::spawn_local(serving), wanted }
 }
 
@@ -72,7 +76,7 @@ struct Caller3 {
     sender: Sender,
     /// Ends with the connection.
     over: tokio::task::JoinHandle<h3::error::ConnectionError>,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
 }
 
 fn config() -> ClientConfig {
@@ -80,14 +84,23 @@ fn config() -> ClientConfig {
 }
 
 async fn call(to: SocketAddr, config: ClientConfig, name: &str) -> Result<Caller3, quinn::ConnectionError> {
+    call_by(to, (config, quinn::TransportConfig::default()), name).await
+}
+
+async fn call_by(
+    to: SocketAddr,
+    (config, transport): (ClientConfig, quinn::TransportConfig),
+    name: &str,
+) -> Result<Caller3, quinn::ConnectionError> {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let crypto = QuicClientConfig::try_from(config).unwrap();
-    let quic = endpoint.connect_with(quinn::ClientConfig::new(Arc::new(crypto)), to, name).unwrap().await?;
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    config.transport_config(Arc::new(transport));
+    let quic = endpoint.connect_with(config, to, name).unwrap().await?;
     let Ok((mut driver, sender)) = h3::client::new(h3_quinn::Connection::new(quic.clone())).await else {
         return Err(quic.closed().await);
     };
     let over = tokio::task::spawn_local(async move { poll_fn(|cx| driver.poll_close(cx)).await });
-    Ok(Caller3 { quic, sender, over, _endpoint: endpoint })
+    Ok(Caller3 { quic, sender, over, endpoint })
 }
 
 impl Caller3 {
@@ -123,7 +136,7 @@ fn http1() -> Setup {
 #[test]
 fn requests_walk_the_same_road() {
     // Aim: a GET to an application of HTTP/1.1 tells of https and of its client and nothing forged; its answer comes whole, with HTTP/3 in the
-    // record; over TCP the answer names HTTP/3, over HTTP/3 it does not.
+    // record; over TCP the answer names HTTP/3 while somebody serves it, over HTTP/3 it does not.
     really(|| async {
         let (mut world, port) = edge(http1(), ClientRules::default());
         let mut caller = call(port.address, config(), "a.example").await.unwrap();
@@ -142,15 +155,19 @@ fn requests_walk_the_same_road() {
         assert_eq!((answer.status().as_u16(), body.as_str()), (200, "hi"));
         assert!(!answer.headers().contains_key("alt-svc") && !answer.headers().contains_key("connection"), "{answer:?}");
         let mut over_tcp = connect(&world.client, &Arc::new(client(&["http/1.1"])), "a.example").await.unwrap();
-        over_tcp.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
-        assert!(head(&mut application).await.contains("GET / HTTP/1.1"));
-        write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
-        let mut told = Vec::new();
-        while !told.ends_with(b"\r\n\r\n") {
-            told.push(over_tcp.read_u8().await.unwrap());
+        let door = world.client_means.snapshots.load().edges[&PORT].clients.http3.clone().unwrap();
+        for open in [false, true] {
+            door.set_open(open);
+            over_tcp.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
+            assert!(head(&mut application).await.contains("GET / HTTP/1.1"));
+            write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
+            let mut told = Vec::new();
+            while !told.ends_with(b"\r\n\r\n") {
+                told.push(over_tcp.read_u8().await.unwrap());
+            }
+            let told = String::from_utf8(told).unwrap();
+            assert_eq!(told.contains("alt-svc: h3=\":443\"; ma=60\r\n"), open, "{told}");
         }
-        let told = String::from_utf8(told).unwrap();
-        assert!(told.contains("alt-svc: h3=\":443\"; ma=60\r\n"), "{told}");
         let metrics = world.client_means.telemetry.render();
         for wanted in ["meshwright_http3_open 1\n", "meshwright_http3_connections_total 1\n", "version=\"TLSv1.3\""] {
             assert!(metrics.contains(wanted), "{wanted}: {metrics}");

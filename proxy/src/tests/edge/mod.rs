@@ -8,6 +8,7 @@ mod client_times;
 mod clients;
 mod datagrams;
 mod ending;
+mod held;
 #[cfg(feature = "http3")]
 mod http3;
 mod tls;
@@ -89,5 +90,24 @@ fn two_hosts_are_refused() {
             assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_request"), "{answer}");
         }
         assert!(world.applications.try_recv().is_err());
+    });
+}
+
+#[test]
+fn a_port_without_the_http3_that_is_wanted_is_told() {
+    // Aim: the control plane hears which port it is, why, and since when that is so; and that it is over.
+    run(|| async {
+        let world = World::new(Setup::default());
+        let telemetry = &world.client_means.telemetry;
+        let away = |why: &str| BTreeMap::from([(443, why.to_owned())]);
+        telemetry.http3_away(away("taken"));
+        let first = telemetry.traffic().services_away;
+        assert_eq!(first.iter().map(|row| (&*row.kind, &*row.name, &*row.error)).collect::<Vec<_>>(), [("Http3", "443", "taken")]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        telemetry.http3_away(away("still taken"));
+        let second = telemetry.traffic().services_away;
+        assert_eq!((&*second[0].error, second[0].since_secs), ("still taken", first[0].since_secs));
+        telemetry.http3_away(BTreeMap::new());
+        assert!(telemetry.traffic().services_away.is_empty());
     });
 }

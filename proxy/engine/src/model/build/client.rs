@@ -11,7 +11,7 @@ use super::duration;
 use crate::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader, HOPS_MAX};
 use crate::consumers::AddressList;
 use crate::model::{
-    CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
+    AltSvc, CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
     EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 use crate::rejected::Wrong;
@@ -35,14 +35,16 @@ const WINDOW_BYTES_MAX: u32 = i32::MAX as u32;
 /// A connection's window begins as large as this, and cannot be made smaller.
 const WINDOW_BYTES_MIN: u32 = 65_535;
 
-/// `names` are those of the chains of the listener at `port`; `before` counted the clients of the same port.
+/// `names` are those of the chains of the listener at `port`; `before` held for the clients of the same port.
 pub(super) fn compile(
     raw: &mesh::ClientPolicy,
     (port, names): (u16, &HashSet<&str>),
-    before: Option<&Admission>,
+    before: Option<&ClientPolicy>,
 ) -> Result<ClientPolicy, Wrong> {
     let mesh::ClientPolicy { proxy_protocol, connections, chains, http3 } = raw;
-    let alt_svc = http3.as_ref().map(|raw| alternative(port, raw)).transpose().map_err(|wrong| wrong.within("http3"))?;
+    let door = || before.and_then(|before| before.http3.clone()).unwrap_or_default();
+    let alternative = |raw| alternative(port, raw).map(|value| AltSvc { value, door: door() });
+    let alt_svc = http3.as_ref().map(alternative).transpose().map_err(|wrong| wrong.within("http3"))?;
     let proxy = proxy_protocol.as_ref().map(proxy).transpose().map_err(|wrong| wrong.within("proxy_protocol"))?;
     if alt_svc.is_some() && proxy.as_ref().is_some_and(|proxy| proxy.required) {
         return Err(Wrong::new("http3", "stands beside a required proxy_protocol, which UDP does not carry"));
@@ -56,6 +58,7 @@ pub(super) fn compile(
     };
     let admission = ((max, per_address, new_per_second) != (0, 0, 0)).then(|| {
         let bounds = AdmissionBounds { max, per_address, new_per_second };
+        let before = before.and_then(|before| before.admission.as_ref());
         Arc::new(before.map_or_else(|| Admission::new(bounds), |before| before.rebound(bounds)))
     });
     if chains.len() > CHAINS_MAX {
@@ -73,7 +76,7 @@ pub(super) fn compile(
         let rules = ClientRules { alt_svc: alt_svc.clone(), ..rules(raw).map_err(at)? };
         compiled.push((raw.chain.as_str().into(), Arc::new(rules)));
     }
-    let http3 = alt_svc.is_some();
+    let http3 = alt_svc.as_ref().map(|alternative| Arc::clone(&alternative.door));
     let usual = Arc::new(ClientRules { alt_svc, ..ClientRules::default() });
     Ok(ClientPolicy { proxy, admission, ending, http3, chains: compiled, usual })
 }

@@ -39,12 +39,12 @@ pub(super) fn compile(
     if listed.is_empty() || listed.iter().any(of_tls) {
         let chains = by_server_name(listed, &clients, policies, secrets)?;
         let requests = |chain: &Arc<Chain<_>>| chain.terms.is_some() && matches!(chain.serves, Serves::Http(_));
-        if clients.http3 && !listed.is_empty() && !chains.all().any(requests) {
+        if clients.http3.is_some() && !listed.is_empty() && !chains.all().any(requests) {
             return Err(no_http3());
         }
         return Ok(EdgeDraft { content: stamp(), port: Port::Tls(chains), clients });
     }
-    if clients.http3 {
+    if clients.http3.is_some() {
         return Err(no_http3());
     }
     let [only] = listed else {

@@ -16,7 +16,6 @@ use super::hcm::{self, End, Facing};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::{SNIFF_TIMEOUT, client, duration, edge, endpoint, forward, inbound, metadata, same_name, stamp, unpack};
-use crate::client::Admission;
 use crate::model::{ByServerName, ClientPolicy, Datagrams, Domains, Forward, Protocol};
 use crate::rejected::{Wrong, refuse};
 
@@ -40,18 +39,18 @@ pub(super) struct Road {
 }
 
 impl Listener {
-    /// What counts the clients of an edge's port.
-    pub(super) fn admission(&self) -> Option<&Arc<Admission>> {
-        if let Self::Edge(_, draft) = self { draft.clients.admission.as_ref() } else { None }
+    /// What holds for the clients of an edge's port.
+    pub(super) fn clients(&self) -> Option<&Arc<ClientPolicy>> {
+        if let Self::Edge(_, draft) = self { Some(&draft.clients) } else { None }
     }
 }
 
-/// `before` counted the clients of the same port.
+/// `before` held for the clients of the same port.
 pub(super) fn compile(
     name: &str,
     raw: &Raw,
     (policies, secrets): (&mut Policies, &mut Secrets),
-    before: Option<&Admission>,
+    before: Option<&ClientPolicy>,
 ) -> Result<Listener, Wrong> {
     let Raw {
         name: inner,
@@ -138,7 +137,7 @@ fn datagrams(port: u16, raw: &Raw, policies: &mut Policies) -> Result<Listener, 
 fn inspectors(
     listener: &str,
     (chains, filters): (&[FilterChain], &[ListenerFilter]),
-    before: Option<&Admission>,
+    before: Option<&ClientPolicy>,
 ) -> Result<Arc<ClientPolicy>, Wrong> {
     let mut clients: Option<Arc<ClientPolicy>> = None;
     for (index, filter) in filters.iter().enumerate() {

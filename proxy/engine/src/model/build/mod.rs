@@ -281,7 +281,7 @@ impl Parts {
         let version = version.to_owned();
         match kind {
             ResourceKind::Listener => {
-                let before = self.listeners.get(name).and_then(|staged| staged.content.admission()).cloned();
+                let before = self.listeners.get(name).and_then(|staged| staged.content.clients()).cloned();
                 let content = listener::compile(name, &unpack(resource)?, (&mut self.policies, &mut self.secrets), before.as_deref())?;
                 self.listeners.insert(name.to_owned(), Staged { version, content });
             }
