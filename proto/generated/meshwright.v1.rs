@@ -1596,6 +1596,9 @@ pub struct StoreAway {
     /// Seconds since 1970.
     #[prost(uint64, tag = "3")]
     pub since_secs: u64,
+    /// NAMESPACE/NAME of the RateLimit that counts there; of the control plane's own store, which all share, empty.
+    #[prost(string, tag = "4")]
+    pub object: ::prost::alloc::string::String,
 }
 impl ::prost::Name for StoreAway {
     const NAME: &'static str = "StoreAway";

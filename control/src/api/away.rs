@@ -14,7 +14,16 @@ use crate::world::{Object, Spec};
 
 /// What some proxy does not reach, by kind and name as `meshwright_degraded` has them.
 #[derive(Debug, Default)]
-pub(crate) struct Away(BTreeMap<(String, String), Vec<AwayFrom>>);
+pub(crate) struct Away(BTreeMap<AwayKey, Vec<AwayFrom>>);
+
+/// What is away, and of which object: others that name the same place may well reach it, by another password.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AwayKey {
+    kind: String,
+    name: String,
+    /// `NAMESPACE/NAME`; empty: of all.
+    object: String,
+}
 
 /// From whom, why, and since when.
 #[derive(Debug)]
@@ -31,8 +40,9 @@ impl Away {
         for proxy in board.correspondents() {
             let told = |traffic: &Traffic| (traffic.stores_away.clone(), traffic.services_away.clone());
             let Some((stores, services)) = board.correspondent(&proxy, |correspondent| told(&correspondent.traffic)) else { continue };
-            let stores = stores.into_iter().map(|row| ((RATE_LIMIT.to_owned(), row.store), row.error, row.since_secs));
-            let services = services.into_iter().map(|row| ((row.kind, row.name), row.error, row.since_secs));
+            let key = |kind: String, name: String, object: String| AwayKey { kind, name, object };
+            let stores = stores.into_iter().map(|row| (key(RATE_LIMIT.to_owned(), row.store, row.object), row.error, row.since_secs));
+            let services = services.into_iter().map(|row| (key(row.kind, row.name.clone(), row.name), row.error, row.since_secs));
             for (what, error, since_secs) in stores.chain(services) {
                 away.entry(what).or_default().push(AwayFrom { proxy: proxy.clone(), error, since_secs });
             }
@@ -43,16 +53,18 @@ impl Away {
     /// Adds the condition where what an object relies on is away from a proxy that has it: one of the Gateway that an entry is about, or where that is
     /// another thing any.
     pub(crate) fn complete(&self, object: &Object, status: &mut Status) {
+        let path = object.key.path();
         let (kind, name, reason) = match &object.spec {
             Spec::RateLimit(spec) => match store(spec, &object.key.namespace) {
                 Some(store) => (RATE_LIMIT, store, "StoreAway"),
                 None => return,
             },
-            Spec::ExternalAuth(_) => ("ExternalAuth", object.key.path(), "ServiceAway"),
-            Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", object.key.path(), "ServiceAway"),
+            Spec::ExternalAuth(_) => ("ExternalAuth", path.clone(), "ServiceAway"),
+            Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", path.clone(), "ServiceAway"),
             _ => return,
         };
-        let Some(away) = self.0.get(&(kind.to_owned(), name.clone())) else { return };
+        let object = if name == LEASES { String::new() } else { path };
+        let Some(away) = self.0.get(&AwayKey { kind: kind.to_owned(), name: name.clone(), object }) else { return };
         let what = if reason == "StoreAway" { name } else { "what it asks".to_owned() };
         for ancestor in &mut status.ancestors {
             let gateway = gateway(&ancestor.ancestor_ref);
@@ -78,12 +90,15 @@ impl Away {
 /// The kind under which proxies tell of stores.
 const RATE_LIMIT: &str = "RateLimit";
 
+/// The control plane's own store, which is everybody's.
+const LEASES: &str = "leases";
+
 /// Who counts for all proxies, as they name it; `None`: nobody does.
 fn store(spec: &EdgeRateLimit, namespace: &str) -> Option<String> {
     match (&spec.store.redis, &spec.store.rls) {
         (Some(redis), _) => Some(format!("redis/{}", redis.address().to_ascii_lowercase())),
         (None, Some(rls)) => Some(format!("rls/{}", rls.address(namespace))),
-        (None, None) => spec.limits.iter().any(|limit| limit.shared).then(|| "leases".to_owned()),
+        (None, None) => spec.limits.iter().any(|limit| limit.shared).then(|| LEASES.to_owned()),
     }
 }
 
@@ -102,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_condition_says_from_whom_a_store_is_away() {
-        // Aim: only objects with that very store have it, with how many proxies, since when and why.
+        // Aim: only objects with that very store have it, with how many proxies, since when and why; of two that name one HOST:PORT only
+        // the one whose own way there is shut.
         let limit = |name: &str, store: &str| {
             format!(
                 "apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: {name}, namespace: a}}\n\
@@ -119,17 +135,19 @@ mod tests {
             + &asks("idle")
             + &limit("leases", "{leases: {}}")
             + &limit("near", "{redis: {addresses: ['near:1']}}")
-            + &limit("far", "{redis: {addresses: ['Far:1']}}");
+            + &limit("far", "{redis: {addresses: ['Far:1']}}")
+            + &limit("other", "{redis: {addresses: ['Far:1'], authRef: {name: redis, key: password}}}");
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
         let from = |proxy: &str, error: &str, since_secs| AwayFrom { proxy: proxy.to_owned(), error: error.to_owned(), since_secs };
-        let named = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+        let named =
+            |kind: &str, name: &str, object: &str| AwayKey { kind: kind.to_owned(), name: name.to_owned(), object: object.to_owned() };
         let closed = || vec![from("edge/a/edge", "it has closed the connection", 60), from("edge/a/edge/two", "refused", 0)];
         let away = Away(
             [
-                (named("RateLimit", "redis/far:1"), closed()),
-                (named("RateLimit", "leases"), vec![from("edge/a/edge", "silent", 0)]),
-                (named("ExternalAuth", "a/asks"), vec![from("edge/a/edge", "it does not answer in time", 0)]),
+                (named("RateLimit", "redis/far:1", "a/far"), closed()),
+                (named("RateLimit", "leases", ""), vec![from("edge/a/edge", "silent", 0)]),
+                (named("ExternalAuth", "a/asks", "a/asks"), vec![from("edge/a/edge", "it does not answer in time", 0)]),
             ]
             .into(),
         );
@@ -169,7 +187,8 @@ mod tests {
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
         let (key, _) = statuses(&world).into_iter().next().unwrap();
         let from = AwayFrom { proxy: "edge/a/one/pod-7".to_owned(), error: "x".to_owned(), since_secs: 0 };
-        let away = Away([(("ExternalAuth".to_owned(), "a/e".to_owned()), vec![from])].into());
+        let key = AwayKey { kind: "ExternalAuth".to_owned(), name: "a/e".to_owned(), object: "a/e".to_owned() };
+        let away = Away([(key, vec![from])].into());
         let mut status = Status { ancestors: vec![ancestor("one"), ancestor("two")], ..Status::default() };
         away.complete(world.get(&key).unwrap(), &mut status);
         let degraded: Vec<usize> = status.ancestors.iter().map(|ancestor| ancestor.conditions.len()).collect();

@@ -74,8 +74,10 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories, asked: usize) -
         return Err(Wrong::new("limits", "are shared, beside a service that has the numbers"));
     }
     let concurrency = busy.collect::<Result<_, _>>()?;
+    let policy: Arc<str> = policy.as_str().into();
+    memory.count_at(&policy, remote.as_ref());
     Ok(ObjectLimits {
-        policy: policy.as_str().into(),
+        policy,
         limits,
         concurrency,
         bandwidth: wide.collect::<Result<_, _>>()?,
