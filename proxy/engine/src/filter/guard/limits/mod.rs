@@ -454,7 +454,10 @@ impl ObjectLimits {
         let session = self.store.session();
         let (taking, tells) = self.memory.rows.with(key, |row| {
             let held = row.of(limit.mark).shared().under(&limit.numbers);
-            let taking = held.take(cost, ahead, now.moment);
+            let mut taking = held.take(cost, ahead, now.moment);
+            if let Taking::Empty(standing) = &mut taking {
+                standing.retry = held.until(cost, &limit.numbers, now.moment);
+            }
             let tells = matches!(taking, Taking::Empty(_)) && held.tells(session, now.moment);
             (taking, tells)
         });
