@@ -187,8 +187,8 @@ mod tests {
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
         let (key, _) = statuses(&world).into_iter().next().unwrap();
         let from = AwayFrom { proxy: "edge/a/one/pod-7".to_owned(), error: "x".to_owned(), since_secs: 0 };
-        let key = AwayKey { kind: "ExternalAuth".to_owned(), name: "a/e".to_owned(), object: "a/e".to_owned() };
-        let away = Away([(key, vec![from])].into());
+        let away_key = AwayKey { kind: "ExternalAuth".to_owned(), name: "a/e".to_owned(), object: "a/e".to_owned() };
+        let away = Away([(away_key, vec![from])].into());
         let mut status = Status { ancestors: vec![ancestor("one"), ancestor("two")], ..Status::default() };
         away.complete(world.get(&key).unwrap(), &mut status);
         let degraded: Vec<usize> = status.ancestors.iter().map(|ancestor| ancestor.conditions.len()).collect();

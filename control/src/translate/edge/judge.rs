@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::acme::{self, OwnCondition};
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, client, consumers, external, limits, login, secret, tokens};
+use super::{authorization, basic, client, consumers, external, limits, login, loosened, secret, tokens};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth, OidcLogin};
@@ -34,38 +34,21 @@ pub(in crate::translate) struct EdgeAncestor {
     pub resolved: Option<Result<(), WhyNot>>,
     /// What its kind says beside that.
     pub own: Vec<OwnCondition>,
+    /// What of it lets in more than wider objects do, or of theirs less than it: each with what to do. Part of what is said where it holds.
+    pub loosened: Vec<(String, &'static str)>,
 }
 
 /// Where requests come by that an object is about, at one Gateway.
-type Spots = BTreeSet<Vec<Place>>;
+pub(super) type Spots = BTreeSet<Vec<Place>>;
+
+/// The Gateways that an object is about: where, and the field that leads there.
+type About = BTreeMap<Name, (Spots, (String, u32))>;
 
 /// Judges an object at every Gateway; nothing for one that is none of an edge's.
 pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAncestor> {
-    let (index, Some(attachment)) = (world.index(), attachment(object)) else { return Vec::new() };
-    let mut gateways: BTreeMap<Name, (Spots, (String, u32))> = BTreeMap::new();
-    let mut ancestors = Vec::new();
-    let mut add = |spots: Vec<(Name, Vec<Place>)>, field: &(String, u32)| {
-        for (gateway, places) in spots {
-            gateways.entry(gateway).or_insert_with(|| (Spots::new(), field.clone())).0.insert(places);
-        }
-    };
-    for (number, target) in attachment.targets.iter().enumerate() {
-        let field = (format!("spec.targetRefs[{number}]"), target.line);
-        match spots_of(world, object, target) {
-            Ok(spots) => add(spots, &field),
-            Err(refusal) => ancestors.push(EdgeAncestor {
-                reference: reference(object, target),
-                field,
-                accepted: Err(refusal),
-                partly: None,
-                resolved: None,
-                own: Vec::new(),
-            }),
-        }
-    }
-    if attachment.targets.is_empty() {
-        add(wide(index, object, attachment), &("spec".to_owned(), 0));
-    }
+    let Some(attachment) = attachment(object) else { return Vec::new() };
+    let (gateways, mut ancestors) = about(world, object, attachment);
+    let index = world.index();
     if gateways.is_empty() && ancestors.is_empty() {
         return vec![nowhere(object)];
     }
@@ -87,11 +70,54 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
             .or_else(|| client::misplaced(index, object, &gateway))
             .or_else(|| client::hindered(index, object, &gateway));
         let own = acme::conditions(world, object, &gateway, &spots);
+        let loosened = if accepted.is_ok() { loosened::told(world, object, &gateway, &spots) } else { Vec::new() };
+        let said = accepted.map(|said| said_with(said, &loosened));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
-        EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone(), own }
+        EdgeAncestor { reference, field, accepted: said, partly, resolved: resolved.clone(), own, loosened }
     }));
     ancestors
+}
+
+/// One sentence of all that is to be said.
+fn said_with(said: String, loosened: &[(String, &'static str)]) -> String {
+    let all = std::iter::once(said).chain(loosened.iter().map(|(told, _)| told.clone()));
+    all.filter(|told| !told.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Where requests come by that an object is about, at that Gateway.
+pub(super) fn spots_at(world: &World, object: &Object, gateway: &Name) -> Spots {
+    let about = attachment(object).map(|attachment| about(world, object, attachment).0);
+    about.and_then(|mut gateways| gateways.remove(gateway)).map(|(spots, _)| spots).unwrap_or_default()
+}
+
+/// All Gateways that it is about, and its targets that lead to none.
+fn about(world: &World, object: &Object, attachment: &EdgeAttachment) -> (About, Vec<EdgeAncestor>) {
+    let (mut gateways, mut ancestors) = (About::new(), Vec::new());
+    let mut add = |spots: Vec<(Name, Vec<Place>)>, field: &(String, u32)| {
+        for (gateway, places) in spots {
+            gateways.entry(gateway).or_insert_with(|| (Spots::new(), field.clone())).0.insert(places);
+        }
+    };
+    for (number, target) in attachment.targets.iter().enumerate() {
+        let field = (format!("spec.targetRefs[{number}]"), target.line);
+        match spots_of(world, object, target) {
+            Ok(spots) => add(spots, &field),
+            Err(refusal) => ancestors.push(EdgeAncestor {
+                reference: reference(object, target),
+                field,
+                accepted: Err(refusal),
+                partly: None,
+                resolved: None,
+                own: Vec::new(),
+                loosened: Vec::new(),
+            }),
+        }
+    }
+    if attachment.targets.is_empty() {
+        add(wide(world.index(), object, attachment), &("spec".to_owned(), 0));
+    }
+    (gateways, ancestors)
 }
 
 /// Whether an ExternalAuth holds where nobody says who is asked.
@@ -190,7 +216,8 @@ fn nowhere(object: &Object) -> EdgeAncestor {
         (namespace, "no route of this namespace is attached to a Gateway yet")
     };
     let field = ("spec".to_owned(), 0);
-    EdgeAncestor { reference, field, accepted: Ok(message.to_owned()), partly: None, resolved: None, own: Vec::new() }
+    let accepted = Ok(message.to_owned());
+    EdgeAncestor { reference, field, accepted, partly: None, resolved: None, own: Vec::new(), loosened: Vec::new() }
 }
 
 /// The spots of what has no targets.

@@ -14,6 +14,9 @@ mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
 pub(super) mod login;
+mod loosened;
+#[cfg(test)]
+mod loosened_tests;
 mod secret;
 mod together;
 pub(super) mod tokens;
