@@ -6647,6 +6647,9 @@ pub struct ProxyConfig {
     /// SPIFFE identities of the mesh's Gateways: whose word on callers from outside is believed.
     #[prost(string, repeated, tag = "18")]
     pub gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Calls of the proxy's own (keys, tokens, logins, stores) lead nobody to this machine itself, by whatever address.
+    #[prost(bool, tag = "19")]
+    pub loopback_barred: bool,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";

@@ -147,7 +147,14 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
         }
         Spec::RateLimit(spec) => match &spec.store.rls {
             Some(_) => return limits::resolve(world.index(), object).map(|resolved| resolved.map(|_| ())),
-            None => secret::shown(world, spec.store.password()?).err(),
+            None => {
+                let near = || spec.store.redis.as_ref().and_then(|redis| limits::near(world.index(), redis));
+                let password = spec.store.password();
+                if password.is_none() && near().is_none() {
+                    return None;
+                }
+                password.and_then(|at| secret::shown(world, at).err()).or_else(near)
+            }
         },
         Spec::ExternalAuth(spec) => {
             let resolved = external::resolve(world.index(), object, spec.to.as_ref()?);
@@ -160,9 +167,13 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
             login::fault(world, object, spec)
         }
         Spec::RequestAuthentication(spec) => {
-            let said = spec.introspection.as_ref()?;
-            let unproved = || said.secret.as_ref().and_then(|at| secret::shown(world, at).err());
-            tokens::barred(world.index(), object, &said.url).or_else(unproved)
+            let keys = tokens::keys_barred(world.index(), spec);
+            if keys.is_none() && spec.introspection.is_none() {
+                return None;
+            }
+            let said = spec.introspection.as_ref();
+            let unproved = || said?.secret.as_ref().and_then(|at| secret::shown(world, at).err());
+            keys.or_else(|| tokens::barred(world.index(), object, &said?.url)).or_else(unproved)
         }
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();

@@ -30,7 +30,11 @@ spec: {selector: {app: s}, ports: [{port: 80}]}
 ";
 
 pub(super) fn world(objects: &[&str]) -> World {
-    let mut world = World::new(WorldSettings::default(), Allocations::default());
+    world_of(WorldSettings::default(), objects)
+}
+
+pub(super) fn world_of(settings: WorldSettings, objects: &[&str]) -> World {
+    let mut world = World::new(settings, Allocations::default());
     let written = |text: &&str| {
         if text.starts_with("apiVersion:") { (*text).to_owned() } else { format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n") }
     };
