@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission;
+use crate::install::NAME;
 use crate::plane::external_files;
 
 /// Webhooks are served for so long after a stop: API servers hear a little later than the pod itself that it ends, and a pod whose
@@ -76,7 +77,7 @@ impl Hooks {
         Arc::new(move |stop| {
             let (client, service, roots) = (client.clone(), service.clone(), believed.subscribe());
             Box::pin(async move {
-                let bundles = injector::keep::bundles(client.clone(), service, roots.clone(), stop.clone());
+                let bundles = injector::keep::bundles(client.clone(), (service, NAME), roots.clone(), stop.clone());
                 tokio::join!(bundles, injector::keep::root_maps(client, roots, stop));
             })
         })
