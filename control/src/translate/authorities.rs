@@ -2,7 +2,7 @@
 
 use super::attach::WhyNot;
 use crate::world::certificate;
-use crate::world::key::{CORE, GATEWAY_API};
+use crate::world::key::CORE;
 use crate::world::listener::ObjectRef;
 use crate::world::{Index, ObjectKey};
 
@@ -11,7 +11,7 @@ const CAS: &str = "ca.crt";
 
 /// Whether one object may refer to another by the standard's rules.
 pub(super) fn granted(index: &Index, from: &ObjectKey, to: &ObjectKey) -> Result<(), WhyNot> {
-    let referrer = (GATEWAY_API, from.kind.text(), from.namespace.as_str());
+    let referrer = (from.kind.group(), from.kind.text(), from.namespace.as_str());
     if from.namespace == to.namespace || index.granted(referrer, &to.namespace, (CORE, to.kind.text(), &to.name)) {
         return Ok(());
     }
