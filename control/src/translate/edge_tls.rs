@@ -373,7 +373,7 @@ pub(super) fn overlaps(listeners: &[Judged<'_>], standings: &[TlsStanding]) -> B
 
 /// Gateways of ours that refer to an object, by themselves or by a ListenerSet.
 pub(super) fn referrers(index: &Index, object: &ObjectKey) -> Vec<Name> {
-    let refers = |referrer: &crate::world::Object| crate::world::references(referrer).contains(object);
+    let refers = |referrer: &Object| crate::world::references(referrer).contains(object);
     let sets = |name: &Name| index.gateway_sets.get(name).into_iter().flatten().any(|set| refers(set));
     let gateways = index.gateways.iter().filter(|(name, gateway)| refers(gateway) || sets(name));
     let shown = |backend: &&Arc<Object>| external_backend::content(backend).is_some_and(|spec| spec.certificate.is_some()) && refers(backend);
