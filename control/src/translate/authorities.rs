@@ -2,9 +2,10 @@
 
 use super::attach::WhyNot;
 use crate::world::certificate;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::key::CORE;
 use crate::world::listener::ObjectRef;
-use crate::world::{Index, ObjectKey};
+use crate::world::{Index, Kind, Object, ObjectKey};
 
 /// The entry of a ConfigMap (or Secret) that holds CAs.
 const CAS: &str = "ca.crt";
@@ -53,4 +54,18 @@ fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static st
     let entry = contents.entry(CAS).ok_or_else(|| wrong(format!("{object} has no entry `{CAS}`")))?;
     let count = certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
     Ok((entry.to_vec(), count))
+}
+
+/// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
+pub(super) fn secret_of(index: &Index, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<ObjectKey, WhyNot> {
+    let object = to.object(&from.namespace).filter(|object| object.kind == Kind::Secret);
+    let Some(object) = object else {
+        return Err(WhyNot::new(reason, format!("a certificate is a Secret, not a {} of group \"{}\"", to.kind, to.group)));
+    };
+    granted(index, from, &object).map(|()| object)
+}
+
+/// The Secret that an XBackend is shown, if it may be; `None`: it says nothing of that.
+pub(super) fn shown_outside(index: &Index, object: &Object, spec: &ExternalBackend) -> Option<Result<ObjectKey, WhyNot>> {
+    Some(secret_of(index, &object.key, spec.certificate.as_ref()?, "InvalidClientCertificateRef"))
 }

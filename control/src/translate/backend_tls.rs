@@ -16,7 +16,7 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::endpoint::{ClusterEndpoint, targets};
 use super::tls_policy::{content, of_port, targets_of};
-use super::{authorities, edge_tls, external_backend, protocol, wire};
+use super::{authorities, external_backend, protocol, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::external_backend::ExternalBackend;
 use crate::world::route::{Reference, Rule};
@@ -90,7 +90,7 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
     let mut shows = shows.map(str::to_owned);
     let said = match backend.outside(index) {
         Some((object, spec)) => {
-            match edge_tls::shown_outside(index, object, spec) {
+            match authorities::shown_outside(index, object, spec) {
                 // It says itself what it is shown; without that it is not met.
                 Some(Ok(secret)) => shows = Some(names::certificate(&secret.namespace, &secret.name)),
                 Some(Err(_)) => return Upstream::Broken,

@@ -13,7 +13,7 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::authorities::{cas, granted};
+use super::authorities::{cas, secret_of};
 use super::edge::acme;
 use super::edge_listeners::{Edge, Judged};
 use super::wire::{self, inline};
@@ -66,15 +66,6 @@ impl TlsStanding {
     pub(super) fn serves(&self, judged: &Judged<'_>) -> bool {
         self.refused.is_none() && (!judged.terminates() || !self.certificates.is_empty())
     }
-}
-
-/// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
-fn secret_of(index: &Index, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<ObjectKey, WhyNot> {
-    let object = to.object(&from.namespace).filter(|object| object.kind == Kind::Secret);
-    let Some(object) = object else {
-        return Err(WhyNot::new(reason, format!("a certificate is a Secret, not a {} of group \"{}\"", to.kind, to.group)));
-    };
-    granted(index, from, &object).map(|()| object)
 }
 
 /// What is wrong with a Secret of which there is a certificate in force, if anything.
@@ -178,13 +169,8 @@ pub(super) fn shown(index: &Index, name: &Name, gateway: &Gateway) -> Option<Str
     Some(names::certificate(&object.namespace, &object.name))
 }
 
-/// The Secret that an XBackend is shown, if it may be; `None`: it says nothing of that.
-pub(super) fn shown_outside(index: &Index, object: &Object, spec: &ExternalBackend) -> Option<Result<ObjectKey, WhyNot>> {
-    Some(secret_of(index, &object.key, spec.certificate.as_ref()?, "InvalidClientCertificateRef"))
-}
-
-/// The same with its certificate.
-pub(super) fn certificate_outside<'a>(world: &'a World, object: &Object, spec: &ExternalBackend) -> Option<Result<Found<'a>, WhyNot>> {
+/// What an XBackend is shown; `None`: it says nothing of that.
+fn certificate_outside<'a>(world: &'a World, object: &Object, spec: &ExternalBackend) -> Option<Result<Found<'a>, WhyNot>> {
     Some(certificate(world, &object.key, spec.certificate.as_ref()?, "InvalidClientCertificateRef"))
 }
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::judge::{Spots, spots_at};
 use super::ladder::{Climb, Rung};
+use super::spots::{Spots, spots_at};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, ConsumerChoice, ExternalAuth, FailureLimit, FilledHeader, Namespaces, OidcLogin};
 use crate::world::object::attachment;
 use crate::world::security::authentication::{JwtRule, RequestAuthentication};

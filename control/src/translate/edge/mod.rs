@@ -18,6 +18,7 @@ mod loosened;
 #[cfg(test)]
 mod loosened_tests;
 mod secret;
+mod spots;
 mod together;
 pub(super) mod tokens;
 
