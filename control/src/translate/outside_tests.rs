@@ -1,6 +1,7 @@
 //! What hosts outside the mesh are shown of an edge's.
 
 use super::*;
+use crate::translate::external_backend;
 
 /// A route of a namespace to the XBackend `api` of shop.
 fn leads(name: &str, namespace: &str, gateway: &str) -> String {
@@ -52,6 +53,7 @@ fn a_host_outside_is_shown_what_it_asks_for() {
     let mut mesh = Mesh::of(&text.concat());
     assert_eq!(shows(&mesh, "edge"), Some(vec!["tls/shop/gate".to_owned()]));
     let edge = Subject::secrets(&("shop".to_owned(), "edge".to_owned()));
+    let itself = Subject::service(&external_backend::known_as(("shop", "api")));
     mesh.put("main", Some(&text.concat().replace("mode: ServerOnly", mutual)));
     assert_eq!(shows(&mesh, "edge"), Some(vec!["tls/shop/own".to_owned()]));
     let status = || ObjectKey::new(Kind::XBackend, "shop", "api");
@@ -60,7 +62,7 @@ fn a_host_outside_is_shown_what_it_asks_for() {
         conditions.iter().map(|one| format!("{}={}/{}", one.kind, one.status, one.reason)).collect::<Vec<_>>().join("; ")
     };
     assert_eq!(told(&mesh), "Accepted=True/Accepted; ResolvedRefs=False/InvalidClientCertificateRef");
-    assert_eq!(mesh.put("own", Some(&secret("own", "shop", "me.example"))), Affected::Some([edge].into()));
+    assert_eq!(mesh.put("own", Some(&secret("own", "shop", "me.example"))), Affected::Some([edge, itself].into()));
     assert_eq!(told(&mesh), "Accepted=True/Accepted; ResolvedRefs=True/ResolvedRefs");
     assert_eq!(secrets(&mesh, "edge"), ["secret tls/shop/gate: certificate", "secret tls/shop/own: certificate"]);
     assert!(secrets(&mesh, "idle").is_empty() && secrets(&mesh, "thief").is_empty());

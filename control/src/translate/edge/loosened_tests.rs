@@ -17,7 +17,7 @@ fn told(kind: &str, wide: &str, narrow: &str) -> (String, String, usize) {
     let world = world(&[&texts[0], &texts[1]]);
     let said = |namespace: &str, name: &str| {
         let key = world.live().map(|(key, _)| key.clone()).find(|key| key.kind.text() == kind && key.namespace == namespace && key.name == name);
-        let status = &statuses(&world)[&key.unwrap()];
+        let status = &statuses(&world)[&key.unwrap_or_else(|| panic!("{kind} {name} is good: {wide}; {narrow}")];
         let accepted = status.ancestors[0].conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
         accepted.message.clone()
     };
@@ -46,8 +46,8 @@ fn both_are_told_of_what_a_narrower_object_lets_in() {
         ("ApiKeyAuth", "consumers: {namespaces: Same}", "consumers: {namespaces: Same}", "consumers"),
         ("ApiKeyAuth", "forward: {headers: [{name: x-a, value: b}]}", "forward: {credential: Keep, headers: []}", "forward.credential, forward.headers"),
         ("BasicAuth", "realm: a", "mode: Optional, failures: {perMinute: 1000, key: [{clientAddress: {}}]}", "failures, mode"),
-        ("RequestAuthentication", "mode: Required, jwtRules: [{issuer: a, jwks: '{\"keys\":[]}'}]", "mode: Optional", "mode"),
-        ("RequestAuthentication", "jwtRules: [{issuer: a, jwks: '{\"keys\":[]}'}]", "jwtRules: [{issuer: b, jwks: '{\"keys\":[]}'}]", "jwtRules"),
+        ("RequestAuthentication", "mode: Required, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]", "mode: Optional", "mode"),
+        ("RequestAuthentication", "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]", "jwtRules: [{issuer: b, jwksUri: 'https://id.example/k'}]", "jwtRules"),
         ("OidcLogin", "issuer: 'https://a.example', clientId: c", "mode: Optional, issuer: 'https://b.example'", "issuer, mode"),
         ("OidcLogin", "issuer: 'https://a.example', clientId: c", "session: {idle: 2h, max: 24h}", "session.idle, session.max"),
     ] {
@@ -69,8 +69,8 @@ fn what_is_stricter_or_locked_is_nobodys_trouble() {
         ("RequestAuthentication", "mode: Optional", "mode: Required"),
         (
             "RequestAuthentication",
-            "jwtRules: [{issuer: a, jwks: '{\"keys\":[]}'}]",
-            "jwtRules: [{issuer: a, audiences: [b], jwks: '{\"keys\":[]}'}]",
+            "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+            "jwtRules: [{issuer: a, audiences: [b], jwksUri: 'https://id.example/k'}]",
         ),
         ("OidcLogin", "issuer: 'https://a.example', clientId: c", "session: {idle: 10m}, when: Never"),
     ] {
