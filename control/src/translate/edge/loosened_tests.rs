@@ -17,7 +17,7 @@ fn told(kind: &str, wide: &str, narrow: &str) -> (String, String, usize) {
     let world = world(&[&texts[0], &texts[1]]);
     let said = |namespace: &str, name: &str| {
         let key = world.live().map(|(key, _)| key.clone()).find(|key| key.kind.text() == kind && key.namespace == namespace && key.name == name);
-        let status = &statuses(&world)[&key.unwrap_or_else(|| panic!("{kind} {name} is good: {wide}; {narrow}")];
+        let status = &statuses(&world)[&key.unwrap_or_else(|| panic!("{kind} {name} is good: {wide}; {narrow}"))];
         let accepted = status.ancestors[0].conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
         accepted.message.clone()
     };
