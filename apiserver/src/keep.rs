@@ -212,6 +212,28 @@ impl<K: Shelf> Keep<K> {
         Err(KeepError::Lost { verb: "write", place: self.place.clone(), last })
     }
 
+    /// Makes it again, with all that it held, where somebody has deleted it; true: it was. Whose it is where it is there, the next write finds out.
+    ///
+    /// # Errors
+    /// The API server does not say whether it is there, or does not take it.
+    pub async fn mend(&self) -> Result<bool, KeepError> {
+        let look = |error: CallError| KeepError::Call { verb: "look for", place: self.place.clone(), cause: error.text };
+        if within(CALL_MAX, self.api.get_opt(&self.name)).await.map_err(look)?.is_some() {
+            return Ok(false);
+        }
+        let mut held = self.held.lock().await;
+        if !self.tenure.holds() {
+            return Ok(false);
+        }
+        match within(CALL_MAX, self.api.create(&PostParams::default(), &fresh(&held, &self.name, &self.mark))).await {
+            Ok(made) => *held = made,
+            // A write was first.
+            Err(error) if error.fault == Fault::Conflict => return Ok(false),
+            Err(error) => return Err(self.refused(error)),
+        }
+        Ok(true)
+    }
+
     /// [`Keep::write`] for who has no runtime: waits on this thread, for ten seconds at most.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const REMIND: Duration = Duration::from_secs(60);
 /// The row of the Secret without which there is no authority.
 const ROOT_KEY: &str = "root.key";
+/// The ClusterRole of the control plane, as `install` and the chart name it.
+pub const ROLE: &str = "meshwright-control";
 /// What the authority's copy writes for itself lies here, below the data folder.
 const FOLDER: &str = "webhook";
 
@@ -76,7 +78,7 @@ impl Hooks {
         Arc::new(move |stop| {
             let (client, service, roots) = (client.clone(), service.clone(), believed.subscribe());
             Box::pin(async move {
-                let bundles = injector::keep::bundles(client.clone(), service, roots.clone(), stop.clone());
+                let bundles = injector::keep::bundles(client.clone(), (service, ROLE), roots.clone(), stop.clone());
                 tokio::join!(bundles, injector::keep::root_maps(client, roots, stop));
             })
         })

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::Patch;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
 use proto::annotations;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -67,6 +69,20 @@ pub fn rebundle(configuration: &impl Hooks, service: &HookService, roots: &str) 
         .collect();
     // A list of operations is a patch.
     if changes.is_empty() { None } else { serde_json::from_value(changes.into()).ok() }
+}
+
+/// Whether one of its webhooks is asked at that Service.
+pub fn asks(configuration: &impl Hooks, service: &HookService) -> bool {
+    let at = |config: &WebhookClientConfig| config.service.as_ref().map(|asked| (asked.namespace.clone(), asked.name.clone()));
+    configuration.hooks().into_iter().any(|(_, config)| at(config) == Some((service.namespace.clone(), service.name.clone())))
+}
+
+/// The same configuration for an API server that has it no more: what its author said, with the owner by whose end it goes.
+pub fn again<K: Resource>(mut configuration: K, owner: Option<OwnerReference>) -> K {
+    let meta = configuration.meta_mut();
+    let (name, labels, annotations) = (meta.name.take(), meta.labels.take(), meta.annotations.take());
+    *meta = ObjectMeta { name, labels, annotations, owner_references: owner.map(|owner| vec![owner]), ..ObjectMeta::default() };
+    configuration
 }
 
 /// The certificates of a PEM text; none where one of them cannot be read.

@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use proto::annotations;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -52,24 +56,33 @@ pub async fn version(client: &Client) -> Result<KubernetesVersion, String> {
     format!("{}.{}", told.major, told.minor).parse().map_err(|_| format!("its version is `{}`, which is none", told.git_version))
 }
 
-/// Keeps `caBundle` of all webhooks that ask `service` at `roots` (PEM; empty: not known yet), until `stop`. Needs the rights to list, watch
-/// and patch both kinds of webhook configurations.
-pub async fn bundles(client: Client, service: HookService, roots: watch::Receiver<String>, stop: CancellationToken) {
+/// Keeps `caBundle` of all webhooks that ask `service` at `roots` (PEM; empty: not known yet), until `stop`, and makes configurations of these
+/// webhooks that somebody deletes again, as they were seen last: owned by the ClusterRole `role`, so that they end with the mesh's rights, and
+/// not where that is gone. Needs the rights to list, watch, create and patch both kinds of webhook configurations, and to get that role.
+pub async fn bundles(client: Client, (service, role): (HookService, &str), roots: watch::Receiver<String>, stop: CancellationToken) {
     tokio::join!(
-        kept::<MutatingWebhookConfiguration>(client.clone(), &service, roots.clone(), &stop),
-        kept::<ValidatingWebhookConfiguration>(client, &service, roots, &stop),
+        kept::<MutatingWebhookConfiguration>(client.clone(), (&service, role), roots.clone(), &stop),
+        kept::<ValidatingWebhookConfiguration>(client, (&service, role), roots, &stop),
     );
 }
 
-async fn kept<K>(client: Client, service: &HookService, roots: watch::Receiver<String>, stop: &CancellationToken)
+/// Configurations of our webhooks by name, as they were seen last.
+type Seen<K> = Mutex<BTreeMap<String, K>>;
+
+async fn kept<K>(client: Client, (service, role): (&HookService, &str), roots: watch::Receiver<String>, stop: &CancellationToken)
 where
-    K: Hooks + Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Hooks + Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
 {
-    let api: Api<K> = Api::all(client);
+    let (api, roles): (Api<K>, Api<ClusterRole>) = (Api::all(client.clone()), Api::all(client));
     let changes = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let known = Seen::<K>::default();
     let work = |pem: String| {
-        let api = api.clone();
-        async move { rebundled(&api, service, &pem).await }
+        let (api, roles, known) = (&api, &roles, &known);
+        async move {
+            let there = within(api.list(&ListParams::default())).await?.items;
+            let restored = restored(api, (roles, role), (service, known), &there).await;
+            rebundled(api, service, &pem, there).await.and(restored)
+        }
     };
     let failed = "the webhook's roots could not be written where API servers look for them";
     follow(changes, roots, stop, work, failed).await;
@@ -133,13 +146,58 @@ fn all_of(outcomes: impl IntoIterator<Item = (String, Result<(), String>)>) -> R
     }
 }
 
-async fn rebundled<K>(api: &Api<K>, service: &HookService, pem: &str) -> Result<(), String>
+/// Makes again what of ours was seen before and is not there any more.
+async fn restored<K>(
+    api: &Api<K>,
+    (roles, role): (&Api<ClusterRole>, &str),
+    (service, known): (&HookService, &Seen<K>),
+    there: &[K],
+) -> Result<(), String>
+where
+    K: Hooks + Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let gone: Vec<K> = {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        for configuration in there {
+            // One that asks somebody else by now is not ours.
+            let kept = bundle::asks(configuration, service).then(|| configuration.clone());
+            match kept {
+                Some(configuration) => drop(known.insert(configuration.name_any(), configuration)),
+                None => drop(known.remove(&configuration.name_any())),
+            }
+        }
+        known.iter().filter(|(name, _)| !there.iter().any(|one| one.name_any() == **name)).map(|(_, one)| one.clone()).collect()
+    };
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let Some(owner) = within(roles.get_metadata_opt(role)).await? else {
+        tracing::info!(role, "webhook configurations were deleted, and so were the mesh's rights: they are not made again");
+        known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        return Ok(());
+    };
+    let mut outcomes = Vec::new();
+    for configuration in gone {
+        let (name, kind) = (configuration.name_any(), K::kind(&()));
+        let making = async {
+            match api.create(&PostParams::default(), &bundle::again(configuration, owner.owner_ref(&()))).await {
+                // Somebody else was first.
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                made => made.map(|_| tracing::warn!(name, %kind, "a webhook configuration was deleted, and is made again")),
+            }
+        };
+        outcomes.push((format!("{kind} {name}"), within(making).await));
+    }
+    all_of(outcomes)
+}
+
+async fn rebundled<K>(api: &Api<K>, service: &HookService, pem: &str, there: Vec<K>) -> Result<(), String>
 where
     K: Hooks + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let mut outcomes = Vec::new();
-    for configuration in within(api.list(&ListParams::default())).await? {
+    for configuration in there {
         let Some(patch) = bundle::rebundle(&configuration, service, pem) else { continue };
         let name = configuration.name_any();
         let told = within(api.patch(&name, &params, &Patch::<()>::Json(patch))).await;
@@ -226,7 +284,7 @@ where
 async fn seen<T>(changes: &mut BoxStream<'_, watcher::Result<watcher::Event<T>>>) {
     loop {
         match changes.next().await {
-            Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitDone)) => break,
+            Some(Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_) | watcher::Event::InitDone)) => break,
             Some(_) => {}
             // A watch has no end; if it had, the next look is by the clock.
             None => std::future::pending().await,

@@ -57,9 +57,10 @@ async fn stale_configurations_are_patched() {
     });
     let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
-    rebundled(&api, &service, "").await.unwrap();
+    let there = api.list(&ListParams::default()).await.unwrap().items;
+    rebundled(&api, &service, "", there.clone()).await.unwrap();
     assert_eq!(writes.lock().len(), 0, "without roots nothing is changed");
-    rebundled(&api, &service, &pem).await.unwrap();
+    rebundled(&api, &service, &pem, there).await.unwrap();
     let writes = writes.lock();
     assert_eq!(writes.len(), 1);
     let (method, path, patch) = &writes[0];
@@ -67,6 +68,50 @@ async fn stale_configurations_are_patched() {
     assert_eq!(path, "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/meshwright");
     assert_eq!(patch[0], json!({"op": "test", "path": "/webhooks/0/name", "value": "a.meshwright.dev"}));
     assert_eq!(patch[1]["path"], "/webhooks/0/clientConfig/caBundle");
+}
+
+/// Aim: a configuration of ours that is gone is made again as it was seen last, with its own words and an owner by whose end it goes; not where that
+/// is gone, too, and never another's.
+#[tokio::test]
+async fn what_was_deleted_is_made_again_while_the_mesh_is_there() {
+    let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
+    for there in [true, false] {
+        let (client, writes) = api_server(move |method, path, _| match *method {
+            Method::GET if path.ends_with("/clusterroles/mesh") && there => (
+                200,
+                json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "mesh", "uid": "u1"}}),
+            ),
+            Method::GET => {
+                (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"}))
+            }
+            _ => (201, json!({"metadata": {"name": "ours"}})),
+        });
+        let (api, roles): (Api<MutatingWebhookConfiguration>, Api<ClusterRole>) = (Api::all(client.clone()), Api::all(client));
+        let one = |name: &str, asked: &str| -> MutatingWebhookConfiguration {
+            let hook = json!({
+                "name": "a.b.c", "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Ignore",
+                "clientConfig": {"service": {"namespace": "meshwright-system", "name": asked}},
+            });
+            let meta = json!({"name": name, "uid": "u7", "resourceVersion": "9", "labels": {"mine": "yes"}});
+            serde_json::from_value(json!({"metadata": meta, "webhooks": [hook]})).unwrap()
+        };
+        let known = Seen::default();
+        let all = [one("ours", "meshwright"), one("other", "somebody")];
+        restored(&api, (&roles, "mesh"), (&service, &known), &all).await.unwrap();
+        assert!(writes.lock().is_empty());
+        restored(&api, (&roles, "mesh"), (&service, &known), &[]).await.unwrap();
+        let writes = writes.lock();
+        assert_eq!(writes.len(), usize::from(there));
+        if let Some((method, _, made)) = writes.first() {
+            assert_eq!(method, Method::POST);
+            let meta = &made["metadata"];
+            assert_eq!((&meta["name"], &meta["labels"]["mine"], &meta["uid"]), (&json!("ours"), &json!("yes"), &Value::Null));
+            assert_eq!((&meta["ownerReferences"][0]["uid"], &meta["ownerReferences"][0]["kind"]), (&json!("u1"), &json!("ClusterRole")));
+            assert_eq!(made["webhooks"][0]["failurePolicy"], "Ignore");
+        }
+        drop(writes);
+        assert_eq!(known.lock().unwrap().is_empty(), !there, "what went with the mesh is not waited for");
+    }
 }
 
 /// Aim: every living namespace of every page gets the roots once; one that ends meanwhile is no failure, a right that is missing is one.
@@ -133,7 +178,7 @@ async fn whoever_takes_the_roots_gets_them() {
     let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
     let hooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     for (failed, first) in [
-        (rebundled(&hooks, &service, &pem).await.unwrap_err(), "ValidatingWebhookConfiguration a: "),
+        (rebundled(&hooks, &service, &pem, hooks.list(&ListParams::default()).await.unwrap().items).await.unwrap_err(), "ValidatingWebhookConfiguration a: "),
         (roots_spread(&client, &pem).await.unwrap_err(), "namespace a: "),
     ] {
         assert!(failed.starts_with(first) && failed.contains("no right") && failed.ends_with("; and 4 more"), "{failed}");

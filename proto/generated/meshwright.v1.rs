@@ -1596,6 +1596,9 @@ pub struct StoreAway {
     /// Seconds since 1970.
     #[prost(uint64, tag = "3")]
     pub since_secs: u64,
+    /// NAMESPACE/NAME of the RateLimit that counts there; of the control plane's own store, which all share, empty.
+    #[prost(string, tag = "4")]
+    pub object: ::prost::alloc::string::String,
 }
 impl ::prost::Name for StoreAway {
     const NAME: &'static str = "StoreAway";
@@ -6650,6 +6653,9 @@ pub struct ProxyConfig {
     /// SPIFFE identities of the mesh's Gateways: whose word on callers from outside is believed.
     #[prost(string, repeated, tag = "18")]
     pub gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Calls of the proxy's own (keys, tokens, logins, stores) lead nobody to this machine itself, by whatever address.
+    #[prost(bool, tag = "19")]
+    pub loopback_barred: bool,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";

@@ -11,6 +11,8 @@ mod faults;
 mod gateway;
 #[path = "kube/ground.rs"]
 mod ground;
+#[path = "kube/repaired.rs"]
+mod repaired;
 #[path = "kube/rights.rs"]
 mod rights;
 #[path = "kube/webhooks.rs"]

@@ -180,6 +180,28 @@ async fn lost_answers_labels_and_deletions_do_not_depose() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_somebody_deletes_is_mended_by_who_holds_the_lease() {
+    // Aim: an object that is gone is made again with all its rows, one that is there is let be, and after the term nobody makes anything.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    let secret = keep::<Secret>(&fake, "ca", &term).await.unwrap();
+    secret.write(&Changes::from([("root.key".into(), Some(vec![0, 255]))])).await.unwrap();
+    assert_eq!(secret.mend().await, Ok(false));
+    let before = fake.state().objects.remove(SECRET).unwrap();
+    assert_eq!(secret.mend().await, Ok(true));
+    let after = fake.state().objects[SECRET].clone();
+    assert_eq!((&after["data"], &after["metadata"]["annotations"]), (&before["data"], &before["metadata"]["annotations"]));
+    secret.write(&Changes::from([("more".into(), Some(vec![1]))])).await.unwrap();
+    fake.state().objects.remove(SECRET);
+    fake.state().mood = Mood::Says(403);
+    assert!(secret.mend().await.unwrap_err().to_string().contains("cannot look for Secret mesh/ca"));
+    fake.state().mood = Mood::Well;
+    term.release().await;
+    assert_eq!(secret.mend().await, Ok(false));
+    assert!(!fake.state().objects.contains_key(SECRET));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_api_server_that_is_away_ends_a_write_with_the_term() {
     // Aim: neither a claim nor a write waits longer than the term, and both say why.
     let fake = Fake::default();

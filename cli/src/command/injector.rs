@@ -13,7 +13,7 @@ use apiserver::client::{Access, connect};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use clap::Args;
 use cli::admission::{self, Signed};
-use cli::hooks::LINGER;
+use cli::hooks::{LINGER, ROLE};
 use control::settings::ExternalArgs;
 use injector::bundle::HookService;
 use injector::serving::{Issued, Issuer};
@@ -103,7 +103,7 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
             let version = injector::keep::version(&client).await.map_err(anyhow::Error::msg);
             settings.kubernetes = version.context("which Kubernetes is this? say it with --kubernetes-version")?;
         }
-        patching = Some(tokio::spawn(injector::keep::bundles(client, args.service.clone(), told, stop.clone())));
+        patching = Some(tokio::spawn(injector::keep::bundles(client, (args.service.clone(), ROLE), told, stop.clone())));
     }
     info!(kubernetes = %settings.kubernetes, native = settings.kubernetes.has_native_sidecars(), "sidecars are made for this cluster");
     info!(listen = %args.listen, service = %format!("{}/{}", args.service.namespace, args.service.name), "the injector serves");

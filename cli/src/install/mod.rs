@@ -18,7 +18,7 @@ use proto::annotations::{CONTROLLER, GATEWAY_CLASS, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
 /// Name of everything that the control plane is made of: Deployment, Service, roles, webhooks.
-pub(crate) const NAME: &str = "meshwright-control";
+pub(crate) const NAME: &str = cli::hooks::ROLE;
 /// Kinds of Gateway API that the world reads.
 const GATEWAY_API: [&str; 10] = [
     "backendtlspolicies",

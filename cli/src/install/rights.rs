@@ -67,8 +67,14 @@ fn everywhere() -> Vec<Value> {
         // The roots that pods believe at their first contact, in each namespace. What is made has no name yet that RBAC knew.
         rule("", &["configmaps"], &["create"]),
         json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CA_CONFIG_MAP], "verbs": ["patch"]}),
-        // `caBundle`, when the webhook's authority changes.
-        rule("admissionregistration.k8s.io", &webhooks, &watched),
+        // `caBundle`, when the webhook's authority changes, and configurations that somebody has deleted, which go with this role.
+        rule("admissionregistration.k8s.io", &webhooks, &["list", "watch", "create"]),
+        json!({
+            "apiGroups": ["rbac.authorization.k8s.io"],
+            "resources": ["clusterroles"],
+            "resourceNames": [NAME],
+            "verbs": ["get"],
+        }),
         json!({
             "apiGroups": ["admissionregistration.k8s.io"],
             "resources": webhooks,

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::ready::{Scope, silent, unready};
+use super::ready::{Scope, behind, silent, unready};
 use super::{last, timeout};
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::epoch::Entry;
@@ -85,7 +85,7 @@ struct ChangeStanding {
 
 impl ChangeStanding {
     fn live(&self) -> bool {
-        self.down.is_empty() && self.entry.as_ref().is_some_and(Entry::live)
+        self.laggards.is_empty() && self.entry.as_ref().is_some_and(Entry::live)
     }
 
     /// Until the last acknowledgement, or since `began` where instances or Gateways had to start.
@@ -103,14 +103,24 @@ async fn settled(
     sender: &mpsc::Sender<Result<Progress, Status>>,
 ) -> ChangeStanding {
     let mut turns = board.turns();
-    let (mut told, mut started) = (String::new(), false);
+    let (mut told, mut started, mut since) = (String::new(), false, None);
     loop {
+        let caught = board.concerns.caught();
+        tokio::pin!(caught);
+        // Who catches up from here on wakes it.
+        let _ = futures::poll!(caught.as_mut());
         // An epoch may be the folder's too, which has been live for long.
         let entry = board.entry(number);
-        let down = board.edition().map(|edition| unready(&edition, scope)).unwrap_or_default();
+        let edition = board.edition();
+        let down = edition.as_ref().map(|edition| unready(edition, scope)).unwrap_or_default();
         started |= !down.is_empty();
-        let laggards: Vec<String> = down.iter().cloned().chain(entry.iter().flat_map(|entry| silent(board, entry, &down))).collect();
-        let over = entry.as_ref().is_none_or(|entry| entry.settled() && (down.is_empty() || !entry.refused.is_empty()));
+        let mut laggards: Vec<String> = down.iter().cloned().chain(entry.iter().flat_map(|entry| silent(board, entry, &down))).collect();
+        if laggards.is_empty() {
+            laggards = edition.map(|edition| behind(board, *since.get_or_insert(edition.serial))).unwrap_or_default();
+        } else {
+            since = None;
+        }
+        let over = entry.as_ref().is_none_or(|entry| entry.settled() && (laggards.is_empty() || !entry.refused.is_empty()));
         if over || Instant::now() >= deadline {
             return ChangeStanding { entry, down, laggards, started };
         }
@@ -119,8 +129,14 @@ async fn settled(
             return ChangeStanding { entry: None, down, laggards, started };
         }
         told = line;
+        let news = async {
+            tokio::select! {
+                _ = turns.changed() => {}
+                () = caught => {}
+            }
+        };
         // Past the deadline it is looked at once more.
-        let _ = timeout_at(deadline, turns.changed()).await;
+        let _ = timeout_at(deadline, news).await;
     }
 }
 

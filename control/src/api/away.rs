@@ -14,7 +14,16 @@ use crate::world::{Object, Spec};
 
 /// What some proxy does not reach, by kind and name as `meshwright_degraded` has them.
 #[derive(Debug, Default)]
-pub(crate) struct Away(BTreeMap<(String, String), Vec<AwayFrom>>);
+pub(crate) struct Away(BTreeMap<AwayKey, Vec<AwayFrom>>);
+
+/// What is away, and of which object: others that name the same place may well reach it, by another password.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AwayKey {
+    kind: String,
+    name: String,
+    /// `NAMESPACE/NAME`; empty: of all.
+    object: String,
+}
 
 /// From whom, why, and since when.
 #[derive(Debug)]
@@ -31,8 +40,9 @@ impl Away {
         for proxy in board.correspondents() {
             let told = |traffic: &Traffic| (traffic.stores_away.clone(), traffic.services_away.clone());
             let Some((stores, services)) = board.correspondent(&proxy, |correspondent| told(&correspondent.traffic)) else { continue };
-            let stores = stores.into_iter().map(|row| ((RATE_LIMIT.to_owned(), row.store), row.error, row.since_secs));
-            let services = services.into_iter().map(|row| ((row.kind, row.name), row.error, row.since_secs));
+            let key = |kind: String, name: String, object: String| AwayKey { kind, name, object };
+            let stores = stores.into_iter().map(|row| (key(RATE_LIMIT.to_owned(), row.store, row.object), row.error, row.since_secs));
+            let services = services.into_iter().map(|row| (key(row.kind, row.name.clone(), row.name), row.error, row.since_secs));
             for (what, error, since_secs) in stores.chain(services) {
                 away.entry(what).or_default().push(AwayFrom { proxy: proxy.clone(), error, since_secs });
             }
@@ -43,22 +53,24 @@ impl Away {
     /// Adds the condition where what an object relies on is away from a proxy that has it: one of the Gateway that an entry is about, or where that is
     /// another thing any.
     pub(crate) fn complete(&self, object: &Object, status: &mut Status) {
+        let path = object.key.path();
         let (kind, name, reason) = match &object.spec {
             Spec::RateLimit(spec) => match store(spec, &object.key.namespace) {
                 Some(store) => (RATE_LIMIT, store, "StoreAway"),
                 None => return,
             },
-            Spec::OidcLogin(spec) => match &spec.session.store {
+Spec::OidcLogin(spec) => match &spec.session.store {
                 Some(LoginStore::Redis(server)) => (RATE_LIMIT, place(server), "StoreAway"),
                 Some(LoginStore::Cookie) | None => return,
             },
-            Spec::ExternalAuth(_) => ("ExternalAuth", object.key.path(), "ServiceAway"),
+            Spec::ExternalAuth(_) => ("ExternalAuth", path.clone(), "ServiceAway"),
             // It is told by port: a Gateway's proxies have no HTTP/3 but what is wanted of it.
             Spec::ClientPolicy(spec) if spec.http3 == Some(true) => return self.without_http3(status),
-            Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", object.key.path(), "ServiceAway"),
+            Spec::RequestAuthentication(spec) if spec.introspection.is_some() => ("Introspection", path.clone(), "ServiceAway"),
             _ => return,
         };
-        let Some(away) = self.0.get(&(kind.to_owned(), name.clone())) else { return };
+        let object = if name == LEASES { String::new() } else { path };
+        let Some(away) = self.0.get(&AwayKey { kind: kind.to_owned(), name: name.clone(), object }) else { return };
         let what = if reason == "StoreAway" { name } else { "what it asks".to_owned() };
         for ancestor in &mut status.ancestors {
             let gateway = gateway(&ancestor.ancestor_ref);
@@ -71,7 +83,7 @@ impl Away {
 
     /// The same where a proxy of the Gateway that an entry is about does not serve HTTP/3 as it should.
     fn without_http3(&self, status: &mut Status) {
-        let away: Vec<&AwayFrom> = self.0.iter().filter(|((kind, _), _)| kind == HTTP3).flat_map(|(_, away)| away).collect();
+        let away: Vec<&AwayFrom> = self.0.iter().filter(|(what, _)| what.kind == HTTP3).flat_map(|(_, away)| away).collect();
         for ancestor in &mut status.ancestors {
             let Some(gateway) = gateway(&ancestor.ancestor_ref) else { continue };
             let from: Vec<&AwayFrom> = away.iter().copied().filter(|from| from.is_of(&gateway)).collect();
@@ -112,12 +124,15 @@ const HTTP3: &str = "Http3";
 /// The kind under which proxies tell of stores.
 const RATE_LIMIT: &str = "RateLimit";
 
+/// The control plane's own store, which is everybody's.
+const LEASES: &str = "leases";
+
 /// Who counts for all proxies, as they name it; `None`: nobody does.
 fn store(spec: &EdgeRateLimit, namespace: &str) -> Option<String> {
     match (&spec.store.redis, &spec.store.rls) {
         (Some(redis), _) => Some(place(redis)),
         (None, Some(rls)) => Some(format!("rls/{}", rls.address(namespace))),
-        (None, None) => spec.limits.iter().any(|limit| limit.shared).then(|| "leases".to_owned()),
+        (None, None) => spec.limits.iter().any(|limit| limit.shared).then(|| LEASES.to_owned()),
     }
 }
 
@@ -141,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_condition_says_from_whom_a_store_is_away() {
-        // Aim: only objects with that very store have it, with how many proxies, since when and why.
+        // Aim: only objects with that very store have it, with how many proxies, since when and why; of two that name one HOST:PORT only
+        // the one whose own way there is shut.
         let limit = |name: &str, store: &str| {
             format!(
                 "apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: {name}, namespace: a}}\n\
@@ -159,18 +175,21 @@ mod tests {
             + &limit("leases", "{leases: {}}")
             + &limit("near", "{redis: {addresses: ['near:1']}}")
             + &limit("far", "{redis: {addresses: ['Far:1']}}")
++ &limit("other", "{redis: {addresses: ['Far:1'], authRef: {name: redis, key: password}}}")
             + "apiVersion: meshwright.dev/v1alpha1\nkind: OidcLogin\nmetadata: {name: people, namespace: a}\n\
                spec: {issuer: 'https://id.example', clientId: a, session: {store: Redis, redis: {addresses: ['Far:1']}}}\n";
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
         let from = |proxy: &str, error: &str, since_secs| AwayFrom { proxy: proxy.to_owned(), error: error.to_owned(), since_secs };
-        let named = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+        let named =
+            |kind: &str, name: &str, object: &str| AwayKey { kind: kind.to_owned(), name: name.to_owned(), object: object.to_owned() };
         let closed = || vec![from("edge/a/edge", "it has closed the connection", 60), from("edge/a/edge/two", "refused", 0)];
         let away = Away(
             [
-                (named("RateLimit", "redis/far:1"), closed()),
-                (named("RateLimit", "leases"), vec![from("edge/a/edge", "silent", 0)]),
-                (named("ExternalAuth", "a/asks"), vec![from("edge/a/edge", "it does not answer in time", 0)]),
+                (named("RateLimit", "redis/far:1", "a/far"), closed()),
+                (named("RateLimit", "redis/far:1", "a/people"), closed()),
+                (named("RateLimit", "leases", ""), vec![from("edge/a/edge", "silent", 0)]),
+                (named("ExternalAuth", "a/asks", "a/asks"), vec![from("edge/a/edge", "it does not answer in time", 0)]),
             ]
             .into(),
         );
@@ -212,7 +231,8 @@ mod tests {
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
         let (key, _) = statuses(&world).into_iter().next().unwrap();
         let from = AwayFrom { proxy: "edge/a/one/pod-7".to_owned(), error: "x".to_owned(), since_secs: 0 };
-        let away = Away([(("ExternalAuth".to_owned(), "a/e".to_owned()), vec![from])].into());
+        let away_key = AwayKey { kind: "ExternalAuth".to_owned(), name: "a/e".to_owned(), object: "a/e".to_owned() };
+        let away = Away([(away_key, vec![from])].into());
         let mut status = Status { ancestors: vec![ancestor("one"), ancestor("two")], ..Status::default() };
         away.complete(world.get(&key).unwrap(), &mut status);
         let degraded: Vec<usize> = status.ancestors.iter().map(|ancestor| ancestor.conditions.len()).collect();
@@ -237,7 +257,7 @@ mod tests {
             error: "this proxy is built without HTTP/3".to_owned(),
             since_secs: 0,
         };
-        let away = Away([(("Http3".to_owned(), "443".to_owned()), vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
+        let away = Away([(AwayKey { kind: "Http3".to_owned(), name: "443".to_owned(), object: "443".to_owned() }, vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
         for (enabled, wanted) in [
             (
                 "true",

@@ -93,6 +93,11 @@ pub(super) fn silent(board: &Board, entry: &Entry, down: &[String]) -> Vec<Strin
     entry.waiting().filter(|proxy| !named(proxy)).map(|proxy| format!("{proxy} ({})", why(proxy))).collect()
 }
 
+/// Proxies that have not answered all of an edition, endpoints among it, which no epoch waits for: of an instance that is ready nobody may know yet.
+pub(super) fn behind(board: &Board, serial: u64) -> Vec<String> {
+    board.concerns.behind(serial).into_iter().map(|proxy| format!("{proxy} (has not taken the newest endpoints)")).collect()
+}
+
 /// Whether a line of those that are down is of that instance or Gateway.
 fn is_of(line: &str, (namespace, name, mode): (&str, &str, Mode)) -> bool {
     let told = line.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/')?.strip_prefix(name)?.strip_prefix(" ("));

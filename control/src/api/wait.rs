@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::apply::some_of;
-use super::ready::{Scope, silent, unready};
+use super::ready::{Scope, behind, silent, unready};
 use super::{last, timeout};
 use crate::publish::board::Board;
 use crate::publish::epoch::Entry;
@@ -33,11 +33,16 @@ pub(super) async fn run(board: Arc<Board>, request: WaitRequest, sender: mpsc::S
     // 0 means the newest at the time of the call, which is known once the folder has been read.
     let mut number = request.epoch;
     let mut told = String::new();
+    let mut since = None;
     loop {
+        let caught = board.concerns.caught();
+        tokio::pin!(caught);
+        // Who catches up from here on wakes it.
+        let _ = futures::poll!(caught.as_mut());
         if number == 0 {
             number = board.entry(0).map_or(0, |entry| entry.number);
         }
-        let standing = look(&board, number);
+        let standing = look(&board, number, &mut since);
         let refused = standing.entry.as_ref().is_some_and(|entry| entry.settled() && !entry.refused.is_empty());
         let live = standing.laggards.is_empty() && !refused;
         if live || refused || Instant::now() >= deadline {
@@ -51,8 +56,14 @@ pub(super) async fn run(board: Arc<Board>, request: WaitRequest, sender: mpsc::S
         }
         told = line;
         let until = deadline.min(Instant::now() + LOOK);
+        let news = async {
+            tokio::select! {
+                _ = turns.changed() => {}
+                () = caught => {}
+            }
+        };
         // A timeout only means: look again.
-        let _ = timeout_at(until, turns.changed()).await;
+        let _ = timeout_at(until, news).await;
     }
 }
 
@@ -63,7 +74,8 @@ fn result(number: u64, live: bool, standing: &Standing) -> serde_json::Value {
     json!({"epoch": number, "live": live, "proxies": proxies, "down": standing.down, "refused": refused})
 }
 
-fn look(board: &Board, number: u64) -> Standing {
+/// `since`: the edition with which all else was as it should be, of which every proxy has to have answered everything.
+fn look(board: &Board, number: u64, since: &mut Option<u64>) -> Standing {
     let Some(edition) = board.edition() else {
         return Standing { entry: None, down: Vec::new(), laggards: vec!["the manifests to be read".to_owned()] };
     };
@@ -74,5 +86,10 @@ fn look(board: &Board, number: u64) -> Standing {
         laggards.push(format!("epoch {number} (the newest is {})", edition.epoch));
     }
     laggards.extend(entry.iter().flat_map(|entry| silent(board, entry, &down)));
+    if laggards.is_empty() {
+        laggards = behind(board, *since.get_or_insert(edition.serial));
+    } else {
+        *since = None;
+    }
     Standing { entry, down, laggards }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_types, reason = "a door: what the binary binds; simulations bring doors of their own")]
 
 mod dates;
+mod mended;
 mod reading;
 mod tokens;
 mod turns;

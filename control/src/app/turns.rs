@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::mended::mended;
 use super::{GRACE, Ground, Means, bind, done, open, session_key, stand, tcp, tokens, watch as watch_folder, watch_cluster};
 use crate::clock::Clock;
 use crate::publish::board::{Board, Errand};
@@ -269,6 +270,7 @@ async fn begin(
     known(&book, &safe, args).await?;
     let means = opened(&replica.authority, &safe).await?;
     tokens::shared(&args.data_dir, &safe).await?;
+    let mending = mended(safe.clone(), book.clone(), over.clone());
     let store = Arc::new(Store::shared(Shared::new(book, safe).await));
     let kept = store.clone();
     let key = spawn_blocking(move || session_key(&kept)).await??;
@@ -290,6 +292,7 @@ async fn begin(
     let recorder = Recorder::new(replica.client.clone(), board, tenure.clone());
     tasks.spawn(done(recorder.run(over.clone())));
     tasks.spawn(done((replica.in_turn)(over.clone())));
+    tasks.spawn(done(mending));
     Ok(tasks)
 }
 

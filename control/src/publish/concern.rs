@@ -15,6 +15,8 @@ use crate::translate::{Affected, Subject};
 #[derive(Default)]
 pub struct Concerns {
     state: Mutex<State>,
+    /// Somebody who was behind has caught up.
+    caught: Notify,
 }
 
 #[derive(Default)]
@@ -70,6 +72,10 @@ struct Follower {
     /// The proxy's key, where the book goes by what this stream answers.
     key: Option<String>,
     subjects: Vec<Subject>,
+    /// The newest edition that woke it.
+    woken: u64,
+    /// The oldest edition that it may not have answered yet, endpoints too; `None`: it has.
+    owes: Option<u64>,
 }
 
 /// One who follows; until it says otherwise, it is woken by every edition. Forgotten when dropped.
@@ -89,7 +95,8 @@ impl Concerns {
         if let Some(key) = &key {
             state.proxies.entry(key.clone()).or_default();
         }
-        state.followers.insert(number, Follower { wake: wake.clone(), key, subjects: Vec::new() });
+        let serial = state.serial;
+        state.followers.insert(number, Follower { wake: wake.clone(), key, subjects: Vec::new(), woken: serial, owes: Some(serial) });
         state.rouse(number);
         if let Some(stand) = state.stand(number) {
             stand.followers += 1;
@@ -111,6 +118,12 @@ impl Concerns {
         };
         woken.iter().for_each(|number| state.rouse(*number));
         (state.serial, state.epoch) = (serial, epoch);
+        for number in &woken {
+            if let Some(follower) = state.followers.get_mut(number) {
+                follower.woken = serial;
+                follower.owes.get_or_insert(serial);
+            }
+        }
         let keys: BTreeSet<&str> = woken.iter().filter_map(|number| state.followers.get(number)?.key.as_deref()).collect();
         let quiet = state.proxies.len() - keys.len();
         let shown = show(Woken { keys, quiet, proxies: &state.proxies });
@@ -120,6 +133,18 @@ impl Concerns {
             }
         }
         shown
+    }
+
+    /// Keys of proxies that have not answered all that they should have of an edition, which is more than its epoch: endpoints travel beside those.
+    pub fn behind(&self, serial: u64) -> BTreeSet<String> {
+        let state = self.state.lock();
+        let behind = state.followers.values().filter(|follower| follower.owes.is_some_and(|owes| owes <= serial));
+        behind.filter_map(|follower| follower.key.clone()).collect()
+    }
+
+    /// Waits until somebody has caught up; whoever does after this was first polled counts.
+    pub async fn caught(&self) {
+        self.caught.notified().await;
     }
 
     /// The newest epoch that a proxy runs because it rested when that came: nothing of it was touched. 0: it never rested.
@@ -171,6 +196,17 @@ impl Concerned {
     /// From now on every edition wakes it. To be said before it looks for the newest one: then none is missed.
     pub fn rouse(&self) {
         self.concerns.state.lock().rouse(self.number);
+    }
+
+    /// Has answered all that it should have by the edition with that serial.
+    pub fn caught_up(&self, serial: u64) {
+        let mut state = self.concerns.state.lock();
+        let Some(follower) = state.followers.get_mut(&self.number) else { return };
+        if follower.owes.is_some_and(|owes| owes <= serial) {
+            follower.owes = (follower.woken > serial).then_some(serial + 1);
+            drop(state);
+            self.concerns.caught.notify_waiters();
+        }
     }
 
     /// Rests: what it has is of the edition with that serial and depends on these subjects, so only they wake it. False: there is a newer
@@ -233,6 +269,33 @@ mod tests {
 
     fn touched(names: &[&str]) -> Affected {
         Affected::Some(names.iter().map(|name| subject(name)).collect())
+    }
+
+    #[test]
+    fn who_has_not_answered_an_edition_is_behind_it() {
+        // Aim: whoever an edition wakes is behind until it says that it has answered all of that one, or of a newer one; who sleeps on is not; one
+        // that is woken again while it answers has an older edition answered all the same, and the newer not; who leaves is nobody.
+        let concerns = Arc::new(Concerns::default());
+        let [one, other] = ["a", "b"].map(|key| concerns.follow(Some(key.to_owned())));
+        let behind = |serial| concerns.behind(serial).into_iter().collect::<Vec<_>>().join(" ");
+        assert_eq!(behind(0), "a b", "what they were told first is not answered");
+        one.caught_up(0);
+        other.caught_up(0);
+        assert!(one.rest(0, &[subject("web")]) && other.rest(0, &[subject("db")]));
+        concerns.turn((1, 1), &touched(&["web"]), |_| ());
+        assert_eq!((behind(0), behind(1)), (String::new(), "a".to_owned()));
+        let caught = concerns.caught();
+        let mut caught = std::pin::pin!(caught);
+        assert!(caught.as_mut().now_or_never().is_none());
+        concerns.turn((2, 2), &touched(&["web"]), |_| ());
+        one.caught_up(1);
+        assert!(caught.now_or_never().is_some(), "whoever waits is told");
+        assert_eq!((behind(1), behind(2)), (String::new(), "a".to_owned()));
+        one.caught_up(2);
+        assert_eq!(behind(9), "");
+        concerns.turn((3, 3), &Affected::All, |_| ());
+        drop(one);
+        assert_eq!(behind(3), "b");
     }
 
     #[test]

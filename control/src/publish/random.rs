@@ -378,6 +378,7 @@ impl Random {
                 let tls = self.pick(&[
                     "",
                     ", tls: {mode: ServerOnly}",
+                    ", tls: {mode: ClientAndServer, clientCertificateRef: {name: tls}}",
                     ", tls: {mode: ServerOnly, validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 ]);
                 let protocol = self.pick(&["HTTP", "HTTP11", "GRPC", "TCP"]);

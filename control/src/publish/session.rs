@@ -140,6 +140,8 @@ pub struct Session {
     owes_epoch: bool,
     /// The client asks for every type at its start.
     whole: bool,
+    /// Nonce of the newest endpoints that were sent and are not answered. They are no part of an epoch.
+    endpoints: Option<u64>,
 }
 
 impl Session {
@@ -195,6 +197,9 @@ impl Session {
             }
         } else {
             heard.rejected = refusal;
+            if request.type_url == xds::ENDPOINT && self.endpoints.is_some_and(|nonce| nonce.to_string() == request.response_nonce) {
+                self.endpoints = None;
+            }
         }
     }
 
@@ -315,6 +320,11 @@ impl Session {
     /// Nothing is owed, and everything sent that an epoch covers is answered: what changes nothing for this client needs no word of it.
     pub fn at_rest(&self) -> bool {
         self.shown && !self.owes_epoch && self.barriers.is_empty()
+    }
+
+    /// The client has answered all endpoints that it should have.
+    pub fn endpoints_taken(&self) -> bool {
+        self.shown && self.endpoints.is_none() && !self.types.get(xds::ENDPOINT).is_some_and(|subscription| subscription.dirty)
     }
 
     /// There is certainly nothing to send, which is cheaper to know than by [`Self::next_response`].
@@ -454,6 +464,9 @@ impl Session {
     fn response(&mut self, url: &str, resources: Vec<Resource>, removed_resources: Vec<String>) -> DeltaDiscoveryResponse {
         self.nonce += 1;
         self.digest_holds &= !epoch::counts(url);
+        if url == xds::ENDPOINT {
+            self.endpoints = Some(self.nonce);
+        }
         if let Some(subscription) = self.types.get_mut(url) {
             subscription.nonce = self.nonce;
         }

@@ -166,6 +166,26 @@ fn rule_4_endpoints_follow_a_cluster_that_is_sent_again() {
 }
 
 #[test]
+fn endpoints_are_taken_when_the_newest_are_answered() {
+    // Aim: of endpoints, for which no epoch waits, it is known when the client has them: not while they are to be sent, nor by the answer to older
+    // ones; a refusal is an answer, too.
+    let mut session = showing(&[(xds::ENDPOINT, "web", "1")]);
+    assert!(session.endpoints_taken(), "nobody has asked for any");
+    ask(xds::ENDPOINT).to(&mut session);
+    assert!(!session.endpoints_taken());
+    let first = session.next_response().unwrap().nonce;
+    drain(&mut session);
+    assert!(!session.endpoints_taken());
+    session.show(content(&[(xds::ENDPOINT, "web", "2")]), 1);
+    let second = session.next_response().unwrap().nonce;
+    drain(&mut session);
+    ask(xds::ENDPOINT).ack(&first).to(&mut session);
+    assert!(!session.endpoints_taken());
+    ask(xds::ENDPOINT).nack(&second, "no").to(&mut session);
+    assert!(session.endpoints_taken());
+}
+
+#[test]
 fn rule_5_a_name_that_does_not_exist_is_said_at_once_and_comes_when_it_appears() {
     // Aim: no made-up resource, no silence, and the subscription stays.
     let mut session = showing(&[]);

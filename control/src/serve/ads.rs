@@ -76,6 +76,7 @@ impl AggregatedDiscoveryService for Ads {
             session: Session::new(),
             wants: BTreeSet::new(),
             seen: Seen::default(),
+            caught: 0,
             seat: None,
         };
         let stop = self.stop.clone();
@@ -93,6 +94,8 @@ struct Delta {
     /// [`Session::wants`].
     wants: BTreeSet<String>,
     seen: Seen,
+    /// Serial of the newest edition of which the client has answered all.
+    caught: u64,
     seat: Option<Identified>,
 }
 
@@ -128,6 +131,7 @@ impl Delta {
         self.metrics.streams.inc();
         let mut more = false;
         let end = loop {
+            self.catch_up();
             let following = self.seat.as_ref().map(|seat| seat.following.clone());
             tokio::select! {
                 biased;
@@ -258,6 +262,17 @@ impl Delta {
         }
         self.rest();
         Ok(())
+    }
+
+    /// Says when the client has answered all that it should have by now.
+    fn catch_up(&mut self) {
+        if let Some(seat) = &self.seat
+            && self.caught < self.seen.serial
+            && self.session.endpoints_taken()
+        {
+            self.caught = self.seen.serial;
+            seat.following.caught_up(self.caught);
+        }
     }
 
     /// Rests, if nothing is owed to this client and its view says what it depends on.

@@ -373,6 +373,9 @@ impl Audit<'_> {
         self.found(&object.key, edge_advice::ending(self.index, object));
         for ancestor in edge::judge(self.world, object) {
             let (field, line) = &ancestor.field;
+            for (message, remedy) in ancestor.loosened {
+                self.say(Severity::Warning, &object.key, (field, *line), message, remedy);
+            }
             let unresolved = ancestor.resolved.and_then(Result::err);
             let found = ancestor.accepted.err().into_iter().chain(unresolved).chain(ancestor.partly);
             for WhyNot { reason, message } in found {

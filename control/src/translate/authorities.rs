@@ -2,16 +2,17 @@
 
 use super::attach::WhyNot;
 use crate::world::certificate;
-use crate::world::key::{CORE, GATEWAY_API};
+use crate::world::external_backend::ExternalBackend;
+use crate::world::key::CORE;
 use crate::world::listener::ObjectRef;
-use crate::world::{Index, ObjectKey};
+use crate::world::{Index, Kind, Object, ObjectKey};
 
 /// The entry of a ConfigMap (or Secret) that holds CAs.
 const CAS: &str = "ca.crt";
 
 /// Whether one object may refer to another by the standard's rules.
 pub(super) fn granted(index: &Index, from: &ObjectKey, to: &ObjectKey) -> Result<(), WhyNot> {
-    let referrer = (GATEWAY_API, from.kind.text(), from.namespace.as_str());
+    let referrer = (from.kind.group(), from.kind.text(), from.namespace.as_str());
     if from.namespace == to.namespace || index.granted(referrer, &to.namespace, (CORE, to.kind.text(), &to.name)) {
         return Ok(());
     }
@@ -53,4 +54,18 @@ fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static st
     let entry = contents.entry(CAS).ok_or_else(|| wrong(format!("{object} has no entry `{CAS}`")))?;
     let count = certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
     Ok((entry.to_vec(), count))
+}
+
+/// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
+pub(super) fn secret_of(index: &Index, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<ObjectKey, WhyNot> {
+    let object = to.object(&from.namespace).filter(|object| object.kind == Kind::Secret);
+    let Some(object) = object else {
+        return Err(WhyNot::new(reason, format!("a certificate is a Secret, not a {} of group \"{}\"", to.kind, to.group)));
+    };
+    granted(index, from, &object).map(|()| object)
+}
+
+/// The Secret that an XBackend is shown, if it may be; `None`: it says nothing of that.
+pub(super) fn shown_outside(index: &Index, object: &Object, spec: &ExternalBackend) -> Option<Result<ObjectKey, WhyNot>> {
+    Some(secret_of(index, &object.key, spec.certificate.as_ref()?, "InvalidClientCertificateRef"))
 }

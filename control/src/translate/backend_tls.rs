@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use proto::names;
 use proto::xds::core::{DataSource, data_source::Specifier};
 use proto::xds::matcher::{StringMatcher, string_matcher::MatchPattern};
 use proto::xds::tls::certificate_validation_context::SystemRootCerts;
@@ -86,13 +87,22 @@ pub(super) enum Upstream {
 
 /// See [`Upstream`]. `shows`: the Secret with which the edge proves who it is, if asked.
 pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) -> Upstream {
+    let mut shows = shows.map(str::to_owned);
     let said = match backend.outside(index) {
-        Some((object, spec)) => spec.tls.as_ref().map(|policy| (object, policy)),
+        Some((object, spec)) => {
+            match authorities::shown_outside(index, object, spec) {
+                // It says itself what it is shown; without that it is not met.
+                Some(Ok(secret)) => shows = Some(names::certificate(&secret.namespace, &secret.name)),
+                Some(Err(_)) => return Upstream::Broken,
+                None => {}
+            }
+            spec.tls.as_ref().map(|policy| (object, policy))
+        }
         None => of_port(index, &backend.service, backend.port).and_then(|object| Some((object, content(object)?))),
     };
     let Some((object, policy)) = said else { return Upstream::Plain };
     let Ok(trust) = trust(index, object, policy) else { return Upstream::Broken };
-    let mut context = CertificateValidationContext { match_typed_subject_alt_names: names(policy), ..Default::default() };
+    let mut context = CertificateValidationContext { match_typed_subject_alt_names: proven(policy), ..Default::default() };
     match trust {
         Trust::System => context.system_root_certs = Some(SystemRootCerts {}),
         Trust::Cas(pem) => context.trusted_ca = Some(DataSource { specifier: Some(Specifier::InlineBytes(pem.into())) }),
@@ -100,7 +110,7 @@ pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) ->
     let sds = |name: &str| tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(wire::ads()) };
     Upstream::Tls(Box::new(tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
-            tls_certificate_sds_secret_configs: shows.map(sds).into_iter().collect(),
+            tls_certificate_sds_secret_configs: shows.as_deref().map(sds).into_iter().collect(),
             validation_context_type: Some(ValidationContextType::ValidationContext(context)),
             ..tls::CommonTlsContext::default()
         }),
@@ -142,7 +152,7 @@ pub(super) fn broken(index: &Index, backend: &Backend) -> bool {
 }
 
 /// What the server's certificate must have one of: names that are given replace the hostname.
-fn names(policy: &BackendTlsPolicy) -> Vec<SubjectAltNameMatcher> {
+fn proven(policy: &BackendTlsPolicy) -> Vec<SubjectAltNameMatcher> {
     let exact = |kind: SanType, name: &str| SubjectAltNameMatcher {
         san_type: kind.into(),
         matcher: Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(name.to_owned())), ignore_case: false }),
@@ -204,6 +214,27 @@ fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &TlsTarg
 pub(super) fn ancestors(index: &Index, object: &Object, policy: &BackendTlsPolicy) -> BTreeSet<Name> {
     let services: BTreeSet<&str> = policy.targets.iter().filter(|to| to.is_service()).map(|target| target.name.as_str()).collect();
     leading(index, &object.key.namespace, |to| services.contains(to.name.as_str()))
+}
+
+/// All Gateways whose routes are let lead to an XBackend: they are given what it is to be shown.
+pub(super) fn let_outside(index: &Index, object: &Object) -> BTreeSet<Name> {
+    let service = external_backend::known_as((&object.key.namespace, &object.key.name));
+    let mut gateways = BTreeSet::new();
+    for route in index.routes.iter() {
+        let Some(spec) = attach::content(route) else { continue };
+        let mut led = spec.rules.iter().flat_map(Rule::references).filter(|to| external_backend::is_meant(to) && to.name == object.key.name);
+        if !led.any(|to| external_backend::resolve(index, route, to, false).is_ok_and(|(found, _)| found == service)) {
+            continue;
+        }
+        for parent in &spec.parents {
+            if let Attachment::Gateway(name, attached) = attach::standing(index, route, parent)
+                && !attached.is_empty()
+            {
+                gateways.insert(name);
+            }
+        }
+    }
+    gateways
 }
 
 /// The Gateways of ours that lead to an XBackend, by name.

@@ -178,6 +178,9 @@ fn of_external(world: &World, object: &Object, spec: &ExternalBackend) -> Vec<Fi
     if let Some(WhyNot { reason, message }) = spec.tls.as_ref().and_then(|policy| backend_tls::unresolved(index, object, policy)) {
         say(Severity::Warning, "spec.tls.validation.caCertificateRefs", message, &format!("correct it ({reason})"));
     }
+    if let Some(WhyNot { reason, message }) = edge_tls::unshown(world, object, spec) {
+        say(Severity::Warning, "spec.tls.clientCertificateRef", message, &format!("correct the Secret, or the reference ({reason})"));
+    }
     if spec.tls.is_none() {
         say(Severity::Warning, "spec.tls", "it is met in plaintext, outside the mesh".to_owned(), "write `tls: {mode: ServerOnly}`");
     }

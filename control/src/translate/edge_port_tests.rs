@@ -16,6 +16,9 @@ use crate::source::{FileChange, Folder};
 use crate::translate::{Affected, Subject, View, audiences, statuses, touched, view};
 use crate::world::{Allocations, Change, Kind, ObjectKey, Origin, WorldSettings};
 
+#[path = "outside_tests.rs"]
+mod outside;
+
 /// Manifests of a file, put into a world.
 struct Mesh {
     world: World,

@@ -13,15 +13,17 @@ use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::authorities::{cas, granted};
+use super::authorities::{cas, secret_of};
 use super::edge::acme;
 use super::edge_listeners::{Edge, Judged};
 use super::wire::{self, inline};
+use super::{backend_tls, external_backend};
 use crate::world::certificate::{Certificate, CertificateFault, Validity};
 use crate::world::edge::ClientPolicy;
+use crate::world::external_backend::ExternalBackend;
 use crate::world::gateway::{ClientDemand, Gateway};
 use crate::world::listener::ObjectRef;
-use crate::world::{Index, Kind, Name, ObjectKey, Severity, World};
+use crate::world::{Index, Kind, Name, Object, ObjectKey, Severity, World};
 
 /// How a listener's certificates and demands stand.
 #[derive(Clone, Debug, Default)]
@@ -64,15 +66,6 @@ impl TlsStanding {
     pub(super) fn serves(&self, judged: &Judged<'_>) -> bool {
         self.refused.is_none() && (!judged.terminates() || !self.certificates.is_empty())
     }
-}
-
-/// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
-fn secret_of(index: &Index, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<ObjectKey, WhyNot> {
-    let object = to.object(&from.namespace).filter(|object| object.kind == Kind::Secret);
-    let Some(object) = object else {
-        return Err(WhyNot::new(reason, format!("a certificate is a Secret, not a {} of group \"{}\"", to.kind, to.group)));
-    };
-    granted(index, from, &object).map(|()| object)
 }
 
 /// What is wrong with a Secret of which there is a certificate in force, if anything.
@@ -176,6 +169,34 @@ pub(super) fn shown(index: &Index, name: &Name, gateway: &Gateway) -> Option<Str
     Some(names::certificate(&object.namespace, &object.name))
 }
 
+/// What an XBackend is shown; `None`: it says nothing of that.
+fn certificate_outside<'a>(world: &'a World, object: &Object, spec: &ExternalBackend) -> Option<Result<Found<'a>, WhyNot>> {
+    Some(certificate(world, &object.key, spec.certificate.as_ref()?, "InvalidClientCertificateRef"))
+}
+
+/// What is wrong with what an XBackend is shown.
+pub(super) fn unshown(world: &World, object: &Object, spec: &ExternalBackend) -> Option<WhyNot> {
+    match certificate_outside(world, object, spec)? {
+        Err(refusal) => Some(refusal),
+        Ok((secret, _, Some(fault))) => {
+            let message = format!("{secret}: {fault}; the certificate that it held stays in force for a day");
+            Some(WhyNot::new("InvalidClientCertificateRef", message))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// What the XBackends to which a Gateway's routes lead are shown.
+fn outside<'a>(world: &'a World, gateway: &'a Name) -> impl Iterator<Item = (ObjectKey, &'a Arc<Certificate>)> {
+    let index = world.index();
+    let proving = index.externals.values().filter_map(|object| {
+        let spec = external_backend::content(object)?;
+        let found = certificate_outside(world, object, spec)?.ok()?;
+        backend_tls::let_outside(index, object).contains(gateway).then_some((found.0, found.1))
+    });
+    proving
+}
+
 /// How a listener meets its clients, of which `policy` holds.
 pub(super) fn downstream(
     index: &Index,
@@ -248,6 +269,9 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>, hours: impl Fn(&Judged<'_>
     if let Some(Ok((object, found, _))) = client_certificate(world, edge.name, edge.gateway) {
         add(names::certificate(&object.namespace, &object.name), Some(shown(found)));
     }
+    for (object, found) in outside(world, edge.name) {
+        add(names::certificate(&object.namespace, &object.name), Some(shown(found)));
+    }
     if turned.is_empty() {
         return secrets;
     }
@@ -289,6 +313,7 @@ pub fn edge_certificates(world: &World) -> Vec<EdgeCertificate<'_>> {
         if let Some(Ok((object, found, _))) = client_certificate(world, gateway, edge.gateway) {
             shown.insert(object, Arc::clone(found));
         }
+        shown.extend(outside(world, gateway).map(|(object, found)| (object, Arc::clone(found))));
         all.extend(shown.into_iter().map(|(secret, certificate)| {
             let fault = world.credential(&secret).ok().and_then(|(_, fault)| fault.cloned());
             EdgeCertificate { gateway, secret, certificate, fault }
@@ -334,10 +359,12 @@ pub(super) fn overlaps(listeners: &[Judged<'_>], standings: &[TlsStanding]) -> B
 
 /// Gateways of ours that refer to an object, by themselves or by a ListenerSet.
 pub(super) fn referrers(index: &Index, object: &ObjectKey) -> Vec<Name> {
-    let refers = |referrer: &crate::world::Object| crate::world::references(referrer).contains(object);
+    let refers = |referrer: &Object| crate::world::references(referrer).contains(object);
     let sets = |name: &Name| index.gateway_sets.get(name).into_iter().flatten().any(|set| refers(set));
     let gateways = index.gateways.iter().filter(|(name, gateway)| refers(gateway) || sets(name));
-    gateways.map(|(name, _)| name.clone()).collect()
+    let shown = |backend: &&Arc<Object>| external_backend::content(backend).is_some_and(|spec| spec.certificate.is_some()) && refers(backend);
+    let outside = index.externals.values().filter(shown).flat_map(|backend| backend_tls::let_outside(index, backend));
+    gateways.map(|(name, _)| name.clone()).chain(outside).collect()
 }
 
 /// How each listener of an edge stands.

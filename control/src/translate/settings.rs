@@ -150,6 +150,8 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         session_key: world.settings().session_key.0.to_vec().into(),
         probes: sidecar.and_then(|one| one.workload()).map(probes).unwrap_or_default(),
         gateways: sidecar.map(|_| gateways(index)).unwrap_or_default(),
+        // Objects in a cluster are many people's, and what else runs beside an edge is not theirs.
+        loopback_barred: audience.node.mode == Mode::Edge && index.in_cluster,
         own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
     }
 }

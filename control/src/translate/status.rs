@@ -288,7 +288,7 @@ fn of_consumer(world: &World, object: &Object, consumer: &Consumer, by: &Conditi
 /// Of an edge kind: one entry per Gateway.
 fn of_edge(world: &World, object: &Object, by: &Conditions) -> Status {
     let one = |ancestor: edge::EdgeAncestor| {
-        let edge::EdgeAncestor { reference, field: _, accepted, partly, resolved, own } = ancestor;
+        let edge::EdgeAncestor { reference, field: _, accepted, partly, resolved, own, loosened: _ } = ancestor;
         let accepted = match accepted {
             Ok(told) => by.say("Accepted", "True", "Accepted", told),
             Err(refusal) => by.fails("Accepted", &refusal),

@@ -228,6 +228,7 @@ pub(super) fn of_external(world: &World, object: &Object, spec: &ExternalBackend
         Err(refusal) => by.fails("Accepted", &refusal),
     };
     let unresolved = spec.tls.as_ref().and_then(|policy| backend_tls::unresolved(index, object, policy));
+    let unresolved = unresolved.or_else(|| edge_tls::unshown(world, object, spec));
     let resolved = unresolved.map_or_else(|| by.holds("ResolvedRefs"), |refusal| by.fails("ResolvedRefs", &refusal));
     let one = |(namespace, name): Name| ParentStatus {
         parent_ref: json!({"group": GATEWAY_API, "kind": "Gateway", "namespace": namespace, "name": name}),

@@ -221,8 +221,13 @@ impl<'a> Sum<'a> {
         for (service, ..) in self.was.backend_tls.changes(&self.is.backend_tls) {
             self.touched.insert(Subject::service(service));
         }
-        for ((namespace, name), ..) in self.was.externals.changes(&self.is.externals) {
+        for ((namespace, name), was, is) in self.was.externals.changes(&self.is.externals) {
             self.touched.insert(Subject::service(&external_backend::known_as((namespace, name))));
+            // Gateways that lead there are given what it is to be shown.
+            for (index, object) in self.both().into_iter().zip([was, is]) {
+                let object = object.filter(|object| external_backend::content(object).is_some_and(|spec| spec.certificate.is_some()));
+                self.touched.extend(object.into_iter().flat_map(|object| backend_tls::let_outside(index, object)).map(|name| Subject::secrets(&name)));
+            }
         }
         for object in differ(&self.was.contents, &self.is.contents) {
             for index in self.both() {

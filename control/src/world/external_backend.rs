@@ -2,6 +2,8 @@
 
 use super::backend_tls::BackendTlsPolicy;
 use super::door::{Cursor, Fields};
+use super::key::Kind;
+use super::listener::ObjectRef;
 
 /// The zone of a cluster's own names, which are Services' (the type's own text forbids it).
 const CLUSTER_ZONE: &str = ".cluster.local";
@@ -17,6 +19,8 @@ pub struct ExternalBackend {
     pub protocol: Option<BackendProtocol>,
     /// What it proves by TLS; `None`: it is met in plaintext.
     pub tls: Option<BackendTlsPolicy>,
+    /// What it is shown there, in place of what the Gateway shows to whoever asks (`ClientAndServer`).
+    pub certificate: Option<ObjectRef>,
     /// Line of its spec.
     pub line: u32,
 }
@@ -56,14 +60,14 @@ impl ExternalBackend {
         let tls = fields.get("tls");
         fields.done();
         let hostname = hostname?;
-        let tls = tls.and_then(|at| read_tls(&at, &hostname, line));
+        let (tls, certificate) = tls.map(|at| read_tls(&at, &hostname, line)).unwrap_or_default();
         if let Some((word, ..)) = said.as_ref().filter(|(word, ..)| word == "H2C" && tls.is_some())
             && let Some((.., at)) = &said
         {
             at.error(format!("{word} is HTTP/2 without TLS"), "write HTTP2, or remove `tls`");
         }
         let protocol = said.and_then(|(_, protocol, _)| protocol);
-        Some(Self { hostname, port: port?, protocol, tls, line })
+        Some(Self { hostname, port: port?, protocol, tls, certificate, line })
     }
 }
 
@@ -89,19 +93,23 @@ fn read_host(at: &Cursor<'_>) -> Option<String> {
     Some(host)
 }
 
-fn read_tls(at: &Cursor<'_>, hostname: &str, line: u32) -> Option<BackendTlsPolicy> {
+/// What it proves, and what it is shown.
+fn read_tls(at: &Cursor<'_>, hostname: &str, line: u32) -> (Option<BackendTlsPolicy>, Option<ObjectRef>) {
     let mut tls = at.fields();
     let modes = [("None", "None"), ("ServerOnly", "ServerOnly"), ("ClientAndServer", "ClientAndServer")];
     let mode = tls.need("mode").and_then(|at| at.word(&modes));
-    let (certificate, validation) = (tls.get("clientCertificateRef"), tls.get("validation"));
+    let certificate = tls.get("clientCertificateRef").and_then(|at| ObjectRef::read(&at, Some(Kind::Secret)));
+    let validation = tls.get("validation");
     tls.done();
-    if mode == Some("ClientAndServer") || certificate.is_some() {
+    let Some(mode) = mode else { return (None, None) };
+    // The type's own rule (CEL of its definition), which files have nobody to judge.
+    if (mode == "ClientAndServer") != certificate.is_some() {
         at.error(
-            "a certificate of the backend's own is not supported by this version",
-            "write `mode: ServerOnly`: the Gateway's tls.backend.clientCertificateRef is shown to whoever asks for one",
+            "clientCertificateRef stands beside `mode: ClientAndServer`, and only there",
+            "name the Secret, or write `mode: ServerOnly`: the Gateway's tls.backend.clientCertificateRef is shown to whoever asks for one",
         );
     }
-    match (mode?, validation) {
+    let proves = match (mode, validation) {
         ("None", None) => None,
         ("None", Some(at)) => {
             at.error("nobody is verified without TLS", "remove it, or write `mode: ServerOnly`");
@@ -116,7 +124,8 @@ fn read_tls(at: &Cursor<'_>, hostname: &str, line: u32) -> Option<BackendTlsPoli
             names: Vec::new(),
             line,
         }),
-    }
+    };
+    (proves, certificate)
 }
 
 #[cfg(test)]
@@ -142,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_backend_outside_is_read() {
-        // Aim: host, port, each protocol, and TLS: without validation the host's own name below the machine's roots.
+        // Aim: host, port, each protocol, and TLS: without validation the host's own name below the machine's roots; what it is shown.
         let (plain, told) = read(HOST);
         let plain = plain.unwrap_or_else(|| panic!("{told}"));
         assert_eq!((plain.hostname.as_str(), plain.port, plain.protocol, plain.tls.is_none()), ("api.example", 443, None, true));
@@ -159,6 +168,8 @@ mod tests {
         assert_eq!(tls("mode: None"), None);
         let own = tls("mode: ServerOnly").unwrap();
         assert_eq!((own.hostname.as_str(), own.well_known.as_deref()), ("api.example", Some("System")));
+        let mutual = read(&format!("{HOST}, tls: {{mode: ClientAndServer, clientCertificateRef: {{name: me}}}}")).0.unwrap();
+        assert_eq!((mutual.certificate.map(|to| (to.kind, to.name)), mutual.tls), (Some(("Secret".into(), "me".into())), Some(own)));
         let other =
             tls("mode: ServerOnly, validation: {hostname: b.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}")
                 .unwrap();
@@ -176,7 +187,9 @@ mod tests {
             (format!("{HOST}, protocol: MCP"), "MCP is not supported"),
             (format!("{HOST}, protocol: H2C, tls: {{mode: ServerOnly}}"), "without TLS"),
             (format!("{HOST}, tls: {{mode: None, validation: {{hostname: a.b, wellKnownCACertificates: System}}}}"), "nobody is verified"),
-            (format!("{HOST}, tls: {{mode: ClientAndServer, clientCertificateRef: {{name: me}}}}"), "not supported"),
+            (format!("{HOST}, tls: {{mode: ClientAndServer}}"), "and only there"),
+            (format!("{HOST}, tls: {{mode: ServerOnly, clientCertificateRef: {{name: me}}}}"), "and only there"),
+            (format!("{HOST}, tls: {{mode: None, clientCertificateRef: {{name: me}}}}"), "and only there"),
         ] {
             let (object, told) = read(&spec);
             assert!(object.is_none() && told.contains(wanted), "{spec}: {told}");

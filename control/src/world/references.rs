@@ -30,7 +30,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
         }
         Spec::ClientPolicy(spec) => spec.acme.iter().filter_map(|acme| acme.account.as_ref()).map(|at| at.object.clone()).collect(),
         Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
-        Spec::ExternalBackend(spec) => named(object, spec.tls.iter().flat_map(|tls| &tls.cas)),
+        Spec::ExternalBackend(spec) => named(object, spec.tls.iter().flat_map(|tls| &tls.cas).chain(&spec.certificate)),
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         Spec::RequestAuthentication(spec) => spec.introspection.iter().flat_map(|said| &said.secret).map(|at| at.object.clone()).collect(),
         Spec::OidcLogin(spec) => spec.secrets().map(|at| at.object.clone()).collect(),
@@ -90,6 +90,10 @@ mod tests {
             (
                 "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: team}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
                 "ConfigMap team/roots",
+            ),
+            (
+                "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackend\nmetadata: {name: b, namespace: shop}\nspec: {type: ExternalHostname, port: {port: 443}, externalHostname: {hostname: a.example}, tls: {mode: ClientAndServer, clientCertificateRef: {name: me, namespace: certs}}}",
+                "Secret certs/me",
             ),
             (
                 "kind: OidcLogin\nmetadata: {name: l, namespace: shop}\nspec: {clientSecretRef: {name: oidc, key: secret}, session: {keySecretRef: {name: keys, key: k}}}",

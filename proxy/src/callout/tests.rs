@@ -1,5 +1,5 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 use rcgen::SanType;
@@ -90,4 +90,34 @@ async fn a_call_ends_in_an_answer_or_says_why_not() {
         let away = get(at, answer).await.unwrap_err().to_string();
         assert!(away.contains(word), "{at}: {away}");
     }
+}
+
+/// Aim: this machine is met by its own address and by `localhost` alone, in no other spelling, and where the control plane bars it by nothing; a name
+/// of the host's files or of somebody's DNS that has such an address leads nowhere.
+#[tokio::test]
+async fn to_this_machine_leads_its_own_address_or_nothing() {
+    for (at, open) in [
+        ("http://127.0.0.1:9/keys", 1),
+        ("http://127.8.8.8:9/keys", 1),
+        ("http://[::1]:9/keys", 1),
+        ("http://0.0.0.0:9/keys", 0),
+        ("http://[::]:9/keys", 0),
+        ("https://[::ffff:127.0.0.1]:9/keys", 0),
+        ("http://192.0.2.1:9/keys", 1),
+    ] {
+        let at = KeysUri::read(at).unwrap();
+        for barred in [false, true] {
+            let snapshots = Snapshots::default();
+            let settings = engine::model::Settings { loopback_barred: barred, ..crate::snapshots::testing::settings() };
+            snapshots.publish(Arc::new(engine::model::Snapshot { settings: Some(Arc::new(settings)), ..engine::model::Snapshot::default() }));
+            let wanted = if barred && at.is_loopback() { 0 } else { open };
+            assert_eq!(places(&snapshots, &at, 0).await.len(), wanted, "{} {barred}", at.uri());
+        }
+    }
+    let (local, other) = (KeysUri::read("http://localhost:9/keys").unwrap(), KeysUri::read("https://rebound.example:9/keys").unwrap());
+    let machine: Vec<IpAddr> = ["127.0.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1"].map(|ip| ip.parse().unwrap()).to_vec();
+    assert_eq!(whither::led(machine.clone(), &local, false).len(), 4);
+    assert!(whither::led(machine.clone(), &local, true).is_empty());
+    let mixed = [machine, vec!["192.0.2.7".parse().unwrap()]].concat();
+    assert_eq!(whither::led(mixed, &other, false), ["192.0.2.7".parse::<IpAddr>().unwrap()]);
 }

@@ -15,6 +15,7 @@ use proto::identity::Identity;
 use tokio::net::lookup_host;
 
 use crate::dns::Names as _;
+use crate::io::is_this_machine;
 use crate::snapshots::{Lookup, NameLookup, Snapshots};
 
 /// An address, and who must be there.
@@ -26,15 +27,25 @@ pub struct Place {
     pub identity: Option<Arc<Identity>>,
 }
 
-/// Where an address of keys leads, the first choice first; nowhere, where that is not known and its server would not prove itself. Waits for
-/// the control plane and for DNS as long as these do.
+/// Where an address of keys leads, the first choice first; nowhere, where that is not known and its server would not prove itself. To this machine
+/// itself leads its own address alone and `localhost`, never what somebody's DNS says; neither where the control plane bars that. Waits for the
+/// control plane and for DNS as long as these do.
 pub async fn places(snapshots: &Snapshots, at: &KeysUri, draw: u64) -> Vec<Place> {
-    let (addresses, of_mesh) = addresses(snapshots, at).await;
+    let (mut addresses, of_mesh) = addresses(snapshots, at).await;
+    if !of_mesh {
+        addresses = led(addresses, at, snapshots.load().settings.as_ref().is_some_and(|settings| settings.loopback_barred));
+    }
     let mut places = Vec::new();
     for ip in addresses {
         places.extend(place(snapshots, (SocketAddr::new(ip, at.port()), of_mesh), at, draw).await);
     }
     places
+}
+
+/// What is left of addresses that are not the mesh's.
+pub(super) fn led(mut addresses: Vec<IpAddr>, at: &KeysUri, barred: bool) -> Vec<IpAddr> {
+    addresses.retain(|ip| !is_this_machine(*ip) || (at.is_loopback() && !barred));
+    addresses
 }
 
 /// The addresses of its host, and whether it is the mesh that has the name. What the mesh alone may have nobody else is asked for; neither,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Transport, Upstream, answer};
-use crate::io::Draw;
+use crate::io::{Draw, is_this_machine};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
@@ -129,7 +129,8 @@ impl OutsideKeeper {
         let ttl_secs = found.iter().flatten().flatten().map(|(_, secs)| *secs).min();
         for (known, found) in asked.addresses.iter_mut().zip(found) {
             if let Some(found) = found {
-                *known = found.into_iter().map(|(address, _)| address).collect();
+                // Whoever writes a zone leads nobody to what is on this machine.
+                *known = found.into_iter().map(|(address, _)| address).filter(|address| !is_this_machine(*address)).collect();
             }
         }
         let readings = &self.telemetry.readings;

@@ -123,7 +123,7 @@ async fn become_these(cluster: &Cluster, wanted: &[&str]) {
 #[tokio::test]
 async fn addresses_follow_their_records() {
     // Aim: both families, before anybody calls; asked again when the shortest time is over; what stays keeps what is known of it, what is gone is
-    // none; a name that is no more has nobody.
+    // none; nobody's records lead to this machine itself; a name that is no more has nobody.
     let (zone, cluster, _snapshots, stop) = kept(Says::Has(vec!["192.0.2.1", "192.0.2.2"], 1), Says::Has(vec!["2001:db8::1"], 60)).await;
     become_these(&cluster, &["192.0.2.1:443", "192.0.2.2:443", "[2001:db8::1]:443"]).await;
     assert_eq!(zone.asked.lock().unwrap()[0].to_lowercase().trim_end_matches(" aaaa").trim_end_matches(" a"), "api.example.");
@@ -132,6 +132,8 @@ async fn addresses_follow_their_records() {
     become_these(&cluster, &["192.0.2.2:443", "192.0.2.3:443"]).await;
     let now = cluster.endpoints.load().ready.iter().find(|endpoint| endpoint.address == stays.address).cloned().unwrap();
     assert!(Arc::ptr_eq(&now.live, &stays.live));
+    zone.say(Says::Has(vec!["127.0.0.1", "0.0.0.0", "192.0.2.4"], 1), Says::Has(vec!["::1", "::ffff:127.0.0.1"], 1));
+    become_these(&cluster, &["192.0.2.4:443"]).await;
     zone.say(Says::NoName, Says::NoName);
     become_these(&cluster, &[]).await;
     stop.cancel();

@@ -42,7 +42,7 @@ pub use local::{LocalDoor, LocalStream};
 pub use lossy::Lossy;
 pub use mailbox::Mailbox;
 pub use memory::{Free, cpu_used, give_back_heap, give_back_program};
-pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind, one_of};
+pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind, is_this_machine, one_of};
 pub use notes::{Notes, Pressure};
 pub use original::original_destination;
 pub use rewound::Rewound;

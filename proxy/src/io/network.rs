@@ -1,7 +1,7 @@
 //! Connecting and accepting, in the kernel or in a simulation.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -150,10 +150,15 @@ impl std::fmt::Debug for Network {
     }
 }
 
-/// Whether an address is that port of this very machine. The kernel takes the unspecified address for loopback.
+/// Whether an address is that port of this very machine.
 fn is_local_port(address: SocketAddr, port: u16) -> bool {
-    let ip = address.ip().to_canonical();
-    port != 0 && address.port() == port && (ip.is_loopback() || ip.is_unspecified())
+    port != 0 && address.port() == port && is_this_machine(address.ip())
+}
+
+/// Whether an address means this very machine wherever it is used. The kernel takes the unspecified address for loopback.
+pub fn is_this_machine(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 /// Binds a listening socket outside any runtime, so that it can be opened before rights are dropped and shared by several workers

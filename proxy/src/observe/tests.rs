@@ -49,6 +49,7 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         session_key: Vec::new(),
         probes: Vec::new(),
         gateways: Vec::new(),
+        loopback_barred: false,
     }
 }
 

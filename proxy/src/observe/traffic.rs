@@ -29,13 +29,12 @@ impl Telemetry {
         let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
         let mut keys_away: Vec<KeysAway> = self.readings.keys_away.lock().iter().map(away).collect();
         keys_away.extend(self.readings.providers_away.lock().iter().map(away));
-        let stores = Arc::clone(&self.readings.limits.lock()).stores();
-        let store = |store: &Arc<RemoteStore>| {
+        let stores = Arc::clone(&self.readings.limits.lock()).stores_of();
+        let store = |(object, store): (Arc<str>, Arc<RemoteStore>)| {
             let (error, since_secs) = store.trouble.away()?;
-            Some(StoreAway { store: store.place.name(), error, since_secs })
+            Some(StoreAway { store: store.place.name(), error, since_secs, object: object.to_string() })
         };
-        let mut stores_away: Vec<StoreAway> = stores.iter().filter_map(store).collect();
-        stores_away.extend(self.leases_away());
+        let stores_away = self.leases_away().into_iter().chain(stores.into_iter().filter_map(store)).take(ROWS_MAX).collect();
         Traffic {
             services: services(&sums),
             plaintext: self.plaintext.lock().rows(),
@@ -59,6 +58,7 @@ impl Telemetry {
             store: LEASES.to_owned(),
             error: "the control plane does not answer questions about limits".to_owned(),
             since_secs,
+            object: String::new(),
         })
     }
 

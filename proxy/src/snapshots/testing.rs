@@ -29,5 +29,6 @@ pub fn settings() -> Settings {
         session_key: Vec::new(),
         probes: Vec::new(),
         gateways: Vec::new(),
+        loopback_barred: false,
     }
 }

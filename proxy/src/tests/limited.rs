@@ -2,7 +2,7 @@
 
 use engine::limit::{LimitBook, Now, ShareAsk};
 use proto::mesh::{
-    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore,
+    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, KeyMissing, LeaseStore, LimitRate, LimitStore,
     RoutePolicy, WithoutStore, edge_key, edge_limit, limit_store,
 };
 
@@ -74,6 +74,35 @@ fn a_client_is_told_how_it_stands_and_when_to_come_again() {
         }
         tokio::time::advance(Duration::from_secs(20)).await;
         through(&mut world).await;
+    });
+}
+
+#[test]
+fn nobody_is_told_of_limits_that_others_have() {
+    // Aim: of limits with `when`, and of those that skip who lacks a part of their key, a client hears where they count its request, let on or
+    // refused, and nowhere else.
+    run(|| async {
+        let plan = |name: &str, requests| EdgeLimit {
+            when: format!("request.headers[\"x-plan\"] == \"{name}\""),
+            ..rate(name, requests, false)
+        };
+        let key = vec![EdgeKey { kind: Some(edge_key::Kind::Header("x-tenant".into())) }];
+        let tenant = EdgeLimit { key, missing: KeyMissing::Skipped.into(), ..rate("tenant", 7, false) };
+        let (mut world, _parts) = under(vec![object(vec![plan("gold", 900), plan("bronze", 1), rate("all", 50, false), tenant])]);
+        for (header, status, wanted) in [
+            ("x-plan: bronze", "200", &["\"all\";q=50;w=60", "\"bronze\";q=1;w=60"][..]),
+            ("x-plan: bronze", "429", &["\"all\";q=50;w=60", "\"bronze\";q=1;w=60"]),
+            ("x-plan: gold", "200", &["\"all\";q=50;w=60", "\"gold\";q=900;w=60"]),
+            ("x-tenant: a", "200", &["\"all\";q=50;w=60", "\"tenant\";q=7;w=60"]),
+            ("x-other: a", "200", &["\"all\";q=50;w=60"]),
+        ] {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, &GET.replacen("\r\n", &format!("\r\n{header}\r\n"), 1)).await;
+            let _application = if status == "200" { Some(play(&mut world, 0, OK).await) } else { None };
+            let answer = answered(&mut client, status).await;
+            let said: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("ratelimit-policy: ")).collect();
+            assert_eq!(said, wanted, "{header}: {answer}");
+        }
     });
 }
 

@@ -367,6 +367,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         session_key: Vec::new(),
         probes: Vec::new(),
         gateways: Vec::new(),
+        loopback_barred: false,
     })
 }
 

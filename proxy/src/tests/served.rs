@@ -130,8 +130,8 @@ async fn asked(world: &World, request: &str) -> Socket {
 
 #[test]
 fn a_service_is_asked_once_of_each_request() {
-    // Aim: it is told what the request has, without descriptors that lack a part; its headers reach client and backend once each; the
-    // connection to it is kept for the next.
+    // Aim: it is told what the request has, without descriptors that lack a part; its headers reach client and backend once each, the backend
+    // without what the client says there; the connection to it is kept for the next.
     run(|| async {
         let mut world = asking(WithoutStore::Deny, true);
         let answer = RateLimitResponse {
@@ -139,11 +139,12 @@ fn a_service_is_asked_once_of_each_request() {
             request_headers_to_add: vec![header("x-plan", "gold")],
             ..says(Code::Ok).unwrap()
         };
-        let mut client = asked(&world, GET).await;
+        let mut client = asked(&world, &GET.replace("host", "x-plan: platinum\r\nX-Plan: silver\r\nhost")).await;
         let mut heard = rates(reached(&mut world, true).await, vec![Some(answer), says(Code::Ok)]);
         let seen = backend(&mut world).await;
         let told = head(&mut client).await;
         assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+        assert!(!seen.contains("platinum") && !seen.contains("silver"), "{seen}");
         assert_eq!((told.matches("x-left: 7\r\n").count(), seen.matches("x-plan: gold\r\n").count()), (1, 1), "{told}{seen}");
         let request = heard.recv().await.unwrap();
         let entries: Vec<(String, String)> =

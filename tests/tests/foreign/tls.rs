@@ -250,6 +250,96 @@ fn first_words_of_any_kind_are_answered_as_they_should() {
     mesh.leave();
 }
 
+/// Clients that speak TLS 1.2 and nothing newer, as they come: a command that prints `served` where its handshake went through. `PORT` stands for the port.
+const CLIENTS_OF_12: [(&str, &str); 6] = [
+    ("openssl", "openssl s_client -tls1_2 -servername a.example -connect 127.0.0.1:PORT </dev/null 2>&1 | grep -q 'Cipher is ECDHE' && echo served"),
+    ("curl", "curl -sk --tls-max 1.2 -o /dev/null --resolve a.example:PORT:127.0.0.1 https://a.example:PORT/ && echo served"),
+    (
+        "python",
+        "python3 -c \"import ssl, socket
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode, context.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
+context.wrap_socket(socket.create_connection(('127.0.0.1', PORT)), server_hostname='a.example')
+print('served')\"",
+    ),
+    (
+        "node",
+        "node -e \"require('tls').connect({port: PORT, host: '127.0.0.1', servername: 'a.example', maxVersion: 'TLSv1.2', rejectUnauthorized: false}, \
+         () => { console.log('served'); process.exit(0) })\"",
+    ),
+    ("go", "go run client.go 127.0.0.1:PORT"),
+    ("java", "java Client.java PORT"),
+];
+const GO: &str = "package main
+
+import (\"crypto/tls\"; \"fmt\"; \"os\")
+
+func main() {
+	config := tls.Config{MaxVersion: tls.VersionTLS12, InsecureSkipVerify: true, ServerName: \"a.example\"}
+	if _, err := tls.Dial(\"tcp\", os.Args[1], &config); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(\"served\")
+}
+";
+const JAVA: &str = "import java.security.cert.X509Certificate;
+import java.util.List;
+import javax.net.ssl.*;
+
+public class Client {
+    public static void main(String[] words) throws Exception {
+        TrustManager anybody = new X509TrustManager() {
+            public void checkClientTrusted(X509Certificate[] chain, String kind) {}
+            public void checkServerTrusted(X509Certificate[] chain, String kind) {}
+            public X509Certificate[] getAcceptedIssuers() { return new X509Certificate[0]; }
+        };
+        SSLContext context = SSLContext.getInstance(\"TLS\");
+        context.init(null, new TrustManager[] {anybody}, null);
+        SSLSocket socket = (SSLSocket) context.getSocketFactory().createSocket(\"127.0.0.1\", Integer.parseInt(words[0]));
+        SSLParameters said = socket.getSSLParameters();
+        said.setServerNames(List.of(new SNIHostName(\"a.example\")));
+        said.setProtocols(new String[] {\"TLSv1.2\"});
+        socket.setSSLParameters(said);
+        socket.startHandshake();
+        System.out.println(\"served\");
+    }
+}
+";
+
+/// Aim: clients of TLS 1.2 that people have are served by `Modern`, for they all say the extended master secret; one that is told not to is sent
+/// away there, and served by `Compatible`.
+#[test]
+fn clients_of_tls_1_2_are_served() {
+    let authority = Authority::new();
+    let (modern, compatible) = (free_port(), free_port());
+    let edges = [
+        ground(&authority),
+        edge("modern", modern, "tls: {profile: Modern}"),
+        edge("compatible", compatible, "tls: {profile: Compatible}"),
+    ];
+    let mesh = Mesh::start(&[("mesh.yaml", &edges.concat())]);
+    fs::write(authority.file("client.go"), GO).unwrap();
+    fs::write(authority.file("Client.java"), JAVA).unwrap();
+    let served = |command: &str, port: u16| {
+        let command = command.replace("PORT", &port.to_string());
+        let said = run("sh", &["-c", &format!("cd {} && {{ {command}; }} 2>&1 || true", authority.folder().display())]);
+        (said.contains("served"), said)
+    };
+    for (name, command) in CLIENTS_OF_12 {
+        for port in [modern, compatible] {
+            let (is, said) = served(command, port);
+            assert!(is, "{name}: {said}");
+        }
+    }
+    let without = "java -Djdk.tls.useExtendedMasterSecret=false Client.java PORT";
+    for (port, wanted) in [(modern, false), (compatible, true)] {
+        let (is, said) = served(without, port);
+        assert_eq!(is, wanted, "{said}");
+    }
+    mesh.leave();
+}
+
 /// What openssl's client says of one connection on which it asks for a page.
 fn openssl(authority: &Authority, port: u16, more: &[&str]) -> String {
     let line = [

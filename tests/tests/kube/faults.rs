@@ -325,7 +325,7 @@ async fn an_expired_certificate_is_what_the_policy_makes_of_it() {
     let (roots, told) = watch::channel(String::new());
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    tokio::spawn(injector::keep::bundles(client.clone(), service(), told, stop.clone()));
+    tokio::spawn(injector::keep::bundles(client.clone(), (service(), "none"), told, stop.clone()));
     let webhook = Webhook::new(SidecarSettings::default());
     tokio::spawn(admission::open(listener, Arc::clone(&issuer) as Arc<dyn Issuer>, webhook, Arc::new(|| None), roots, stop));
     believed(&client).await;

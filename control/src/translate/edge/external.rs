@@ -17,7 +17,7 @@ use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Object, ObjectKey, Spec};
 
 /// How long a service is waited for where nothing else is said.
-const TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A rule's own filter.
 #[derive(Clone, Copy)]

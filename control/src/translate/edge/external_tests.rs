@@ -10,7 +10,7 @@ use super::{OwnCheck, policy};
 use crate::translate::attach::Backend;
 use crate::translate::{audit, statuses};
 use crate::world::route::{Reference, RouteExternal};
-use crate::world::{Kind, ObjectKey, World};
+use crate::world::{Kind, ObjectKey, World, WorldSettings};
 
 const SERVICE: &str =
     "apiVersion: v1\nkind: Service\nmetadata: {name: authz, namespace: NS}\nspec: {selector: {app: authz}, ports: [{port: 9000}]}";
@@ -157,4 +157,24 @@ fn authorization_servers_are_asked_where_egress_allows_it() {
     let asked = told(&made(&[&text(rules)]), "one", None).0.tokens.unwrap();
     let introspection = asked.introspection.unwrap();
     assert_eq!((asked.rules.len(), introspection.from.len(), introspection.keep), (1, 2, true));
+}
+
+#[test]
+fn objects_of_a_cluster_lead_nobody_to_the_proxies_own_machine() {
+    // Aim: what names loopback in a cluster has ResolvedRefs=False by each way there is, and edges are told to bar it; sidecars are not, and in
+    // files, whose author starts what is there, all of it is good.
+    let objects = [
+        ("RequestAuthentication", "introspection: [{url: 'http://127.0.0.1:9/i', clientId: gw}]"),
+        ("RequestAuthentication", "jwtRules: [{issuer: a, jwksUri: 'http://localhost:9/k'}]"),
+        ("OidcLogin", "issuer: 'http://[::1]:9', clientId: c"),
+        ("RateLimit", "limits: [{name: a, requests: 1, per: 1s}], store: {redis: {addresses: ['127.0.0.1:6379']}}"),
+    ];
+    for (in_cluster, (kind, spec)) in [false, true].into_iter().flat_map(|cluster| objects.map(|object| (cluster, object))) {
+        let text = format!("kind: {kind}\nmetadata: {{name: t, namespace: shop}}\nspec: {{{GATEWAY}, {spec}}}");
+        let world = super::tests::world_of(WorldSettings { in_cluster, ..WorldSettings::default() }, &[&text]);
+        let key = world.live().map(|(key, _)| key.clone()).find(|key| key.kind.text() == kind).unwrap();
+        let status = serde_json::to_string(&statuses(&world)[&key]).unwrap();
+        assert_eq!(status.contains("where objects of a cluster lead nobody"), in_cluster, "{kind} {spec}: {status}");
+        assert_eq!(status.contains("\"ResolvedRefs\",\"status\":\"False\""), in_cluster, "{kind} {spec}: {status}");
+    }
 }

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::acme::{self, OwnCondition};
-use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic, client, consumers, external, limits, login, secret, tokens};
-use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
-use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, EdgeAttachment, ExternalAuth, OidcLogin};
+use super::ladder::{Climb, Lost};
+use super::spots::{About, about};
+use super::{authorization, basic, client, consumers, external, limits, login, loosened, secret, tokens};
+use crate::translate::attach::WhyNot;
+use crate::world::edge::{ApiKeyAuth, BasicAuth, ClientPolicy, ExternalAuth, OidcLogin};
 use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
 use crate::world::traffic::{Place, PolicyTarget};
-use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec, World};
+use crate::world::{Index, Kind, Object, ObjectKey, Spec, World};
 
 /// Fields that are named in one sentence.
 const NAMED_MAX: usize = 8;
@@ -34,38 +34,25 @@ pub(in crate::translate) struct EdgeAncestor {
     pub resolved: Option<Result<(), WhyNot>>,
     /// What its kind says beside that.
     pub own: Vec<OwnCondition>,
+    /// What of it lets in more than wider objects do, or of theirs less than it: each with what to do. Part of what is said where it holds.
+    pub loosened: Vec<(String, &'static str)>,
 }
-
-/// Where requests come by that an object is about, at one Gateway.
-type Spots = BTreeSet<Vec<Place>>;
 
 /// Judges an object at every Gateway; nothing for one that is none of an edge's.
 pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAncestor> {
-    let (index, Some(attachment)) = (world.index(), attachment(object)) else { return Vec::new() };
-    let mut gateways: BTreeMap<Name, (Spots, (String, u32))> = BTreeMap::new();
-    let mut ancestors = Vec::new();
-    let mut add = |spots: Vec<(Name, Vec<Place>)>, field: &(String, u32)| {
-        for (gateway, places) in spots {
-            gateways.entry(gateway).or_insert_with(|| (Spots::new(), field.clone())).0.insert(places);
-        }
+    let Some(attachment) = attachment(object) else { return Vec::new() };
+    let About { gateways, nowhere: astray } = about(world, object, attachment);
+    let index = world.index();
+    let refused = |(target, field, refusal): (&PolicyTarget, (String, u32), WhyNot)| EdgeAncestor {
+        reference: reference(object, target),
+        field,
+        accepted: Err(refusal),
+        partly: None,
+        resolved: None,
+        own: Vec::new(),
+        loosened: Vec::new(),
     };
-    for (number, target) in attachment.targets.iter().enumerate() {
-        let field = (format!("spec.targetRefs[{number}]"), target.line);
-        match spots_of(world, object, target) {
-            Ok(spots) => add(spots, &field),
-            Err(refusal) => ancestors.push(EdgeAncestor {
-                reference: reference(object, target),
-                field,
-                accepted: Err(refusal),
-                partly: None,
-                resolved: None,
-                own: Vec::new(),
-            }),
-        }
-    }
-    if attachment.targets.is_empty() {
-        add(wide(index, object, attachment), &("spec".to_owned(), 0));
-    }
+    let mut ancestors: Vec<EdgeAncestor> = astray.into_iter().map(refused).collect();
     if gateways.is_empty() && ancestors.is_empty() {
         return vec![nowhere(object)];
     }
@@ -87,11 +74,19 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
             .or_else(|| client::misplaced(index, object, &gateway))
             .or_else(|| client::hindered(index, object, &gateway));
         let own = acme::conditions(world, object, &gateway, &spots);
+        let loosened = if accepted.is_ok() { loosened::told(world, object, &gateway, &spots) } else { Vec::new() };
+        let said = accepted.map(|said| said_with(said, &loosened));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
-        EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone(), own }
+        EdgeAncestor { reference, field, accepted: said, partly, resolved: resolved.clone(), own, loosened }
     }));
     ancestors
+}
+
+/// One sentence of all that is to be said.
+fn said_with(said: String, loosened: &[(String, &'static str)]) -> String {
+    let all = std::iter::once(said).chain(loosened.iter().map(|(told, _)| told.clone()));
+    all.filter(|told| !told.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether an ExternalAuth holds where nobody says who is asked.
@@ -121,7 +116,14 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
         }
         Spec::RateLimit(spec) => match &spec.store.rls {
             Some(_) => return limits::resolve(world.index(), object).map(|resolved| resolved.map(|_| ())),
-            None => secret::shown(world, spec.store.password()?).err(),
+            None => {
+                let near = || spec.store.redis.as_ref().and_then(|redis| limits::near(world.index(), redis));
+                let password = spec.store.password();
+                if password.is_none() && near().is_none() {
+                    return None;
+                }
+                password.and_then(|at| secret::shown(world, at).err()).or_else(near)
+            }
         },
         Spec::ExternalAuth(spec) => {
             let resolved = external::resolve(world.index(), object, spec.to.as_ref()?);
@@ -134,9 +136,13 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
             login::fault(world, object, spec)
         }
         Spec::RequestAuthentication(spec) => {
-            let said = spec.introspection.as_ref()?;
-            let unproved = || said.secret.as_ref().and_then(|at| secret::shown(world, at).err());
-            tokens::barred(world.index(), object, &said.url).or_else(unproved)
+            let keys = tokens::keys_barred(world.index(), spec);
+            if keys.is_none() && spec.introspection.is_none() {
+                return None;
+            }
+            let said = spec.introspection.as_ref();
+            let unproved = || said?.secret.as_ref().and_then(|at| secret::shown(world, at).err());
+            keys.or_else(|| tokens::barred(world.index(), object, &said?.url)).or_else(unproved)
         }
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
@@ -190,99 +196,6 @@ fn nowhere(object: &Object) -> EdgeAncestor {
         (namespace, "no route of this namespace is attached to a Gateway yet")
     };
     let field = ("spec".to_owned(), 0);
-    EdgeAncestor { reference, field, accepted: Ok(message.to_owned()), partly: None, resolved: None, own: Vec::new() }
-}
-
-/// The spots of what has no targets.
-fn wide(index: &Index, object: &Object, attachment: &EdgeAttachment) -> Vec<(Name, Vec<Place>)> {
-    let place = attachment.places(&object.key).pop();
-    if matches!(place, Some(Place::Mesh)) {
-        return index.gateways.keys().flat_map(|name| of_gateway(index, name, None)).collect();
-    }
-    let routes = index.routes.iter().filter(|route| route.key.namespace == object.key.namespace);
-    routes.flat_map(|route| of_route(index, route, None)).collect()
-}
-
-/// The spots that a target is about.
-///
-/// # Errors
-/// There is no such thing.
-fn spots_of(world: &World, object: &Object, target: &PolicyTarget) -> Result<Vec<(Name, Vec<Place>)>, WhyNot> {
-    let index = world.index();
-    let key = target.key(&object.key.namespace);
-    let name = (key.namespace.clone(), key.name.clone());
-    let none = |message: String| Err(WhyNot::new("TargetNotFound", message));
-    let section = target.section.as_deref();
-    match target.kind {
-        Kind::Gateway => {
-            if index.foreign_gateways.contains(&name) {
-                return none(format!("{key} is another controller's"));
-            }
-            let Some(gateway) = index.gateways.get(&name).and_then(|gateway| attach::gateway(gateway)) else {
-                return none(format!("there is no {key}"));
-            };
-            if let Some(section) = section
-                && !gateway.listeners.iter().any(|listener| listener.name == section)
-            {
-                return none(format!("{key} has no listener named `{section}`"));
-            }
-            Ok(of_gateway(index, &name, section))
-        }
-        Kind::ListenerSet => {
-            let set = index.listener_sets.get(&name).and_then(|object| edge_listeners::set(object));
-            let Some(set) = set else { return none(format!("there is no {key}")) };
-            let gateway = set.parent(&name.0).filter(|gateway| index.gateways.contains_key(gateway));
-            let Some(gateway) = gateway else { return none(format!("{key} belongs to no Gateway of ours")) };
-            if let Some(section) = section
-                && !set.listeners.iter().any(|listener| listener.name == section)
-            {
-                return none(format!("{key} has no listener named `{section}`"));
-            }
-            Ok(of_listeners(index, &gateway, &key, section))
-        }
-        Kind::HTTPRoute | Kind::GRPCRoute => {
-            let Some(route) = world.get(&key) else { return none(format!("there is no {key}")) };
-            if let Some(section) = section
-                && !super::ladder::rule_names(route).any(|name| name == section)
-            {
-                return none(format!("{key} has no rule named `{section}`"));
-            }
-            let spots = of_route(index, route, section);
-            if spots.is_empty() { none(format!("{key} is attached to no Gateway")) } else { Ok(spots) }
-        }
-        _ => none(format!("{}s are not served by this version", target.kind)),
-    }
-}
-
-/// All listeners at a Gateway, those of its ListenerSets too, or one of its own.
-fn of_gateway(index: &Index, name: &Name, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
-    let key = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
-    if section.is_some() {
-        return of_listeners(index, name, &key, section);
-    }
-    edge_listeners::listeners(index, name).iter().map(|judged| (name.clone(), places(&spot(name, judged, None)))).collect()
-}
-
-/// All listeners of a Gateway or ListenerSet, or one.
-fn of_listeners(index: &Index, name: &Name, owner: &ObjectKey, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
-    let judged = edge_listeners::listeners(index, name);
-    let own = judged.iter().filter(|judged| judged.owner.key == *owner && section.is_none_or(|section| judged.listener.name == section));
-    own.map(|judged| (name.clone(), places(&spot(name, judged, None)))).collect()
-}
-
-fn spot<'a>(gateway: &'a Name, judged: &'a Judged<'_>, route: Option<(&'a Object, Option<&'a str>)>) -> Spot<'a> {
-    Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route }
-}
-
-/// All listeners that a route is attached to.
-fn of_route(index: &Index, route: &Object, rule: Option<&str>) -> Vec<(Name, Vec<Place>)> {
-    let mut spots = Vec::new();
-    for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
-        let Standing::Gateway(name, attached) = attach::standing(index, route, parent) else { continue };
-        let judged = edge_listeners::listeners(index, &name);
-        for judged in attached.iter().filter_map(|(listener, _)| judged.get(*listener)) {
-            spots.push((name.clone(), places(&spot(&name, judged, Some((route, rule))))));
-        }
-    }
-    spots
+    let accepted = Ok(message.to_owned());
+    EdgeAncestor { reference, field, accepted, partly: None, resolved: None, own: Vec::new(), loosened: Vec::new() }
 }

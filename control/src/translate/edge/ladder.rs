@@ -166,6 +166,27 @@ impl<'a, T: Rung> Climb<'a, T> {
         Some(held)
     }
 
+    /// Where an object's word lets in what wider ones, were it not there, would not: each such field, with who says it there, else the narrowest of
+    /// them. `loosens` compares its word with theirs; true: both are of one namespace.
+    pub(in crate::translate) fn loosened(
+        &self,
+        key: &ObjectKey,
+        loosens: impl Fn(&T, &T, &'static str, bool) -> bool,
+    ) -> Vec<(&'static str, ObjectKey)> {
+        let Some(own) = self.steps.iter().find(|step| step.object.key == *key) else { return Vec::new() };
+        let wider = self.steps.iter().filter(|step| step.place > own.place);
+        let again = |step: &Step<'a, T>| Step { place: step.place, object: step.object, attachment: step.attachment, says: step.says };
+        let Some(held) = (Self { steps: wider.map(again).collect() }).held() else { return Vec::new() };
+        let owns = |field: &&'static str| !T::adds_up(field) && self.owner(field).is_some_and(|owner| std::ptr::eq(owner, own));
+        let one = |field: &'static str| {
+            let said = held.fields.iter().find(|(known, _)| *known == field).map(|(_, object)| *object);
+            let by = said.or(held.by.first().copied())?;
+            let neighbours = by.key.namespace == own.object.key.namespace;
+            loosens(own.says, &held.says, field, neighbours).then(|| (field, by.key.clone()))
+        };
+        own.says.fields().into_iter().filter(owns).filter_map(one).collect()
+    }
+
     /// What becomes of the fields of one of the objects.
     pub(in crate::translate) fn lost(&self, key: &ObjectKey) -> Lost {
         let mut lost = Lost::default();

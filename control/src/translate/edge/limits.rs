@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use engine::authenticate::KeysUri;
 use engine::limit::RedisMode;
 use proto::mesh::limit_store::Kind as StoreKind;
 use proto::mesh::{self, EdgeLimits, LeaseStore, LimitStore, RateLimitService, RedisStore};
 use proto::names::BAD_BACKEND;
 
 use super::basic::file_name;
-use super::external;
+use super::{external, tokens};
 use crate::translate::attach::{Backend, WhyNot};
 use crate::world::edge::{CountedAt, EdgeRateLimit, RateService, RedisServer};
 use crate::world::traffic::Place;
@@ -23,6 +24,12 @@ fn service(object: &Object) -> Option<&RateService> {
 pub(in crate::translate) fn service_of(object: &Object) -> Option<(String, String)> {
     let to = &service(object)?.to;
     Some((to.namespace.clone().unwrap_or_else(|| object.key.namespace.clone()), to.name.clone()))
+}
+
+/// Why proxies do not go where a server is said to be.
+pub(super) fn near(index: &Index, redis: &RedisServer) -> Option<String> {
+    let loopback = |address: &&String| KeysUri::of_store(address, redis.tls).is_ok_and(|at| at.is_loopback());
+    redis.addresses.iter().find(loopback).and_then(|address| tokens::near(index, address))
 }
 
 /// Where it is; `None`: it names none.

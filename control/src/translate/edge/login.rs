@@ -26,8 +26,8 @@ const REDIRECT_PATH: &str = "/oauth2/callback";
 /// Where sessions are ended.
 const LOGOUT_PATH: &str = "/oauth2/logout";
 /// How long a session lives without a request, and at most.
-const IDLE: Duration = Duration::from_secs(3_600);
-const MAX: Duration = Duration::from_secs(12 * 3_600);
+pub(super) const IDLE: Duration = Duration::from_secs(3_600);
+pub(super) const MAX: Duration = Duration::from_secs(12 * 3_600);
 /// When a refresh begins.
 const REFRESH_AT_PERCENT: u32 = 80;
 

@@ -14,7 +14,11 @@ mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
 pub(super) mod login;
+mod loosened;
+#[cfg(test)]
+mod loosened_tests;
 mod secret;
+mod spots;
 mod together;
 pub(super) mod tokens;
 pub(super) mod webhook;

@@ -8,7 +8,7 @@ use super::basic::file_name;
 use super::ladder::{Held, Rung};
 use crate::translate::{dns, external_backend};
 use crate::world::edge::{ConsumerChoice, CredentialPlace, Namespaces};
-use crate::world::security::authentication::{Introspection, JwtRule, RequestAuthentication};
+use crate::world::security::authentication::{Introspection, JwtKeys, JwtRule, RequestAuthentication};
 use crate::world::{Index, Kind, Object, Spec};
 
 /// Most places where opaque tokens are looked for.
@@ -96,8 +96,23 @@ pub(super) fn is_of_mesh(index: &Index, namespace: &str, url: &KeysUri) -> bool 
 /// namespace and of the mesh.
 pub(in crate::translate) fn barred(index: &Index, object: &Object, url: &KeysUri) -> Option<String> {
     let namespace = &object.key.namespace;
-    if is_of_mesh(index, namespace, url) || url.is_loopback() {
+    if url.is_loopback() {
+        return near(index, url.host());
+    }
+    if is_of_mesh(index, namespace, url) {
         return None;
     }
     external_backend::barred(index, namespace, (url.host(), url.port()))
+}
+
+/// Why nobody is led to a host that is this machine: in a cluster its objects are many people's, and what else runs beside an edge is not theirs.
+pub(super) fn near(index: &Index, host: &str) -> Option<String> {
+    let why = || format!("{host} is the machine of each of the Gateway's proxies itself, where objects of a cluster lead nobody: name a Service");
+    index.in_cluster.then(why)
+}
+
+/// The same of keys, which are asked for wherever they are said to be.
+pub(super) fn keys_barred(index: &Index, spec: &RequestAuthentication) -> Option<String> {
+    let fetched = spec.rules.iter().filter_map(|rule| if let JwtKeys::Fetched(url) = &rule.keys { Some(url) } else { None });
+    fetched.filter(|url| url.is_loopback()).find_map(|url| near(index, url.host()))
 }

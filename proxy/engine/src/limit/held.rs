@@ -89,6 +89,13 @@ impl HeldShare {
         Taking::Ask((cost - self.have).saturating_add(more))
     }
 
+    /// Until `cost` is there, of a store that has nothing: it says when one is, and of a rate the others come back after that, one by one. What is
+    /// in hand has to come back no more.
+    pub fn until(&self, cost: u64, numbers: &Numbers, now: Moment) -> Duration {
+        let short = cost.min(numbers.whole()).saturating_sub(self.have);
+        self.empty_until.since(now).saturating_add(numbers.comes_back_in(short.saturating_sub(1)))
+    }
+
     /// The store has answered.
     pub fn granted(&mut self, grant: &Grant, now: Moment) {
         self.expire(now);

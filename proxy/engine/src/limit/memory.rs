@@ -150,11 +150,20 @@ pub struct Memory {
     /// By `NAMESPACE/NAME/LIMIT`.
     counts: Mutex<BTreeMap<Arc<str>, Arc<LimitCounts>>>,
     under_way: Arc<UnderWay>,
+    /// Whose it is, and where its newest version counts, if that is elsewhere.
+    counts_at: Mutex<Option<(Arc<str>, Weak<RemoteStore>)>>,
 }
 
 impl Memory {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Mutex::default(), under_way: Arc::default() }
+        let rows = Table::new(OBJECT_KEYS_MAX);
+        Self { name: name.into(), rows, counts: Mutex::default(), under_way: Arc::default(), counts_at: Mutex::default() }
+    }
+
+    /// Notes where the object counts: `NAMESPACE/NAME`, and its store if that is not the control plane.
+    pub(crate) fn count_at(&self, policy: &Arc<str>, store: Option<&Arc<RemoteStore>>) {
+        let at = store.map(|store| (Arc::clone(policy), Arc::downgrade(store)));
+        *self.counts_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// What a limit counts, which goes on as long as some version of the object has it.
@@ -195,6 +204,8 @@ pub struct LimitMemories {
     held: Mutex<HashMap<String, Weak<Memory>>>,
     leases: Arc<StoreLive>,
     remote: RemoteStores,
+    /// Logins, and where the sessions of each are kept.
+    logins: Mutex<BTreeMap<Arc<str>, Weak<RemoteStore>>>,
 }
 
 impl LimitMemories {
@@ -255,7 +266,7 @@ impl LimitMemories {
         self.all().map(|memory| memory.rows.evicted()).sum()
     }
 
-    /// The store at a place, which an object of `namespace` names.
+    /// The store at a place, which an object of `namespace` names. Nobody shares one with another namespace, nor its trouble.
     pub fn store(&self, place: RemotePlace, namespace: &str) -> Arc<RemoteStore> {
         self.remote.adopt(place, namespace)
     }
@@ -268,6 +279,27 @@ impl LimitMemories {
     /// The stores elsewhere that objects name, and those that somebody still holds.
     pub fn stores(&self) -> Vec<Arc<RemoteStore>> {
         self.remote.all()
+    }
+
+    /// Says where a login, by `NAMESPACE/NAME`, has its sessions now; `None`: with the browsers.
+    pub(crate) fn login_keeps_at(&self, login: &str, store: Option<&Arc<RemoteStore>>) {
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        logins.retain(|name, store| **name != *login && store.strong_count() > 0);
+        if let Some(store) = store {
+            logins.insert(login.into(), Arc::downgrade(store));
+        }
+    }
+
+    /// Which object counts, or keeps sessions, at which of them, by `NAMESPACE/NAME`.
+    pub fn stores_of(&self) -> Vec<(Arc<str>, Arc<RemoteStore>)> {
+        let at = |memory: Arc<Memory>| {
+            let at = memory.counts_at.lock().unwrap_or_else(PoisonError::into_inner);
+            at.as_ref().and_then(|(policy, store)| Some((Arc::clone(policy), store.upgrade()?)))
+        };
+        let counting: BTreeMap<_, _> = self.all().filter_map(at).collect();
+        let logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeping = logins.iter().filter_map(|(login, store)| Some((Arc::clone(login), store.upgrade()?)));
+        counting.into_iter().chain(keeping).collect()
     }
 
     /// How they do. Several ways to one place count together.

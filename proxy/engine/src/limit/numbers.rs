@@ -225,6 +225,14 @@ impl Numbers {
         }
     }
 
+    /// In which time so many come back, one after the other. Of a window all come at once.
+    pub fn comes_back_in(&self, amount: u64) -> Duration {
+        match self {
+            Self::Rate(rate) => Duration::from_nanos(rate.nanos_of(u128::from(amount) * u128::from(PART))),
+            Self::Quota(_) => Duration::ZERO,
+        }
+    }
+
     /// What is used up now at least, of which `remaining` are left.
     pub fn at_least(&self, meter: &mut Meter, remaining: u64, now: Now) {
         self.look(meter, 0, now);

@@ -14,7 +14,7 @@ use crate::raw::is_host;
 
 /// Most stores that a proxy speaks with, each with one connection; one beyond is away.
 pub const STORES_MAX: usize = 256;
-/// Most of them that objects of one namespace named first: nobody takes the others' places.
+/// Most of them that objects of one namespace name: nobody takes the others' places.
 pub const NAMESPACE_STORES_MAX: usize = 16;
 /// Longest wait of a request for a store.
 pub const STORE_TIMEOUT_MAX: Duration = Duration::from_secs(1);
@@ -222,12 +222,12 @@ impl StoreTrouble {
     }
 }
 
-/// One store, shared by all objects that name the same.
+/// One store, shared by all objects of a namespace that name the same.
 #[derive(Debug)]
 pub struct RemoteStore {
     /// Where it is.
     pub place: RemotePlace,
-    /// The namespace whose object named it first.
+    /// The namespace whose objects name it.
     by: Box<str>,
     /// Whether it answers.
     pub live: Arc<StoreLive>,
@@ -259,7 +259,7 @@ impl RemoteStores {
     pub(super) fn adopt(&self, place: RemotePlace, namespace: &str) -> Arc<RemoteStore> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|store| store.strong_count() > 0);
-        if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| store.place == place) {
+        if let Some(store) = held.iter().filter_map(Weak::upgrade).find(|store| store.place == place && *store.by == *namespace) {
             return store;
         }
         let callout = CalloutLive::new(CalloutKind::RateLimit, &place.name());

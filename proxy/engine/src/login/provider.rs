@@ -68,7 +68,11 @@ impl Endpoints {
                 field("issuer").unwrap_or_default().escape_debug()
             ));
         }
-        let place = |name: &str| field(name).map(|text| trusted(text, at).map_err(|why| format!("its {name} {why}"))).transpose();
+        let read = |text: &str| match trusted(text, at)? {
+            place if place.is_loopback() && !at.is_loopback() => Err("is of this machine, and its issuer is not"),
+            place => Ok(place),
+        };
+        let place = |name: &str| field(name).map(|text| read(text).map_err(|why| format!("its {name} {why}"))).transpose();
         let needed = |name: &str| place(name)?.ok_or_else(|| format!("it does not say its {name}"));
         Ok(Self {
             authorization: needed("authorization_endpoint")?,
@@ -213,6 +217,8 @@ mod tests {
             ("authorization_endpoint", Value::Null, "does not say its authorization_endpoint"),
             ("token_endpoint", serde_json::json!("http://id.example/token"), "its token_endpoint is not of https"),
             ("token_endpoint", serde_json::json!("http://127.0.0.1/token"), "its token_endpoint is not of https"),
+            ("jwks_uri", serde_json::json!("https://127.0.0.1:8443/keys"), "its jwks_uri is of this machine"),
+            ("token_endpoint", serde_json::json!("https://localhost/token"), "its token_endpoint is of this machine"),
             ("jwks_uri", serde_json::json!("file:///etc/passwd"), "its jwks_uri is no URI"),
             ("jwks_uri", serde_json::json!("ftp://id.example/keys"), "its jwks_uri is not of the form"),
             ("end_session_endpoint", serde_json::json!("https://a@b/"), "its end_session_endpoint holds a user"),

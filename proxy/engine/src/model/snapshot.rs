@@ -112,6 +112,8 @@ pub struct Settings {
     pub probes: Vec<AppProbe>,
     /// Identities of the mesh's Gateways, in order.
     pub gateways: Vec<String>,
+    /// Whether calls of the proxy's own lead nobody to its own machine.
+    pub loopback_barred: bool,
 }
 
 /// A probe of the application, as its workload declares it.

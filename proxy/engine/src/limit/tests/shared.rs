@@ -264,3 +264,29 @@ proptest! {
         prop_assert!((all + in_hand) * 1000 <= burst * 1000 + at * amount, "{all} and {in_hand} in hand by {at}");
     }
 }
+
+#[test]
+fn who_costs_more_than_one_is_told_when_all_of_it_is_there() {
+    // Aim: the store says when one unit is there; whoever takes five comes again when five are, with what is in hand counted, and is let
+    // through then and not before. Of a window all come at once.
+    let numbers = rate(10, 1_000, 10);
+    let book = LimitBook::new(8, 100);
+    let mut held = HeldShare::default();
+    let ask = |want| ShareAsk { limit: LIMIT.into(), key: 7, want, back: 0, spent: 0, known: None };
+    let try_at = |held: &mut HeldShare, cost: u64, at: u64| match held.under(&numbers).take(cost, 0, now(at).moment) {
+        Taking::Ask(want) => {
+            held.granted(&book.take(&ask(want), &numbers, now(at)).unwrap(), now(at).moment);
+            held.take(cost, 0, now(at).moment)
+        }
+        other => other,
+    };
+    assert!(matches!(try_at(&mut held, 10, 0), Taking::Taken { .. }));
+    assert!(matches!(try_at(&mut held, 5, 0), Taking::Empty(_)));
+    assert_eq!(held.until(5, &numbers, now(0).moment), Duration::from_millis(500));
+    assert_eq!(held.until(1, &numbers, now(0).moment), Duration::from_millis(100));
+    assert_eq!(held.until(u64::MAX, &numbers, now(0).moment), Duration::from_secs(1), "never more than there can be");
+    assert!(matches!(try_at(&mut held, 5, 250), Taking::Empty(_)), "two of five");
+    assert_eq!((held.have(), held.until(5, &numbers, now(250).moment)), (2, Duration::from_millis(250)));
+    assert!(matches!(try_at(&mut held, 5, 500), Taking::Taken { .. }));
+    assert_eq!(HeldShare::default().until(5, &quota(10, Every::Day, "UTC"), now(0).moment), Duration::ZERO);
+}

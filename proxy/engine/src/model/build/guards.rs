@@ -160,6 +160,7 @@ impl Services {
         let live = self.sessions(raw);
         let store =
             raw.store.as_ref().map(|store| kept_at(&raw.policy, store, memories).map_err(|wrong| wrong.within("store"))).transpose()?;
+        memories.login_keeps_at(&raw.policy, store.as_ref());
         self.logins.get(&raw.encode_to_vec(), || Login::compile(raw, provider, live, store))
     }
 

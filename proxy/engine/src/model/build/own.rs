@@ -50,6 +50,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         session_key,
         probes,
         gateways,
+        loopback_barred,
     } = raw;
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
@@ -94,6 +95,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         locality: Locality { region: region.as_str().into(), zone: zone.as_str().into() },
         session_key: session_key.to_vec(),
         gateways: sorted(gateways),
+        loopback_barred: *loopback_barred,
         probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
     })
 }

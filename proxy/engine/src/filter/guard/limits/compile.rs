@@ -74,8 +74,10 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories, asked: usize) -
         return Err(Wrong::new("limits", "are shared, beside a service that has the numbers"));
     }
     let concurrency = busy.collect::<Result<_, _>>()?;
+    let policy: Arc<str> = policy.as_str().into();
+    memory.count_at(&policy, remote.as_ref());
     Ok(ObjectLimits {
-        policy: policy.as_str().into(),
+        policy,
         limits,
         concurrency,
         bandwidth: wide.collect::<Result<_, _>>()?,
@@ -163,7 +165,7 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));
     let mark = digest(&SHA256, name.as_bytes()).as_ref().first_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes)).max(1);
-    Ok(Limit {
+    let limit = Limit {
         name: name.as_str().into(),
         path,
         mark,
@@ -175,8 +177,10 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
         cost,
         settled,
         dry_run: *dry_run,
+        policy: None,
         counts,
-    })
+    };
+    Ok(limit.with_policy())
 }
 
 fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {

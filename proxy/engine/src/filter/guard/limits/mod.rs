@@ -7,8 +7,8 @@ pub(super) mod key;
 mod queued;
 mod rated;
 mod service;
+mod told;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -20,7 +20,7 @@ use crate::failure::{LocalReply, Reason};
 use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
     HeadersTold, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, RemoteStore, RowState, StoreLive, Taking, UnderWayPlace,
-    Wanted, policy_item, retry_after,
+    Wanted, retry_after,
 };
 use key::{Missing, Part, Seen};
 use service::Served;
@@ -39,7 +39,7 @@ const ASKS_MAX: u8 = 4;
 #[derive(Debug)]
 pub struct LimitGuard {
     objects: Vec<Arc<ObjectLimits>>,
-    /// For `RateLimit-Policy`.
+    /// For `RateLimit-Policy`: limits that count every request; each of the others has its own ([`Limit::policy`]).
     policy: Option<HeaderValue>,
 }
 
@@ -95,6 +95,8 @@ pub struct Limit {
     /// The header of the answer that says what it took in the end.
     settled: Option<HeaderName>,
     dry_run: bool,
+    /// For `RateLimit-Policy`, of one that does not count every request: nobody is told of a limit that others have.
+    policy: Option<HeaderValue>,
     /// What became of requests.
     pub counts: Arc<LimitCounts>,
 }
@@ -208,15 +210,7 @@ enum Stop {
 impl LimitGuard {
     /// Of these objects, the narrowest first; `None`: there are none.
     pub(crate) fn new(objects: Vec<Arc<ObjectLimits>>) -> Option<Self> {
-        let mut text = String::new();
-        for object in objects.iter().filter(|object| object.told.draft) {
-            for limit in object.limits.iter().filter(|limit| !limit.dry_run) {
-                let comma = if text.is_empty() { "" } else { ", " };
-                let (quota, secs) = limit.numbers.nominal();
-                let _ = write!(text, "{comma}{}", policy_item(&limit.name, quota, secs));
-            }
-        }
-        let policy = HeaderValue::try_from(text).ok().filter(|text| !text.is_empty());
+        let policy = told::policy(&objects);
         (!objects.is_empty()).then_some(Self { objects, policy })
     }
 
@@ -232,6 +226,10 @@ impl LimitGuard {
         let mut count = exchange.watch.as_mut().and_then(|watch| watch.counted.0.take()).unwrap_or_default();
         let passed = self.pass(&Seen::of(exchange), &mut count, now);
         if matches!(passed, Passed::On) {
+            // What a client says there is not the service's word. One that says a name twice means both.
+            for (name, _) in &count.for_backend {
+                exchange.request.headers.remove(name);
+            }
             for (name, value) in count.for_backend.drain(..) {
                 exchange.request.headers.append(name, value);
             }
@@ -263,6 +261,9 @@ impl LimitGuard {
                     continue;
                 }
                 put_back(&taken, now);
+                if matches!(stopped, Stop::Refused(_)) {
+                    self.tell_policies(count, |_, _, limit| limit.counts_this(seen));
+                }
                 return self.stop((object, place), stopped, count);
             }
         }
@@ -279,6 +280,7 @@ impl LimitGuard {
         };
         count.places.extend(places);
         count.paces.extend(self.paces(seen));
+        self.tell_policies(count, |object, place, _| taken.iter().any(|of| Arc::ptr_eq(of.0, object) && of.1 == place));
         for (object, place, key, cost, standing) in taken {
             if let Some(limit) = object.limits.get(place) {
                 limit.counts.add(LimitVerdict::Allowed);
@@ -287,9 +289,6 @@ impl LimitGuard {
                 }
             }
             count.met(object, place, standing);
-        }
-        if let Some(policy) = &self.policy {
-            count.policies.push(policy.clone());
         }
         Passed::On
     }
@@ -358,7 +357,6 @@ impl LimitGuard {
             Stop::Refused(standing) => {
                 verdict(LimitVerdict::Refused);
                 count.tightest = Some((Arc::clone(object), place, standing));
-                count.policies.extend(self.policy.clone());
                 let mut answer = LocalReply::of(Reason::RateLimited);
                 answer.headers.push(retry_after(&standing));
                 count.tell(|name, value| answer.headers.push((name, value)));
@@ -454,7 +452,10 @@ impl ObjectLimits {
         let session = self.store.session();
         let (taking, tells) = self.memory.rows.with(key, |row| {
             let held = row.of(limit.mark).shared().under(&limit.numbers);
-            let taking = held.take(cost, ahead, now.moment);
+            let mut taking = held.take(cost, ahead, now.moment);
+            if let Taking::Empty(standing) = &mut taking {
+                standing.retry = held.until(cost, &limit.numbers, now.moment);
+            }
             let tells = matches!(taking, Taking::Empty(_)) && held.tells(session, now.moment);
             (taking, tells)
         });
