@@ -81,9 +81,10 @@ async fn what_was_deleted_is_made_again_while_the_mesh_is_there() {
                 200,
                 json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "mesh", "uid": "u1"}}),
             ),
-            Method::GET => {
-                (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"}))
-            }
+            Method::GET => (
+                404,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "none"}),
+            ),
             _ => (201, json!({"metadata": {"name": "ours"}})),
         });
         let (api, roles): (Api<MutatingWebhookConfiguration>, Api<ClusterRole>) = (Api::all(client.clone()), Api::all(client));
@@ -178,7 +179,10 @@ async fn whoever_takes_the_roots_gets_them() {
     let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
     let hooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     for (failed, first) in [
-        (rebundled(&hooks, &service, &pem, hooks.list(&ListParams::default()).await.unwrap().items).await.unwrap_err(), "ValidatingWebhookConfiguration a: "),
+        (
+            rebundled(&hooks, &service, &pem, hooks.list(&ListParams::default()).await.unwrap().items).await.unwrap_err(),
+            "ValidatingWebhookConfiguration a: ",
+        ),
         (roots_spread(&client, &pem).await.unwrap_err(), "namespace a: "),
     ] {
         assert!(failed.starts_with(first) && failed.contains("no right") && failed.ends_with("; and 4 more"), "{failed}");

@@ -59,7 +59,7 @@ impl Away {
                 Some(store) => (RATE_LIMIT, store, "StoreAway"),
                 None => return,
             },
-Spec::OidcLogin(spec) => match &spec.session.store {
+            Spec::OidcLogin(spec) => match &spec.session.store {
                 Some(LoginStore::Redis(server)) => (RATE_LIMIT, place(server), "StoreAway"),
                 Some(LoginStore::Cookie) | None => return,
             },
@@ -101,12 +101,7 @@ impl AwayFrom {
 }
 
 /// `accepted` is of the same entry. `None`: nobody says so.
-fn degraded(
-    from: &[&AwayFrom],
-    reason: &str,
-    accepted: Option<&Condition>,
-    words: impl FnOnce(&str, &str) -> String,
-) -> Option<Condition> {
+fn degraded(from: &[&AwayFrom], reason: &str, accepted: Option<&Condition>, words: impl FnOnce(&str, &str) -> String) -> Option<Condition> {
     let (first, since_secs) = (from.first()?, from.iter().map(|from| from.since_secs).min()?);
     let since = moment(since_secs.saturating_mul(1000));
     let count = if from.len() == 1 { "1 proxy".to_owned() } else { format!("{} proxies", from.len()) };
@@ -175,7 +170,7 @@ mod tests {
             + &limit("leases", "{leases: {}}")
             + &limit("near", "{redis: {addresses: ['near:1']}}")
             + &limit("far", "{redis: {addresses: ['Far:1']}}")
-+ &limit("other", "{redis: {addresses: ['Far:1'], authRef: {name: redis, key: password}}}")
+            + &limit("other", "{redis: {addresses: ['Far:1'], authRef: {name: redis, key: password}}}")
             + "apiVersion: meshwright.dev/v1alpha1\nkind: OidcLogin\nmetadata: {name: people, namespace: a}\n\
                spec: {issuer: 'https://id.example', clientId: a, session: {store: Redis, redis: {addresses: ['Far:1']}}}\n";
         let mut world = World::new(WorldSettings::default(), Allocations::default());
@@ -252,12 +247,15 @@ mod tests {
                  spec: {{targetRefs: [{{kind: Gateway, name: one}}], http3: {{enabled: {http3}}}}}\n"
             )
         };
-        let from = |proxy: &str| AwayFrom {
-            proxy: proxy.to_owned(),
-            error: "this proxy is built without HTTP/3".to_owned(),
-            since_secs: 0,
-        };
-        let away = Away([(AwayKey { kind: "Http3".to_owned(), name: "443".to_owned(), object: "443".to_owned() }, vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
+        let from =
+            |proxy: &str| AwayFrom { proxy: proxy.to_owned(), error: "this proxy is built without HTTP/3".to_owned(), since_secs: 0 };
+        let away = Away(
+            [(
+                AwayKey { kind: "Http3".to_owned(), name: "443".to_owned(), object: "443".to_owned() },
+                vec![from("edge/a/one/pod-1"), from("edge/a/other")],
+            )]
+            .into(),
+        );
         for (enabled, wanted) in [
             (
                 "true",
@@ -273,7 +271,10 @@ mod tests {
             away.complete(world.get(&key).unwrap(), &mut status);
             let told: Vec<&Condition> = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions).collect();
             let told = told.into_iter().find(|condition| condition.kind == "Degraded");
-            assert_eq!(told.map(|condition| (condition.reason.as_str(), condition.message.as_str())), wanted.map(|words| ("Http3Away", words)));
+            assert_eq!(
+                told.map(|condition| (condition.reason.as_str(), condition.message.as_str())),
+                wanted.map(|words| ("Http3Away", words))
+            );
         }
     }
 }

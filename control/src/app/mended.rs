@@ -26,7 +26,9 @@ pub(super) async fn mended(safe: Arc<Keep<Secret>>, book: Arc<Keep<ConfigMap>>, 
 
 fn told(trouble: &mut Option<String>, place: &str, mended: Result<bool, KeepError>) {
     match &mended {
-        Ok(true) => tracing::warn!(place, "it was deleted, and is made again with all that it held; `meshwright uninstall` removes the mesh"),
+        Ok(true) => {
+            tracing::warn!(place, "it was deleted, and is made again with all that it held; `meshwright uninstall` removes the mesh")
+        }
         Ok(false) => {}
         Err(error) if trouble.as_ref() == Some(&error.to_string()) => {}
         Err(error) => tracing::warn!(place, %error, "it is not known whether it is still there"),

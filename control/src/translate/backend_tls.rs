@@ -135,7 +135,8 @@ pub(super) fn called(index: &Index, backend: &Backend) -> Result<Option<CalledTl
     let Some(object) = of_port(index, &backend.service, backend.port) else { return Ok(None) };
     let Some(policy) = content(object) else { return Ok(None) };
     if !policy.names.is_empty() {
-        let message = format!("{}: subjectAltNames are for proxies alone; of a service that the control plane calls say its hostname", object.key);
+        let message =
+            format!("{}: subjectAltNames are for proxies alone; of a service that the control plane calls say its hostname", object.key);
         return Err(WhyNot::new("Invalid", message));
     }
     let roots = match trust(index, object, policy)? {
@@ -222,7 +223,8 @@ pub(super) fn let_outside(index: &Index, object: &Object) -> BTreeSet<Name> {
     let mut gateways = BTreeSet::new();
     for route in index.routes.iter() {
         let Some(spec) = attach::content(route) else { continue };
-        let mut led = spec.rules.iter().flat_map(Rule::references).filter(|to| external_backend::is_meant(to) && to.name == object.key.name);
+        let mut led =
+            spec.rules.iter().flat_map(Rule::references).filter(|to| external_backend::is_meant(to) && to.name == object.key.name);
         if !led.any(|to| external_backend::resolve(index, route, to, false).is_ok_and(|(found, _)| found == service)) {
             continue;
         }

@@ -362,7 +362,8 @@ pub(super) fn referrers(index: &Index, object: &ObjectKey) -> Vec<Name> {
     let refers = |referrer: &Object| crate::world::references(referrer).contains(object);
     let sets = |name: &Name| index.gateway_sets.get(name).into_iter().flatten().any(|set| refers(set));
     let gateways = index.gateways.iter().filter(|(name, gateway)| refers(gateway) || sets(name));
-    let shown = |backend: &&Arc<Object>| external_backend::content(backend).is_some_and(|spec| spec.certificate.is_some()) && refers(backend);
+    let shown =
+        |backend: &&Arc<Object>| external_backend::content(backend).is_some_and(|spec| spec.certificate.is_some()) && refers(backend);
     let outside = index.externals.values().filter(shown).flat_map(|backend| backend_tls::let_outside(index, backend));
     gateways.map(|(name, _)| name.clone()).chain(outside).collect()
 }

@@ -11,9 +11,8 @@ fn leads(name: &str, namespace: &str, gateway: &str) -> String {
 }
 
 fn backend(tls: &str) -> String {
-    let spec = format!(
-        "spec: {{type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, tls: {{{tls}}}}}"
-    );
+    let spec =
+        format!("spec: {{type: ExternalHostname, port: {{port: 443}}, externalHostname: {{hostname: api.example}}, tls: {{{tls}}}}}");
     document("gateway.networking.x-k8s.io/v1alpha1", "XBackend", "api", "shop", &spec)
 }
 
@@ -71,7 +70,8 @@ fn a_host_outside_is_shown_what_it_asks_for() {
     mesh.put("vault", Some(&secret("own", "vault", "me.example")));
     assert_eq!(told(&mesh), "Accepted=True/Accepted; ResolvedRefs=False/RefNotPermitted");
     assert_eq!((shows(&mesh, "edge"), secrets(&mesh, "edge")), (None, vec!["secret tls/shop/gate: certificate".to_owned()]));
-    let grant = "spec: {from: [{group: gateway.networking.x-k8s.io, kind: XBackend, namespace: shop}], to: [{group: '', kind: Secret, name: own}]}";
+    let grant =
+        "spec: {from: [{group: gateway.networking.x-k8s.io, kind: XBackend, namespace: shop}], to: [{group: '', kind: Secret, name: own}]}";
     mesh.put("grant", Some(&document(GATEWAY_API, "ReferenceGrant", "g", "vault", grant)));
     assert_eq!(told(&mesh), "Accepted=True/Accepted; ResolvedRefs=True/ResolvedRefs");
     assert_eq!(shows(&mesh, "edge"), Some(vec!["tls/vault/own".to_owned()]));

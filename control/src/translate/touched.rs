@@ -226,7 +226,9 @@ impl<'a> Sum<'a> {
             // Gateways that lead there are given what it is to be shown.
             for (index, object) in self.both().into_iter().zip([was, is]) {
                 let object = object.filter(|object| external_backend::content(object).is_some_and(|spec| spec.certificate.is_some()));
-                self.touched.extend(object.into_iter().flat_map(|object| backend_tls::let_outside(index, object)).map(|name| Subject::secrets(&name)));
+                self.touched.extend(
+                    object.into_iter().flat_map(|object| backend_tls::let_outside(index, object)).map(|name| Subject::secrets(&name)),
+                );
             }
         }
         for object in differ(&self.was.contents, &self.is.contents) {

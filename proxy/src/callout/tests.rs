@@ -109,7 +109,8 @@ async fn to_this_machine_leads_its_own_address_or_nothing() {
         for barred in [false, true] {
             let snapshots = Snapshots::default();
             let settings = engine::model::Settings { loopback_barred: barred, ..crate::snapshots::testing::settings() };
-            snapshots.publish(Arc::new(engine::model::Snapshot { settings: Some(Arc::new(settings)), ..engine::model::Snapshot::default() }));
+            snapshots
+                .publish(Arc::new(engine::model::Snapshot { settings: Some(Arc::new(settings)), ..engine::model::Snapshot::default() }));
             let wanted = if barred && at.is_loopback() { 0 } else { open };
             assert_eq!(places(&snapshots, &at, 0).await.len(), wanted, "{} {barred}", at.uri());
         }

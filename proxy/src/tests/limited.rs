@@ -2,8 +2,8 @@
 
 use engine::limit::{LimitBook, Now, ShareAsk};
 use proto::mesh::{
-    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, KeyMissing, LeaseStore, LimitRate, LimitStore,
-    RoutePolicy, WithoutStore, edge_key, edge_limit, limit_store,
+    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, KeyMissing, LeaseStore, LimitRate,
+    LimitStore, RoutePolicy, WithoutStore, edge_key, edge_limit, limit_store,
 };
 
 use super::governed::{GET, OK, ONE, answered, play};
@@ -82,10 +82,8 @@ fn nobody_is_told_of_limits_that_others_have() {
     // Aim: of limits with `when`, and of those that skip who lacks a part of their key, a client hears where they count its request, let on or
     // refused, and nowhere else.
     run(|| async {
-        let plan = |name: &str, requests| EdgeLimit {
-            when: format!("request.headers[\"x-plan\"] == \"{name}\""),
-            ..rate(name, requests, false)
-        };
+        let plan =
+            |name: &str, requests| EdgeLimit { when: format!("request.headers[\"x-plan\"] == \"{name}\""), ..rate(name, requests, false) };
         let key = vec![EdgeKey { kind: Some(edge_key::Kind::Header("x-tenant".into())) }];
         let tenant = EdgeLimit { key, missing: KeyMissing::Skipped.into(), ..rate("tenant", 7, false) };
         let (mut world, _parts) = under(vec![object(vec![plan("gold", 900), plan("bronze", 1), rate("all", 50, false), tenant])]);

@@ -252,7 +252,10 @@ fn first_words_of_any_kind_are_answered_as_they_should() {
 
 /// Clients that speak TLS 1.2 and nothing newer, as they come: a command that prints `served` where its handshake went through. `PORT` stands for the port.
 const CLIENTS_OF_12: [(&str, &str); 6] = [
-    ("openssl", "openssl s_client -tls1_2 -servername a.example -connect 127.0.0.1:PORT </dev/null 2>&1 | grep -q 'Cipher is ECDHE' && echo served"),
+    (
+        "openssl",
+        "openssl s_client -tls1_2 -servername a.example -connect 127.0.0.1:PORT </dev/null 2>&1 | grep -q 'Cipher is ECDHE' && echo served",
+    ),
     ("curl", "curl -sk --tls-max 1.2 -o /dev/null --resolve a.example:PORT:127.0.0.1 https://a.example:PORT/ && echo served"),
     (
         "python",

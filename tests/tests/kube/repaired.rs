@@ -51,7 +51,10 @@ async fn deleted_webhook_configurations_come_back_while_the_mesh_is_there() {
         let uid = before["metadata"]["uid"].clone();
         let again = eventually(&client, &path, |got| got.as_ref().is_ok_and(|got| got["metadata"]["uid"] != uid)).await.unwrap();
         assert_eq!(again["webhooks"], before["webhooks"]);
-        assert_eq!((&again["metadata"]["labels"]["mine"], &again["metadata"]["ownerReferences"][0]["name"]), (&json!("yes"), &json!("repaired")));
+        assert_eq!(
+            (&again["metadata"]["labels"]["mine"], &again["metadata"]["ownerReferences"][0]["name"]),
+            (&json!("yes"), &json!("repaired"))
+        );
     }
     ask(&client, "DELETE", &format!("{ROLES}/repaired"), json!(null)).await.unwrap();
     for resource in &kinds {

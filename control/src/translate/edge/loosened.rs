@@ -46,10 +46,8 @@ pub(super) fn told(world: &World, object: &Object, gateway: &Name, spots: &Spots
 /// Who loosens what an object says of all of a Gateway, of a listener or of the mesh: those whom it is not locked against need not be its author's.
 fn others(world: &World, object: &Object, gateway: &Name) -> Fields {
     let mut found = Fields::new();
-    let guards = matches!(
-        object.key.kind,
-        Kind::ApiKeyAuth | Kind::BasicAuth | Kind::RequestAuthentication | Kind::ExternalAuth | Kind::OidcLogin
-    );
+    let guards =
+        matches!(object.key.kind, Kind::ApiKeyAuth | Kind::BasicAuth | Kind::RequestAuthentication | Kind::ExternalAuth | Kind::OidcLogin);
     let of_routes = |kind: Kind| matches!(kind, Kind::HTTPRoute | Kind::GRPCRoute);
     let is_wide = attachment(object).is_some_and(|own| !own.locked && own.targets.iter().all(|target| !of_routes(target.kind)));
     if !guards || !is_wide {
@@ -168,9 +166,7 @@ impl Guard for RequestAuthentication {
                 !wider.rules.is_empty() && !self.rules.iter().all(taken) || claims_less(Some(&fills(self)), Some(&fills(wider)))
             }
             "introspection" => match (&self.introspection, &wider.introspection) {
-                (Some(own), Some(wider)) => {
-                    own.url != wider.url || own.cache > wider.cache || own.allow_without && !wider.allow_without
-                }
+                (Some(own), Some(wider)) => own.url != wider.url || own.cache > wider.cache || own.allow_without && !wider.allow_without,
                 (Some(own), None) => own.allow_without,
                 _ => false,
             },

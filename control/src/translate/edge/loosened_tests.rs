@@ -13,10 +13,12 @@ fn object(kind: &str, name: &str, namespace: &str, spec: &str) -> String {
 
 /// What becomes of a Gateway's object of shop and a route's of team: the messages of `Accepted`, and how often `analyze` warns of each.
 fn told(kind: &str, wide: &str, narrow: &str) -> (String, String, usize) {
-    let texts = [object(kind, "wide", "shop", &format!("{GATEWAY}, {wide}")), object(kind, "narrow", "team", &format!("{ROUTE}, {narrow}"))];
+    let texts =
+        [object(kind, "wide", "shop", &format!("{GATEWAY}, {wide}")), object(kind, "narrow", "team", &format!("{ROUTE}, {narrow}"))];
     let world = world(&[&texts[0], &texts[1]]);
     let said = |namespace: &str, name: &str| {
-        let key = world.live().map(|(key, _)| key.clone()).find(|key| key.kind.text() == kind && key.namespace == namespace && key.name == name);
+        let key =
+            world.live().map(|(key, _)| key.clone()).find(|key| key.kind.text() == kind && key.namespace == namespace && key.name == name);
         let status = &statuses(&world)[&key.unwrap_or_else(|| panic!("{kind} {name} is good: {wide}; {narrow}"))];
         let accepted = status.ancestors[0].conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
         accepted.message.clone()
@@ -44,10 +46,20 @@ fn both_are_told_of_what_a_narrower_object_lets_in() {
         ),
         ("ApiKeyAuth", "mode: Required, scopes: [pay]", "mode: Optional, scopes: []", "mode, scopes"),
         ("ApiKeyAuth", "consumers: {namespaces: Same}", "consumers: {namespaces: Same}", "consumers"),
-        ("ApiKeyAuth", "forward: {headers: [{name: x-a, value: b}]}", "forward: {credential: Keep, headers: []}", "forward.credential, forward.headers"),
+        (
+            "ApiKeyAuth",
+            "forward: {headers: [{name: x-a, value: b}]}",
+            "forward: {credential: Keep, headers: []}",
+            "forward.credential, forward.headers",
+        ),
         ("BasicAuth", "realm: a", "mode: Optional, failures: {perMinute: 1000, key: [{clientAddress: {}}]}", "failures, mode"),
         ("RequestAuthentication", "mode: Required, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]", "mode: Optional", "mode"),
-        ("RequestAuthentication", "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]", "jwtRules: [{issuer: b, jwksUri: 'https://id.example/k'}]", "jwtRules"),
+        (
+            "RequestAuthentication",
+            "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+            "jwtRules: [{issuer: b, jwksUri: 'https://id.example/k'}]",
+            "jwtRules",
+        ),
         ("OidcLogin", "issuer: 'https://a.example', clientId: c", "mode: Optional, issuer: 'https://b.example'", "issuer, mode"),
         ("OidcLogin", "issuer: 'https://a.example', clientId: c", "session: {idle: 2h, max: 24h}", "session.idle, session.max"),
     ] {
@@ -90,7 +102,12 @@ fn who_loosens_is_named_up_to_a_bound() {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{number}, namespace: team}}\nspec:\n  \
              parentRefs: [{{name: edge, namespace: shop, sectionName: web}}]\n  rules: [{{backendRefs: [{{name: s, port: 80}}]}}]\n---\n"
         );
-        let own = object("ExternalAuth", &format!("n{number}"), "team", &format!("targetRefs: [{{kind: HTTPRoute, name: r{number}}}], onError: Allow"));
+        let own = object(
+            "ExternalAuth",
+            &format!("n{number}"),
+            "team",
+            &format!("targetRefs: [{{kind: HTTPRoute, name: r{number}}}], onError: Allow"),
+        );
         format!("{route}apiVersion: meshwright.dev/v1alpha1\n{own}\n")
     }));
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();

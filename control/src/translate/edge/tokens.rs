@@ -107,7 +107,8 @@ pub(in crate::translate) fn barred(index: &Index, object: &Object, url: &KeysUri
 
 /// Why nobody is led to a host that is this machine: in a cluster its objects are many people's, and what else runs beside an edge is not theirs.
 pub(super) fn near(index: &Index, host: &str) -> Option<String> {
-    let why = || format!("{host} is the machine of each of the Gateway's proxies itself, where objects of a cluster lead nobody: name a Service");
+    let why =
+        || format!("{host} is the machine of each of the Gateway's proxies itself, where objects of a cluster lead nobody: name a Service");
     index.in_cluster.then(why)
 }
 

@@ -97,7 +97,7 @@ fn each_object_has_the_trouble_of_its_own_store_alone() {
     wrong.0.count_at(&"a/limits".into(), None);
     assert_eq!(away(), [told("c/limits", "gone")]);
     // A login's sessions are told of in the same way, until it keeps them elsewhere.
-    memories.login_keeps_at("a/people", Some(&other));
+    memories.login_keeps_at("a/people", Some(&open.1));
     assert_eq!(away(), [told("c/limits", "gone"), told("a/people", "gone")]);
     memories.login_keeps_at("a/people", None);
     assert_eq!(away(), [told("c/limits", "gone")]);
