@@ -62,8 +62,9 @@ impl KeptHead {
 impl Found {
     /// Somebody; what was found before does not count any more.
     pub(crate) fn identify(&mut self, identified: Identified) {
-        let Findings { who, denied, answer, ruling, shown, told, head: _, callout, unchecked: _, refresh: _ } = self.findings();
-        (*who, *denied, *answer, *ruling, *shown, *told, *callout) = (Some(identified), None, None, None, None, false, None);
+        let Findings { who, denied, answer, ruling, shown, told, head: _, callout, unchecked: _, refresh: _, session } = self.findings();
+        (*who, *denied, *answer, *ruling, *shown, *told, *callout, *session) =
+            (Some(identified), None, None, None, None, false, None, None);
     }
 
     /// Nobody yet; the request's head is kept, since it may become something that stays open.
