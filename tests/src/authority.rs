@@ -172,7 +172,10 @@ impl AcmeServer {
                 let challenge = json!({"type": "dns-01", "url": self.url(&format!("/challenge/{number}")), "status": "pending", "token": format!("token-{number}")});
                 let status = if order.0 { "valid" } else { "pending" };
                 let identifier = json!({"type": "dns", "value": host.trim_start_matches("*.")});
-                Ok(said(StatusCode::OK, &json!({"status": status, "identifier": identifier, "wildcard": wildcard, "challenges": [challenge]})))
+                Ok(said(
+                    StatusCode::OK,
+                    &json!({"status": status, "identifier": identifier, "wildcard": wildcard, "challenges": [challenge]}),
+                ))
             }
             "challenge" => {
                 let name = format!("_acme-challenge.{}.", host.trim_start_matches("*."));

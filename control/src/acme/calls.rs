@@ -340,7 +340,8 @@ mod tests {
         assert_eq!(odd(looked_up(StatusCode::TOO_MANY_REQUESTS, b"{\"detail\": \"slow\"}")), "refused: slow");
         assert_eq!(posted(StatusCode::BAD_GATEWAY, b"<html>"), Err("it answers 502 Bad Gateway".to_owned()));
         assert_eq!(posted(StatusCode::FORBIDDEN, b"{\"detail\": \"no\"}"), Ok(()));
-        let good = r#"{"newNonce": "https://a.example/n", "newAccount": "https://a.example/a", "newOrder": "https://a.example/o", "meta": {}}"#;
+        let good =
+            r#"{"newNonce": "https://a.example/n", "newAccount": "https://a.example/a", "newOrder": "https://a.example/o", "meta": {}}"#;
         assert_eq!(odd(named(&at, &at, good.as_bytes())), "");
         assert_eq!(odd(named(&elsewhere, &at, b"<html>")), "");
         for (text, told) in [

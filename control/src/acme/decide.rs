@@ -315,7 +315,10 @@ mod tests {
             track.obtained("s", 90 * DAY, 0.0, now_ms);
             assert_eq!(track.not_before_ms - now_ms, wanted * MINUTE, "{}", track.hasty);
             track.answered("s", (-2 * DAY, -DAY), ASK, 0.5, now_ms);
-            assert_eq!(next(Some(&life("s", now_ms, 90)), 66.0, &track, true, now_ms), ToDo::Rest(track.not_before_ms.min(track.ask_at_ms)));
+            assert_eq!(
+                next(Some(&life("s", now_ms, 90)), 66.0, &track, true, now_ms),
+                ToDo::Rest(track.not_before_ms.min(track.ask_at_ms))
+            );
             now_ms = track.not_before_ms;
         }
         now_ms += 60 * DAY;

@@ -1,9 +1,6 @@
 //! Whether a record is seen in DNS, before an authority is told to look: it looks once, and what it does not find counts as a failure.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "a door: DNS is outside, and simulations order no certificates"
-)]
+#![allow(clippy::disallowed_types, reason = "a door: DNS is outside, and simulations order no certificates")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

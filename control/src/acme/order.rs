@@ -159,7 +159,8 @@ async fn authorize(order: &mut Order, name: &AcmeName, proofs: &Proofs<'_>, shar
     let mut authorization = authorization?;
     match authorization.status {
         AuthorizationStatus::Valid if shared => {
-            let why = "the authority takes the name for proved, by an account that other namespaces order by too, and does not give that up";
+            let why =
+                "the authority takes the name for proved, by an account that other namespaces order by too, and does not give that up";
             return Err(Trouble::Failed(format!("{why}: give {} an account of its own", name.secret.namespace)));
         }
         AuthorizationStatus::Valid => return Ok(None),
@@ -324,7 +325,9 @@ mod tests {
         assert!(failed(&signed("b.example", &own)).contains("it is for b.example"));
         let chain = signed("a.example", &own);
         let good = issued(&secret, "a.example", (&chain, &own), 0).ok().unwrap();
-        let Err(Trouble::Failed(why)) = issued(&secret, "a.example", (&chain, &own), good.certificate.ends_ms) else { panic!("it has ended") };
+        let Err(Trouble::Failed(why)) = issued(&secret, "a.example", (&chain, &own), good.certificate.ends_ms) else {
+            panic!("it has ended")
+        };
         assert!(why.contains("has ended already"), "{why}");
         assert!(good.is_for("a.example", 0) && !good.is_for("b.example", 0) && !good.is_for("a.example", good.certificate.ends_ms));
         let document: serde_json::Value = serde_json::from_str(&good.secret).unwrap();

@@ -125,7 +125,8 @@ pub(super) fn called(index: &Index, backend: &Backend) -> Result<Option<CalledTl
     let Some(object) = of_port(index, &backend.service, backend.port) else { return Ok(None) };
     let Some(policy) = content(object) else { return Ok(None) };
     if !policy.names.is_empty() {
-        let message = format!("{}: subjectAltNames are for proxies alone; of a service that the control plane calls say its hostname", object.key);
+        let message =
+            format!("{}: subjectAltNames are for proxies alone; of a service that the control plane calls say its hostname", object.key);
         return Err(WhyNot::new("Invalid", message));
     }
     let roots = match trust(index, object, policy)? {

@@ -53,7 +53,9 @@ impl Ground {
         loop {
             let objects = self.get("objects").await;
             let all = objects.as_array().into_iter().flatten().filter(|object| object["kind"] == "ClientPolicy");
-            let text: String = all.flat_map(|object| object["status"]["ancestors"][0]["conditions"].as_array().cloned()).flatten()
+            let text: String = all
+                .flat_map(|object| object["status"]["ancestors"][0]["conditions"].as_array().cloned())
+                .flatten()
                 .filter(|condition| condition["type"] == kind)
                 .map(|condition| condition.to_string())
                 .collect();

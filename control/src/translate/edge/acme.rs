@@ -6,9 +6,9 @@ use std::sync::Arc;
 use proto::annotations::ACME;
 use proto::xds::tls::{GenericSecret, Secret, TlsCertificate, secret};
 
+use super::client;
 use super::ladder::{Climb, Spot, places};
 use super::webhook::{self, AcmeWebhook};
-use super::client;
 use crate::translate::attach::{covers, narrowness};
 use crate::translate::authorities;
 use crate::translate::edge_listeners::{self, Family, Judged};

@@ -106,7 +106,10 @@ fn a_proof_goes_to_its_gateways_and_makes_nothing_else_anew() {
         let part = PartKey::Secrets(("shop".to_owned(), name.to_owned())).make(world);
         part.resources.into_iter().map(|(_, name, _)| name).filter(|name| name.starts_with("acme/")).collect()
     };
-    assert_eq!((sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")), (vec!["acme/http/a.example/tok".to_owned()], vec![], vec![]));
+    assert_eq!(
+        (sent(&after, "edge"), sent(&after, "other"), sent(&before, "edge")),
+        (vec!["acme/http/a.example/tok".to_owned()], vec![], vec![])
+    );
 }
 
 /// A ListenerSet of namespace `team` at Gateway `shop/edge`, with an authority of its own.
@@ -128,7 +131,11 @@ fn a_name_is_one_namespaces() {
     // get a certificate for it; what its own narrower listener has, and what nobody has said, it gets; a Gateway's own names are barred by nobody.
     let rows = [
         ("port: 443, protocol: HTTPS, hostname: a.example", "port: 8443, protocol: HTTPS, hostname: a.example", true),
-        ("port: 443, protocol: TLS, hostname: a.example, tls: {mode: Passthrough}", "port: 8443, protocol: HTTPS, hostname: a.example", true),
+        (
+            "port: 443, protocol: TLS, hostname: a.example, tls: {mode: Passthrough}",
+            "port: 8443, protocol: HTTPS, hostname: a.example",
+            true,
+        ),
         ("port: 80, protocol: HTTP, hostname: a.example", "port: 443, protocol: HTTPS, hostname: a.example", true),
         ("port: 443, protocol: HTTPS, hostname: \"*.example\"", "port: 8443, protocol: HTTPS, hostname: a.example", true),
         ("port: 443, protocol: HTTPS, hostname: \"*.example\"", "port: 443, protocol: HTTPS, hostname: a.example", false),
@@ -140,7 +147,11 @@ fn a_name_is_one_namespaces() {
         let names = acme_names(&world(&[&open_gateway(own), POLICY, &team(theirs)]));
         let name = names.iter().find(|name| name.secret.namespace == "team").unwrap();
         let why = name.barred.clone().unwrap_or_default();
-        assert_eq!((why.contains("it is a name of listener g of Gateway shop/edge"), why.is_empty()), (taken, !taken), "{own} | {theirs}: {why}");
+        assert_eq!(
+            (why.contains("it is a name of listener g of Gateway shop/edge"), why.is_empty()),
+            (taken, !taken),
+            "{own} | {theirs}: {why}"
+        );
         let owners = names.iter().filter(|name| name.secret.namespace == "shop" && !name.host.starts_with('*'));
         assert!(owners.clone().all(|name| name.barred.is_none()), "{own}");
     }
@@ -172,10 +183,20 @@ fn a_webhook_that_cannot_be_called_bars_the_name() {
     // Aim: a Service that is not there, of another namespace without a grant, without an endpoint, or that takes TLS nobody has described, is told of
     // by name before anything is ordered; one that can be called bars nothing, and a wildcard may be ordered by it.
     let policy = |to: &str| {
-        format!("apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: acme, namespace: shop}}\nspec: {{targetRefs: [{{kind: Gateway, name: edge}}], acme: {{directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {{webhook: {{backendRef: {{{to}}}}}}}}}}}\n")
+        format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: ClientPolicy\nmetadata: {{name: acme, namespace: shop}}\nspec: {{targetRefs: [{{kind: Gateway, name: edge}}], acme: {{directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {{webhook: {{backendRef: {{{to}}}}}}}}}}}\n"
+        )
     };
-    let service = |name: &str, port: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80{port}}}]}}\n");
-    let slice = |name: &str| format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nendpoints: [{{addresses: [192.0.2.1], conditions: {{ready: true}}}}]\nports: [{{name: http, port: 8080}}]\n");
+    let service = |name: &str, port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80{port}}}]}}\n"
+        )
+    };
+    let slice = |name: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nendpoints: [{{addresses: [192.0.2.1], conditions: {{ready: true}}}}]\nports: [{{name: http, port: 8080}}]\n"
+        )
+    };
     let wild = EDGE.replace("hostname: b.example", "hostname: \"*.b.example\"");
     for (to, told) in [
         ("name: none, port: 80", "there is no Service shop/none"),
@@ -184,7 +205,15 @@ fn a_webhook_that_cannot_be_called_bars_the_name() {
         ("name: tls, port: 80", "no BackendTLSPolicy says whom to believe"),
         ("name: dns, port: 80", ""),
     ] {
-        let all = [wild.clone(), policy(to), service("dns", ""), slice("dns"), service("empty", ""), service("tls", ", appProtocol: https"), slice("tls")];
+        let all = [
+            wild.clone(),
+            policy(to),
+            service("dns", ""),
+            slice("dns"),
+            service("empty", ""),
+            service("tls", ", appProtocol: https"),
+            slice("tls"),
+        ];
         let names = acme_names(&world(&all.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(names.len(), 2);
         for name in names {

@@ -49,7 +49,8 @@ pub(super) fn resolve(world: &World, dns: &AcmeDns) -> Result<AcmeWebhook, Strin
             "the pods of Service {service} take mesh TLS alone, and the control plane has none: make that port Permissive in a PeerAuthentication"
         ));
     }
-    let encrypted = view.and_then(|view| endpoint::port_of(view, backend.port)?.app_protocol.as_deref()).is_some_and(|word| word == "https");
+    let encrypted =
+        view.and_then(|view| endpoint::port_of(view, backend.port)?.app_protocol.as_deref()).is_some_and(|word| word == "https");
     if encrypted && tls.is_none() {
         return Err(format!("Service {service} speaks https, and no BackendTLSPolicy says whom to believe there"));
     }

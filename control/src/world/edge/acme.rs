@@ -96,8 +96,7 @@ impl AcmeTerms {
         let mut fields = at.fields();
         let directory = fields.need("directory").and_then(|at| directory(&at));
         let email = fields.get("email").and_then(|at| email(&at));
-        let challenges =
-            [("TlsAlpn01", AcmeChallenge::TlsAlpn01), ("Http01", AcmeChallenge::Http01), ("Dns01", AcmeChallenge::Dns01)];
+        let challenges = [("TlsAlpn01", AcmeChallenge::TlsAlpn01), ("Http01", AcmeChallenge::Http01), ("Dns01", AcmeChallenge::Dns01)];
         let challenge = fields.get("challenge").map_or(Some(AcmeChallenge::TlsAlpn01), |at| at.word(&challenges));
         let kinds = [("P256", AcmeKeyType::P256), ("P384", AcmeKeyType::P384), ("Rsa2048", AcmeKeyType::Rsa2048)];
         let key_type = fields.get("keyType").map_or(Some(AcmeKeyType::P256), |at| at.word(&kinds));

@@ -91,8 +91,14 @@ fn what_cannot_be_honoured_is_refused() {
         ("acme: {directory: \"https://ca.example/dir\", dns01: {webhook: {backendRef: {name: a, port: 1}}}}", "another one is used"),
         ("acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {}}}", "backendRef"),
         ("acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {backendRef: {name: a}}}}", "needs a port"),
-        ("acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {backendRef: {name: a, port: 1}, timeout: 3m}}}", "no such time"),
-        ("acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {backendRef: {name: a, port: 1}}, resolvers: [dns.example]}}", "no address of a resolver"),
+        (
+            "acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {backendRef: {name: a, port: 1}, timeout: 3m}}}",
+            "no such time",
+        ),
+        (
+            "acme: {directory: \"https://ca.example/dir\", challenge: Dns01, dns01: {webhook: {backendRef: {name: a, port: 1}}, resolvers: [dns.example]}}",
+            "no address of a resolver",
+        ),
         ("acme: {directory: \"https://ca.example/dir\", email: nobody}", "no address of a mailbox"),
         ("acme: {directory: \"https://ca.example/dir\", renewAtPercent: 99}", "neither at once nor at its end"),
         ("acme: {directory: \"https://ca.example/dir\", keyType: Dsa}", "unknown value"),

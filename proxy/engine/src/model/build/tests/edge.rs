@@ -298,7 +298,12 @@ fn challenges_are_answered_at_once_and_over_at_once() {
         let name = format!("acme/http/a.example/{number}");
         put(&mut parts, &name, &answer(&name, "x")).unwrap();
     }
-    assert!(put(&mut parts, "acme/http/a.example/t", &answer("acme/http/a.example/t", "x")).unwrap_err().to_string().contains("are pending already"));
+    assert!(
+        put(&mut parts, "acme/http/a.example/t", &answer("acme/http/a.example/t", "x"))
+            .unwrap_err()
+            .to_string()
+            .contains("are pending already")
+    );
     parts.remove(proto::xds::SECRET, "acme/tls/a.example");
     assert!(live.challenges.certificate("a.example").is_none());
 }
