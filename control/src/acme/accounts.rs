@@ -13,7 +13,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 
 use super::calls::{Calls, ComeAgain};
-use super::order::{Trouble, says};
+use super::trouble::{Trouble, says};
 use crate::translate::AcmeName;
 use crate::world::acme::ACME_NAMES_MAX;
 use crate::world::content::{Contents, KeptBytes};

@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(at(Some(&own), &had, DAY), ToDo::Ask);
         had.unanswered("a", DAY);
         assert_eq!(at(Some(&own), &had, DAY), ToDo::Rest(DAY + 6 * HOUR));
-        had.ask_at_ms = 1000 * DAY;
-        assert_eq!(at(Some(&own), &had, DAY), ToDo::Rest(66 * DAY));
+        had.ask_at_ms = 66 * DAY + HOUR;
+        assert_eq!(at(Some(&own), &had, 66 * DAY - HOUR), ToDo::Rest(66 * DAY));
         assert_eq!(at(Some(&own), &had, 66 * DAY), ToDo::Order(66 * DAY));
         had.failed("no", None, 1.0, 66 * DAY);
         assert_eq!(at(Some(&own), &had, 66 * DAY), ToDo::Rest(66 * DAY + MINUTE));

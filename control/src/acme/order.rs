@@ -21,6 +21,7 @@ use super::calls::CallFault;
 use super::dns;
 use super::proving::Proving;
 use super::shelf::document;
+use super::trouble::{Trouble, VALIDATION_MAX, says, told};
 use super::webhook::{Record, Webhook};
 use crate::clock::Clock;
 use crate::source::parse;
@@ -30,8 +31,6 @@ use crate::world::certificate::{Certificate, judge};
 use crate::world::edge::{AcmeChallenge, AcmeKeyType};
 use crate::world::{ObjectKey, Spec};
 
-/// How long an authority has to look at a proof, and to sign.
-const VALIDATION_MAX: Duration = Duration::from_secs(120);
 /// Before it is asked a second time.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 
@@ -64,39 +63,10 @@ impl NewCertificate {
     }
 }
 
-/// What an authority says wrong, as people read it.
-pub(super) fn told(error: &Error) -> String {
-    match error {
-        Error::Timeout(_) => format!("the authority came to no end within {} s", VALIDATION_MAX.as_secs()),
-        Error::Api(problem) => problem.to_string().replacen("API error", "the authority refuses", 1),
-        other => other.to_string(),
-    }
-}
-
-/// Whether an authority says that: one of the words of RFC 8555, section 6.7, or RFC 9773.
-pub(super) fn says(error: &Error, word: &str) -> bool {
-    let kind = if let Error::Api(problem) = error { problem.r#type.as_deref() } else { None };
-    kind.is_some_and(|kind| kind.strip_prefix("urn:ietf:params:acme:error:") == Some(word))
-}
-
 /// Which certificate an authority is asked about (RFC 9773, section 4.1); `None`: it does not say who has signed it.
 pub(super) fn identifier(certificate: &Certificate) -> Option<CertificateIdentifier<'static>> {
     let leaf = CertificateDer::from_pem_slice(&certificate.chain).ok()?;
     CertificateIdentifier::try_from(&leaf).ok().map(CertificateIdentifier::into_owned)
-}
-
-/// Why there is no certificate.
-pub(super) enum Trouble {
-    /// In the authority's words.
-    Refused(Error),
-    /// In ours.
-    Failed(String),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
 }
 
 /// Orders a certificate for a name. `replaces`: in place of that one.

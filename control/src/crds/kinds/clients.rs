@@ -83,8 +83,12 @@ struct AcmeByDns {
     webhook: AcmeWebhook,
     /// Who is asked whether they are there, ADDRESS or ADDRESS:PORT, in place of the machine's own resolvers.
     #[schemars(length(max = 3))]
-    resolvers: Option<Vec<String>>,
+    resolvers: Option<Vec<Resolver>>,
 }
+
+/// The address of a resolver, with its port or without.
+#[derive(JsonSchema)]
+struct Resolver(#[schemars(regex(pattern = r"^([0-9.]+(:[0-9]+)?|[0-9A-Fa-f:.]+|\[[0-9A-Fa-f:.]+\]:[0-9]+)$"), length(max = 64))] String);
 
 /// A Service that writes records into DNS: POST /present and /cleanup with {fqdn, value}.
 #[derive(JsonSchema)]

@@ -36,6 +36,7 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("AuthorizationPolicy", "spec.rules[].when", "the condition"),
     ("BasicAuth", "spec.forward.headers[].cel", "the expression"),
     ("ClientPolicy", "spec", "only limits.bodyBytes"),
+    ("ClientPolicy", "spec.acme.dns01.resolvers[]", "is no address of a resolver"),
     ("ClientPolicy", "spec.clientAddress.trustedCidrs[]", "is no range of addresses"),
     ("ClientPolicy", "spec.locked", "can be locked"),
     ("ClientPolicy", "spec.proxyProtocol.trustedCidrs[]", "is no range of addresses"),

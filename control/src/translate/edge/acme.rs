@@ -10,6 +10,7 @@ use super::client;
 use super::ladder::{Climb, Spot, places};
 use super::webhook::{self, AcmeWebhook};
 use crate::translate::attach::{covers, narrowness};
+use crate::translate::authorities;
 use crate::translate::edge_listeners::{self, Family, Judged};
 use crate::translate::wire::inline;
 use crate::world::acme::{ACME_NAMES_MAX, AcmeOrder, AcmeShown, AcmeStanding, ordered};
@@ -49,7 +50,7 @@ pub(in crate::translate) fn wildcard(ordered: &Ordered<'_>) -> Option<String> {
 /// Whose a name is already. All TLS ports of a Gateway, and all its HTTP ports, prove whatever is pending; and the key of a certificate is in the
 /// namespace of the listener that has it ordered. So a name that a listener of another namespace has, which comes before it, is not ordered: it
 /// would be a stranger's. The same port's narrower listener has the name itself, and whoever serves any name at all has those of its certificates.
-fn taken(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
+fn taken(world: &World, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
     let index = world.index();
     let serves = |judged: &&Judged<'_>| judged.refused.is_none();
     let wants = |judged: &Judged<'_>| crate::world::acme::ordered(&judged.owner.key, judged.listener).map(|(secret, _)| secret);
@@ -63,9 +64,10 @@ fn taken(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Orde
     let has = |other: &&Judged<'_>| match Family::of(&other.listener.protocol) {
         Some(Family::Http) => other.listener.hostname.as_deref().is_some_and(|name| name == host || covers(host, name)),
         Some(Family::Tls) if other.listener.hostname.is_none() => {
-            let content = index.gateways.get(gateway).and_then(|object| crate::translate::attach::gateway(object));
-            let shown = content.map(|content| crate::translate::edge_tls::standing(world, (gateway, content), other).certificates);
-            shown.into_iter().flatten().any(|(_, good)| good.covers(host)) && !of_port(other)
+            let refs = other.listener.tls.iter().flat_map(|tls| &tls.certificates);
+            let secrets = refs.filter_map(|to| to.object(&other.owner.key.namespace));
+            let mut shown = secrets.filter(|secret| authorities::granted(index, &other.owner.key, secret).is_ok());
+            shown.any(|secret| world.credential(&secret).is_ok_and(|(good, _)| good.covers(host))) && !of_port(other)
         }
         Some(Family::Tls) => covers(host, other.host()) || covers(other.host(), host) && !of_port(other),
         _ => false,
@@ -80,7 +82,7 @@ fn taken(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Orde
 /// Why no order can come to a good end, as far as configuration shows.
 fn barred(world: &World, gateway: &Name, listeners: &[Judged<'_>], ordered: &Ordered<'_>) -> Option<String> {
     let by_dns = || ordered.terms.dns.as_ref().and_then(|dns| webhook::resolve(world, dns).err());
-    if let Some(why) = wildcard(ordered).or_else(|| taken(world, gateway, listeners, ordered)).or_else(by_dns) {
+    if let Some(why) = wildcard(ordered).or_else(|| taken(world, listeners, ordered)).or_else(by_dns) {
         return Some(why);
     }
     let plain = |judged: &Judged<'_>| judged.refused.is_none() && judged.listener.protocol == "HTTP";
