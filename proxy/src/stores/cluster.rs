@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::fault::StoreFault;
+use super::fault::{StoreFault, refused};
 use super::server::{CountingServer, Meeting};
 use super::slots::{Elsewhere, SlotMap, elsewhere, slot};
-use super::take::{Asked, Settled, meanwhile, refused, settle};
+use super::take::{Asked, Settled, meanwhile, settle};
 use crate::io::Draw;
 use crate::leases::Unused;
 use crate::snapshots::PosedElsewhere;

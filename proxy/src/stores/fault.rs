@@ -53,6 +53,11 @@ impl StoreFault {
     }
 }
 
+/// The words of a server's refusal.
+pub(super) fn refused(error: &redis::ServerError) -> StoreFault {
+    StoreFault::refused(&format!("{} {}", error.code(), error.details().unwrap_or_default()))
+}
+
 fn told(words: &str) -> String {
     words.chars().take(WORDS_MAX).collect::<String>().escape_debug().to_string()
 }

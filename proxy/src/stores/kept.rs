@@ -4,8 +4,7 @@ use bytes::Bytes;
 use engine::login::{PutOnly, SEALED_BYTES_MAX, StoreCommand, StoreTold};
 use redis::{Cmd, Value};
 
-use super::fault::StoreFault;
-use super::take::refused;
+use super::fault::{StoreFault, refused};
 use crate::snapshots::PosedCommand;
 
 /// Longest answer: a sealed session as text, with what frames it.

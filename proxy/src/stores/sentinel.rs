@@ -7,9 +7,8 @@ use redis::Value;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::fault::StoreFault;
+use super::fault::{StoreFault, refused};
 use super::server::Meeting;
-use super::take::refused;
 
 /// How long sentinels are waited for; whoever has answered by then has a voice.
 const ASKED_MAX: Duration = Duration::from_millis(500);

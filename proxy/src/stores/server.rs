@@ -9,9 +9,9 @@ use engine::limit::{RedisMode, RedisPlace};
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::fault::StoreFault;
+use super::fault::{StoreFault, refused};
 use super::link::{ANSWER_BYTES_MAX, Link};
-use super::take::{SCRIPT, clock, refused};
+use super::take::{SCRIPT, clock};
 use crate::callout::Callout;
 use crate::observe::Telemetry;
 use crate::tls::Carries;

@@ -9,7 +9,7 @@ use engine::limit::{Grant, KeyKnown, KeyStanding, Numbers};
 use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use super::fault::StoreFault;
+use super::fault::{StoreFault, refused};
 use super::kept;
 use super::link::ANSWER_BYTES_MAX;
 use crate::leases::Unused;
@@ -208,11 +208,6 @@ pub(super) fn answer(value: &Value) -> Result<(Answer, u64), StoreFault> {
         Some([1, _, _, _, _, secs, _]) => Ok((Answer::Turned, *secs)),
         _ => Err(StoreFault::unreadable("it does not answer as the script does")),
     }
-}
-
-/// The words of a server's refusal.
-pub(super) fn refused(error: &redis::ServerError) -> StoreFault {
-    StoreFault::refused(&format!("{} {}", error.code(), error.details().unwrap_or_default()))
 }
 
 /// The server's clock, out of the answer to TIME: seconds since 1970.
