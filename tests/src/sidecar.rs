@@ -69,13 +69,7 @@ impl Sidecar {
     ///
     /// # Errors
     /// The bundle cannot be read, or a port is taken.
-    pub async fn start(
-        spec: Spec,
-        place: (SocketAddr, &Path, &Path),
-        wire: &Wire,
-        times: (Clock, u64),
-        log: &Log,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(spec: Spec, place: (SocketAddr, &Path, &Path), wire: &Wire, times: (Clock, u64), log: &Log) -> anyhow::Result<Self> {
         wire.mesh(spec.ip);
         let doors = [(Purpose::Outbound, OUTBOUND_PORT), (Purpose::Inbound, INBOUND_PORT)];
         Self::of(Mode::Sidecar, (spec, &doors), place, wire, times, log).await

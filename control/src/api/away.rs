@@ -85,12 +85,7 @@ impl AwayFrom {
 }
 
 /// `accepted` is of the same entry. `None`: nobody says so.
-fn degraded(
-    from: &[&AwayFrom],
-    reason: &str,
-    accepted: Option<&Condition>,
-    words: impl FnOnce(&str, &str) -> String,
-) -> Option<Condition> {
+fn degraded(from: &[&AwayFrom], reason: &str, accepted: Option<&Condition>, words: impl FnOnce(&str, &str) -> String) -> Option<Condition> {
     let (first, since_secs) = (from.first()?, from.iter().map(|from| from.since_secs).min()?);
     let since = moment(since_secs.saturating_mul(1000));
     let count = if from.len() == 1 { "1 proxy".to_owned() } else { format!("{} proxies", from.len()) };
@@ -219,11 +214,8 @@ mod tests {
                  spec: {{targetRefs: [{{kind: Gateway, name: one}}], http3: {{enabled: {http3}}}}}\n"
             )
         };
-        let from = |proxy: &str| AwayFrom {
-            proxy: proxy.to_owned(),
-            error: "this proxy is built without HTTP/3".to_owned(),
-            since_secs: 0,
-        };
+        let from =
+            |proxy: &str| AwayFrom { proxy: proxy.to_owned(), error: "this proxy is built without HTTP/3".to_owned(), since_secs: 0 };
         let away = Away([(("Http3".to_owned(), "443".to_owned()), vec![from("edge/a/one/pod-1"), from("edge/a/other")])].into());
         for (enabled, wanted) in [
             (
@@ -240,7 +232,10 @@ mod tests {
             away.complete(world.get(&key).unwrap(), &mut status);
             let told: Vec<&Condition> = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions).collect();
             let told = told.into_iter().find(|condition| condition.kind == "Degraded");
-            assert_eq!(told.map(|condition| (condition.reason.as_str(), condition.message.as_str())), wanted.map(|words| ("Http3Away", words)));
+            assert_eq!(
+                told.map(|condition| (condition.reason.as_str(), condition.message.as_str())),
+                wanted.map(|words| ("Http3Away", words))
+            );
         }
     }
 }

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{
-    HANDSHAKE_WAIT, PING_WAIT, QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX, QUIC_STREAM_WINDOW_BYTES,
+    HANDSHAKE_WAIT, PING_WAIT, QUIC_CLIENT_STREAMS_MAX, QUIC_INCOMING_BYTES, QUIC_INCOMING_MAX, QUIC_SEND_BYTES_MAX,
+    QUIC_STREAM_WINDOW_BYTES,
 };
 use crate::http::http3::{self, QuicTerms};
 use crate::observe::{Direction, Downstream, EdgeReadings, client_tls};
@@ -302,7 +303,13 @@ impl Hall {
         readings.http3_open.fetch_add(1, Ordering::Relaxed);
         let closing = self.closing.borrow().clone();
         let answer = move |head, received| Rc::clone(&connection).answer(head, received).answer();
-        let flooded = http3::serve((quic, ends.0.ip()), (self.shared.serving.bodies(), &self.shared.patience, terms), (&self.shared.drain.outbound, closing), answer).await;
+        let flooded = http3::serve(
+            (quic, ends.0.ip()),
+            (self.shared.serving.bodies(), &self.shared.patience, terms),
+            (&self.shared.drain.outbound, closing),
+            answer,
+        )
+        .await;
         if flooded {
             readings.http3_floods.fetch_add(1, Ordering::Relaxed);
         }

@@ -18,11 +18,11 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
-#[cfg(feature = "http3")]
-use crate::ground::limits::{QUIC_FAREWELL, QUIC_UNPROVED_MAX};
 use crate::ground::limits::{
     DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
 };
+#[cfg(feature = "http3")]
+use crate::ground::limits::{QUIC_FAREWELL, QUIC_UNPROVED_MAX};
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::{Serving, WrittenDate};

@@ -122,7 +122,11 @@ impl<'m> Oracle<'m> {
             let port = parent["port"].as_u64().is_none_or(|port| listener.said["port"] == port);
             let kind = parent["kind"].as_str().unwrap_or("Gateway");
             let owner = &listener.owner["metadata"];
-            listener.owner["kind"] == kind && owner["name"] == parent["name"] && namespace_of(listener.owner) == namespace && section && port
+            listener.owner["kind"] == kind
+                && owner["name"] == parent["name"]
+                && namespace_of(listener.owner) == namespace
+                && section
+                && port
         };
         items(&route["spec"], "parentRefs").iter().any(meets) && self.admits(listener, route)
     }
@@ -130,7 +134,11 @@ impl<'m> Oracle<'m> {
     /// Hosts that a route serves at a listener.
     fn hosts<'h>(listener: &'h Listener<'m>, route: &'h Value) -> Vec<&'h str> {
         let own: Vec<&str> = items(&route["spec"], "hostnames").iter().filter_map(Value::as_str).collect();
-        if own.is_empty() { vec![listener.hostname()] } else { own.into_iter().filter_map(|host| common(listener.hostname(), host)).collect() }
+        if own.is_empty() {
+            vec![listener.hostname()]
+        } else {
+            own.into_iter().filter_map(|host| common(listener.hostname(), host)).collect()
+        }
     }
 
     /// What a request from outside must come to. What is cut off is for `closed`.

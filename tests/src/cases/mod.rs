@@ -3,10 +3,10 @@
 //! whole mesh. `docs/cases.md` says how to add one.
 
 pub mod backend;
+mod gateway;
 pub mod judge;
 pub mod live;
 pub mod objects;
-mod gateway;
 pub mod oracle;
 pub mod reading;
 pub mod table;

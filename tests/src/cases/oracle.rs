@@ -121,7 +121,8 @@ impl<'m> Oracle<'m> {
     fn is_granted(&self, route: &Value, namespace: &str, name: &str) -> bool {
         let grants = self.of_kind("ReferenceGrant").filter(|grant| namespace_of(grant) == namespace);
         grants.into_iter().any(|grant| {
-            let from = items(&grant["spec"], "from").iter().any(|from| from["kind"] == route["kind"] && from["namespace"] == namespace_of(route));
+            let from =
+                items(&grant["spec"], "from").iter().any(|from| from["kind"] == route["kind"] && from["namespace"] == namespace_of(route));
             let to = items(&grant["spec"], "to").iter();
             from && to.into_iter().any(|to| to["kind"] == "Service" && to["name"].as_str().is_none_or(|only| only == name))
         })

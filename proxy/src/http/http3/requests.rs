@@ -72,7 +72,20 @@ impl Requests {
         let now = Instant::now();
         let (count, last, flooded) = (Cell::new(0), Cell::new(false), Cell::new(false));
         let (since, resets, changed) = (Cell::new(now), Cell::new((0, now)), Notify::new());
-        let requests = Self { terms, windows, patience, quic, window: Cell::new((0, 0)), count, last, since, resets, flooded, headless: Cell::new(0), changed };
+        let requests = Self {
+            terms,
+            windows,
+            patience,
+            quic,
+            window: Cell::new((0, 0)),
+            count,
+            last,
+            since,
+            resets,
+            flooded,
+            headless: Cell::new(0),
+            changed,
+        };
         requests.allow();
         requests
     }

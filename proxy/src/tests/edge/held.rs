@@ -10,7 +10,8 @@ const PIPE_BYTES: usize = 64 << 10;
 fn a_client_that_takes_nothing_holds_little() {
     // Aim: of an endless answer the edge takes what its buffers have room for, and no more; what it holds for one such client is bounded.
     run(|| async {
-        let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.9:9000"], application: Protocol::Http1, ..Setup::default() });
+        let mut world =
+            World::new(Setup { meshed: false, endpoints: vec!["10.77.0.9:9000"], application: Protocol::Http1, ..Setup::default() });
         let mut client = world.knock();
         write(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut application = world.application().await;

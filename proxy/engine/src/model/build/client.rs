@@ -11,8 +11,8 @@ use super::duration;
 use crate::client::{Admission, AdmissionBounds, ClientAddress, ForwardedHeader, HOPS_MAX};
 use crate::consumers::AddressList;
 use crate::model::{
-    AltSvc, CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders, Ending,
-    EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
+    AltSvc, CLIENT_FIELDS_MAX, CLIENT_HEAD_BYTES_MAX, ClientLimits, ClientLives, ClientPolicy, ClientRules, ClientTimeouts, EarlyHeaders,
+    Ending, EscapedSlashes, Http1Rules, Http2Rules, PathRules, ProxyRule, Underscores,
 };
 use crate::rejected::Wrong;
 
