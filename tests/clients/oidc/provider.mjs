@@ -54,5 +54,8 @@ provider.use(async (context, next) => {
   await next();
 });
 
+// Nobody reads what it says once it is ready.
+process.stdout.on('error', () => {});
+
 rmSync(socket, { force: true });
 provider.listen(Number(port), '127.0.0.1', () => provider.listen(socket, () => console.log('ready')));

@@ -162,11 +162,12 @@ spec:
     )
 }
 
-/// The same, with sessions at a Redis server that starts again whenever it ends.
-fn kept(provider: u16, edge: u16, certificate: (&str, &str)) -> String {
+/// The same, with sessions at a Redis server that runs while there is that file, and starts again then.
+fn kept(provider: u16, edge: u16, certificate: (&str, &str), on: &Path) -> String {
     let login = "  postLogoutRedirect: /bye\n";
     let store = "  backChannelLogoutPath: /oauth2/ended\n  session: {store: Redis, redis: {addresses: ['redis.data:6379'], timeout: 500ms, authRef: {name: redis, key: password}}}\n";
-    let server = "while sleep 1; do redis-server --port 6379 --save '' --appendonly no --protected-mode no --requirepass s3cret; done >/dev/null 2>&1";
+    let server = "redis-server --port 6379 --save '' --appendonly no --protected-mode no --requirepass s3cret";
+    let server = format!("while sleep 0.2; do [ -e {} ] && {server}; done >/dev/null 2>&1", on.display());
     let command = serde_json::json!(["sh", "-c", server]);
     let all = manifests(provider, edge, certificate).replace(login, &format!("{login}{store}"));
     format!(
@@ -290,7 +291,9 @@ fn a_provider_ends_sessions_at_a_real_store() {
     let jars = tempfile::tempdir().unwrap();
     fs::set_permissions(jars.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let (chain, key) = certificate(jars.path());
-    let mesh = Mesh::start(&[("mesh.yaml", &kept(port, edge, (&chain, &key)))]);
+    let on = jars.path().join("on");
+    fs::write(&on, "").unwrap();
+    let mesh = Mesh::start(&[("mesh.yaml", &kept(port, edge, (&chain, &key), &on))]);
     let (socket, trusted) = (jars.path().join("provider"), jars.path().join("tls.crt"));
     let met = (port, socket.as_path());
     let provider = Provider::telling(&mesh, met, edge, Some(&trusted));
@@ -335,10 +338,12 @@ fn a_provider_ends_sessions_at_a_real_store() {
     }
     bearer(&other);
 
+    fs::remove_file(&on).unwrap();
     cli(&["shutdown", "nosave"]);
     eventually("nobody can say", Duration::from_secs(20), || (other.calls(&shop)["status"] == 503).then_some(()));
     let said = eventually("status says so", Duration::from_secs(20), || Some(condition(&mesh, "Degraded")).filter(|said| !said.is_empty()));
     assert!(said.contains("StoreAway"), "{said}");
+    fs::write(&on, "").unwrap();
     eventually("the server has forgotten", Duration::from_secs(60), || (other.calls(&shop)["status"] == 401).then_some(()));
     logs_in(&other);
     drop(provider);
