@@ -414,7 +414,8 @@ struct Halls(HashMap<u16, Vec<HallDoor>>);
 /// See [`Halls`].
 #[cfg(feature = "http3")]
 struct HallDoor {
-    port: Arc<QuicPort>,
+    /// Kept by those who serve it alone: its socket is free again once they have gone.
+    port: std::sync::Weak<QuicPort>,
     wanted: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
     /// It was opened again before its clients had gone.
@@ -435,19 +436,20 @@ impl Halls {
             let opened = QuicPort::open(socket, (port, QUIC_UNPROVED_MAX), shared)?;
             self.join(port, opened, shared);
         }
-        Ok(self.0.get(&port).into_iter().flatten().map(|door| Arc::clone(&door.port)).collect())
+        Ok(self.0.get(&port).into_iter().flatten().filter_map(|door| door.port.upgrade()).collect())
     }
 
     fn join(&mut self, port: u16, opened: Arc<QuicPort>, shared: &Rc<Shared>) {
         let doors = self.0.entry(port).or_default();
         doors.retain(|door| !door.serving.is_finished());
-        if let Some(door) = doors.iter().find(|door| Arc::ptr_eq(&door.port, &opened)) {
+        if let Some(door) = doors.iter().find(|door| std::ptr::eq(door.port.as_ptr(), Arc::as_ptr(&opened))) {
             door.wanted.send_replace(true);
             return;
         }
         let wanted = watch::Sender::new(true);
-        let serving = tokio::task::spawn_local(road::quic::serve(Arc::clone(&opened), Rc::clone(shared), wanted.subscribe()));
-        doors.push(HallDoor { port: opened, wanted, serving, reopened: false });
+        let port = Arc::downgrade(&opened);
+        let serving = tokio::task::spawn_local(road::quic::serve(opened, Rc::clone(shared), wanted.subscribe()));
+        doors.push(HallDoor { port, wanted, serving, reopened: false });
     }
 
     fn close(&mut self, port: u16) {
