@@ -54,7 +54,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 
 /// The same for the pure half of the proxy: policy knows no cluster, the model no decision.
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
-    (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout", "versions"]),
+    (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims", "callout", "versions", "seeded"]),
     (1, &["limit", "spread", "budget", "gate", "health", "matching", "consumers"]),
     (2, &["filter", "retry", "authenticate", "authorize", "client", "login"]),
     (3, &["model"]),

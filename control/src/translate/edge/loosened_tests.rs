@@ -53,7 +53,12 @@ fn both_are_told_of_what_a_narrower_object_lets_in() {
             "forward.credential, forward.headers",
         ),
         ("BasicAuth", "realm: a", "mode: Optional, failures: {perMinute: 1000, key: [{clientAddress: {}}]}", "failures, mode"),
-        ("RequestAuthentication", "mode: Required, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]", "mode: Optional", "mode"),
+        (
+            "RequestAuthentication",
+            "mode: Required, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+            "mode: Optional, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+            "mode",
+        ),
         (
             "RequestAuthentication",
             "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
@@ -78,7 +83,11 @@ fn what_is_stricter_or_locked_is_nobodys_trouble() {
         ("ExternalAuth", "backendRef: {name: s, port: 80}, locked: true, onError: Deny", "onError: Allow"),
         ("ApiKeyAuth", "mode: Optional, scopes: [a]", "mode: Required, scopes: [a, b], from: [{query: key}]"),
         ("BasicAuth", "realm: a", "realm: b, failures: {perMinute: 5, key: [{clientAddress: {}}]}"),
-        ("RequestAuthentication", "mode: Optional", "mode: Required"),
+        (
+            "RequestAuthentication",
+            "mode: Optional, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+            "mode: Required, jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
+        ),
         (
             "RequestAuthentication",
             "jwtRules: [{issuer: a, jwksUri: 'https://id.example/k'}]",
