@@ -13,6 +13,8 @@ use kube::Resource;
 use proto::annotations;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Label of what the mesh has written and may write again.
@@ -69,6 +71,16 @@ pub fn rebundle(configuration: &impl Hooks, service: &HookService, roots: &str) 
         .collect();
     // A list of operations is a patch.
     if changes.is_empty() { None } else { serde_json::from_value(changes.into()).ok() }
+}
+
+/// The same configuration, with these roots for webhooks of `service`.
+pub fn believing<K: Hooks + Clone + Serialize + DeserializeOwned>(configuration: K, service: &HookService, roots: &str) -> K {
+    let Some(patch) = rebundle(&configuration, service, roots) else { return configuration };
+    let changed = serde_json::to_value(&configuration).ok().and_then(|mut value| {
+        json_patch::patch(&mut value, &patch).ok()?;
+        serde_json::from_value(value).ok()
+    });
+    changed.unwrap_or(configuration)
 }
 
 /// Whether one of its webhooks is asked at that Service.

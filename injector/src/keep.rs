@@ -80,7 +80,7 @@ where
         let (api, roles, known) = (&api, &roles, &known);
         async move {
             let there = within(api.list(&ListParams::default())).await?.items;
-            let restored = restored(api, (roles, role), (service, known), &there).await;
+            let restored = restored(api, (roles, role), (service, known, &pem), &there).await;
             rebundled(api, service, &pem, there).await.and(restored)
         }
     };
@@ -150,7 +150,7 @@ fn all_of(outcomes: impl IntoIterator<Item = (String, Result<(), String>)>) -> R
 async fn restored<K>(
     api: &Api<K>,
     (roles, role): (&Api<ClusterRole>, &str),
-    (service, known): (&HookService, &Seen<K>),
+    (service, known, pem): (&HookService, &Seen<K>, &str),
     there: &[K],
 ) -> Result<(), String>
 where
@@ -179,8 +179,10 @@ where
     let mut outcomes = Vec::new();
     for configuration in gone {
         let (name, kind) = (configuration.name_any(), K::kind(&()));
+        // With the roots of now, so that no API server asks before it can believe.
+        let configuration = bundle::again(bundle::believing(configuration, service, pem), owner.owner_ref(&()));
         let making = async {
-            match api.create(&PostParams::default(), &bundle::again(configuration, owner.owner_ref(&()))).await {
+            match api.create(&PostParams::default(), &configuration).await {
                 // Somebody else was first.
                 Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
                 made => made.map(|_| tracing::warn!(name, %kind, "a webhook configuration was deleted, and is made again")),
