@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::bundle::tests::root;
 
 /// What was written: method, path and body.
 type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
@@ -96,11 +97,11 @@ async fn what_was_deleted_is_made_again_while_the_mesh_is_there() {
             let meta = json!({"name": name, "uid": "u7", "resourceVersion": "9", "labels": {"mine": "yes"}});
             serde_json::from_value(json!({"metadata": meta, "webhooks": [hook]})).unwrap()
         };
-        let known = Seen::default();
+        let (known, pem) = (Seen::default(), root("r"));
         let all = [one("ours", "meshwright"), one("other", "somebody")];
-        restored(&api, (&roles, "mesh"), (&service, &known), &all).await.unwrap();
+        restored(&api, (&roles, "mesh"), (&service, &known, &pem), &all).await.unwrap();
         assert!(writes.lock().is_empty());
-        restored(&api, (&roles, "mesh"), (&service, &known), &[]).await.unwrap();
+        restored(&api, (&roles, "mesh"), (&service, &known, &pem), &[]).await.unwrap();
         let writes = writes.lock();
         assert_eq!(writes.len(), usize::from(there));
         if let Some((method, _, made)) = writes.first() {
@@ -109,6 +110,8 @@ async fn what_was_deleted_is_made_again_while_the_mesh_is_there() {
             assert_eq!((&meta["name"], &meta["labels"]["mine"], &meta["uid"]), (&json!("ours"), &json!("yes"), &Value::Null));
             assert_eq!((&meta["ownerReferences"][0]["uid"], &meta["ownerReferences"][0]["kind"]), (&json!("u1"), &json!("ClusterRole")));
             assert_eq!(made["webhooks"][0]["failurePolicy"], "Ignore");
+            // With the roots of now, though it was seen without any.
+            assert!(made["webhooks"][0]["clientConfig"]["caBundle"].is_string(), "{made}");
         }
         drop(writes);
         assert_eq!(known.lock().unwrap().is_empty(), !there, "what went with the mesh is not waited for");
