@@ -118,10 +118,10 @@ pub fn roots_map(there: Option<&str>, roots: &str) -> Option<Value> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn root(name: &str) -> String {
+    fn root(name: &str) -> String {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::bundle::tests::root;
 
 /// What was written: method, path and body.
 type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
@@ -97,7 +96,7 @@ async fn what_was_deleted_is_made_again_while_the_mesh_is_there() {
             let meta = json!({"name": name, "uid": "u7", "resourceVersion": "9", "labels": {"mine": "yes"}});
             serde_json::from_value(json!({"metadata": meta, "webhooks": [hook]})).unwrap()
         };
-        let (known, pem) = (Seen::default(), root("r"));
+        let (known, pem) = (Seen::default(), root());
         let all = [one("ours", "meshwright"), one("other", "somebody")];
         restored(&api, (&roles, "mesh"), (&service, &known, &pem), &all).await.unwrap();
         assert!(writes.lock().is_empty());

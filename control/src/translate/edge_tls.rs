@@ -189,12 +189,11 @@ pub(super) fn unshown(world: &World, object: &Object, spec: &ExternalBackend) ->
 /// What the XBackends to which a Gateway's routes lead are shown.
 fn outside<'a>(world: &'a World, gateway: &'a Name) -> impl Iterator<Item = (ObjectKey, &'a Arc<Certificate>)> {
     let index = world.index();
-    let proving = index.externals.values().filter_map(|object| {
+    index.externals.values().filter_map(|object| {
         let spec = external_backend::content(object)?;
         let found = certificate_outside(world, object, spec)?.ok()?;
         backend_tls::let_outside(index, object).contains(gateway).then_some((found.0, found.1))
-    });
-    proving
+    })
 }
 
 /// How a listener meets its clients, of which `policy` holds.

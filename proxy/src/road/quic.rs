@@ -124,11 +124,14 @@ async fn next(guests: &Rc<Guests>, endpoint: &Endpoint) -> (Reserved, Option<Inc
     (place, endpoint.accept().await)
 }
 
+/// Terms, what one body had then, and what was made of both.
+type MadeConfig = ((Arc<Edge>, u32), Arc<ServerConfig>);
+
 /// A port's clients on one worker.
 struct Hall {
     port: Arc<QuicPort>,
     /// By the terms that the port had last, and what one body had then.
-    config: RefCell<Option<((Arc<Edge>, u32), Arc<ServerConfig>)>>,
+    config: RefCell<Option<MadeConfig>>,
     /// Ends those that are there.
     closing: RefCell<CancellationToken>,
     shared: Rc<Shared>,

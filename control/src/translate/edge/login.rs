@@ -146,12 +146,7 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
     } = &held.says;
     let (issuer, client_id) = (issuer.clone()?, client_id.clone()?);
     let owner = held.fields.iter().find(|(field, _)| *field == "issuer").map_or(narrowest, |(_, owner)| owner);
-    let (secret, shown_by, key_id) = match proof {
-        None => (String::new(), edge_login::Proof::Basic, String::new()),
-        Some(LoginProof::Secret(at, false)) => (file_name(at), edge_login::Proof::Basic, String::new()),
-        Some(LoginProof::Secret(at, true)) => (file_name(at), edge_login::Proof::Post, String::new()),
-        Some(LoginProof::PrivateKey(at, id)) => (file_name(at), edge_login::Proof::PrivateKeyJwt, id.clone()),
-    };
+    let (secret, shown_by, key_id) = proved(proof.as_ref());
     let when = match when.unwrap_or(LoginWhen::Navigation) {
         LoginWhen::Navigation => edge_login::When::Navigation,
         LoginWhen::Always => edge_login::When::Always,
@@ -194,17 +189,31 @@ fn told(index: &Index, narrowest: &Object, held: &Held<'_, OidcLogin>) -> Option
             .flatten()
             .map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() })
             .collect(),
-        endpoints: endpoints.as_ref().map(|LoginPlaces { authorization, token, jwks, end_session }| LoginEndpoints {
-            authorization: authorization.uri().to_string(),
-            token: token.uri().to_string(),
-            jwks: jwks.uri().to_string(),
-            end_session: end_session.as_ref().map(|place| place.uri().to_string()).unwrap_or_default(),
-        }),
+        endpoints: endpoints.as_ref().map(places_told),
         consumers: Some(chosen(index, narrowest, &tokens::choice())),
         // Where a wider object has locked browsers as those who keep sessions it could end none.
         back_channel_path: back_channel_path.clone().filter(|_| store.is_some()).unwrap_or_default(),
         store,
     })
+}
+
+/// The file of what the client proves itself by, how it shows that, and the key's name.
+fn proved(proof: Option<&LoginProof>) -> (String, edge_login::Proof, String) {
+    match proof {
+        None => (String::new(), edge_login::Proof::Basic, String::new()),
+        Some(LoginProof::Secret(at, false)) => (file_name(at), edge_login::Proof::Basic, String::new()),
+        Some(LoginProof::Secret(at, true)) => (file_name(at), edge_login::Proof::Post, String::new()),
+        Some(LoginProof::PrivateKey(at, id)) => (file_name(at), edge_login::Proof::PrivateKeyJwt, id.clone()),
+    }
+}
+
+fn places_told(LoginPlaces { authorization, token, jwks, end_session }: &LoginPlaces) -> LoginEndpoints {
+    LoginEndpoints {
+        authorization: authorization.uri().to_string(),
+        token: token.uri().to_string(),
+        jwks: jwks.uri().to_string(),
+        end_session: end_session.as_ref().map(|place| place.uri().to_string()).unwrap_or_default(),
+    }
 }
 
 fn duration(told: Duration) -> Option<prost_types::Duration> {

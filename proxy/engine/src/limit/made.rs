@@ -10,12 +10,15 @@ const PLACES: usize = 256;
 /// Longest text that is remembered, in bytes.
 const TEXT_BYTES_MAX: usize = 96;
 
+/// A text, and its key.
+type MadeKey = (SmallVec<[u8; TEXT_BYTES_MAX]>, u128);
+
 /// Digests by what they are of. Nothing secret is remembered: keys are told apart by what callers are, not by their credentials.
 #[derive(Debug)]
 pub(crate) struct MadeKeys {
     /// Nobody outside knows it, so nobody can choose texts that push others out.
     seed: u64,
-    places: RefCell<Vec<Option<(SmallVec<[u8; TEXT_BYTES_MAX]>, u128)>>>,
+    places: RefCell<Vec<Option<MadeKey>>>,
 }
 
 impl MadeKeys {

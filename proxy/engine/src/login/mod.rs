@@ -134,6 +134,7 @@ pub struct SeenSession {
 
 /// What a request shows of a session.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every one that is made is the large one, on the stack")]
 pub enum SessionSeen {
     /// None, or one that is over.
     Nobody,
