@@ -242,7 +242,7 @@ impl Caller {
         let mut outcome = match &ask.sni {
             None => bounded(exchange(socket, ask, head)).await?,
             Some(name) => match bounded(tls(socket, name, ask.proto)).await? {
-                Some(stream) => bounded(exchange(stream, ask, head)).await?,
+                Some(stream) => bounded(Box::pin(exchange(stream, ask, head))).await?,
                 None => Outcome::default(),
             },
         };

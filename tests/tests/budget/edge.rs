@@ -31,6 +31,72 @@ const DIGESTING: &str = "sha256_block_data_order";
 /// One answer at most.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
+/// The application, the edge before it, and what one of its listeners asks of whom; but for what is made of [`Keys`].
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: bench}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: bench}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: bench, labels: {app: web}}
+spec: {addresses: ["10.231.0.2"], ports: [{name: http, port: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: bench}
+spec:
+  gatewayClassName: meshwright
+  listeners:
+    - {name: open, port: 15443, protocol: HTTPS, tls: {certificateRefs: [{name: server}]}}
+    - {name: guarded, port: 15444, protocol: HTTPS, tls: {certificateRefs: [{name: server}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all, namespace: bench}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: acme, namespace: bench}
+stringData: {k1: "not-a-real-key-of-the-bench"}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Consumer
+metadata: {name: acme, namespace: bench}
+spec:
+  credentials:
+    - {name: k1, apiKey: {secretRef: {name: acme, key: k1}}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: ApiKeyAuth
+metadata: {name: keys, namespace: bench}
+spec:
+  targetRefs: [{kind: Gateway, name: edge, sectionName: guarded}]
+  from: [{header: x-api-key}]
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: RateLimit
+metadata: {name: each, namespace: bench}
+spec:
+  targetRefs: [{kind: Gateway, name: edge, sectionName: guarded}]
+  limits: [{name: each, requests: 10000000, per: 1m, key: [{consumer: {}}], replicas: PerProxy}]
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Telemetry
+metadata: {name: default, namespace: meshwright-system}
+spec: {accessLog: {enabled: false}, tracing: {otlp: {endpoint: "http://10.231.0.2:4317", protocol: Grpc}, samplePercent: 1}}
+"#;
+
 /// A certificate of the edge and an issuer's key.
 struct Keys {
     certificate: CertifiedKey<KeyPair>,
@@ -63,63 +129,12 @@ impl Keys {
             [self.certificate.cert.pem(), self.certificate.signing_key.serialize_pem()].map(|pem| BASE64_STANDARD.encode(pem));
         let key_set = self.key_set();
         format!(
-            r#"
-apiVersion: v1
-kind: Namespace
-metadata: {{name: bench}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: bench}}
-spec:
-  selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {{name: web, namespace: bench, labels: {{app: web}}}}
-spec: {{addresses: ["{SERVER_IP}"], ports: [{{name: http, port: 8080}}]}}
----
+            r#"{MANIFESTS}---
 apiVersion: v1
 kind: Secret
 metadata: {{name: server, namespace: bench}}
 type: kubernetes.io/tls
 data: {{tls.crt: {certificate}, tls.key: {key}}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge, namespace: bench}}
-spec:
-  gatewayClassName: meshwright
-  listeners:
-    - {{name: open, port: {OPEN}, protocol: HTTPS, tls: {{certificateRefs: [{{name: server}}]}}}}
-    - {{name: guarded, port: {GUARDED}, protocol: HTTPS, tls: {{certificateRefs: [{{name: server}}]}}}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: all, namespace: bench}}
-spec:
-  parentRefs: [{{name: edge}}]
-  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]
----
-apiVersion: v1
-kind: Secret
-metadata: {{name: acme, namespace: bench}}
-stringData: {{k1: "{KEY}"}}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Consumer
-metadata: {{name: acme, namespace: bench}}
-spec:
-  credentials:
-    - {{name: k1, apiKey: {{secretRef: {{name: acme, key: k1}}}}}}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: ApiKeyAuth
-metadata: {{name: keys, namespace: bench}}
-spec:
-  targetRefs: [{{kind: Gateway, name: edge, sectionName: guarded}}]
-  from: [{{header: x-api-key}}]
 ---
 apiVersion: meshwright.dev/v1alpha1
 kind: RequestAuthentication
@@ -128,18 +143,6 @@ spec:
   targetRefs: [{{kind: Gateway, name: edge, sectionName: guarded}}]
   mode: Required
   jwtRules: [{{issuer: "https://id.bench", audiences: [shop], jwks: '{key_set}', forwardToken: true}}]
----
-apiVersion: meshwright.dev/v1alpha1
-kind: RateLimit
-metadata: {{name: each, namespace: bench}}
-spec:
-  targetRefs: [{{kind: Gateway, name: edge, sectionName: guarded}}]
-  limits: [{{name: each, requests: 10000000, per: 1m, key: [{{consumer: {{}}}}], replicas: PerProxy}}]
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Telemetry
-metadata: {{name: default, namespace: meshwright-system}}
-spec: {{accessLog: {{enabled: false}}, tracing: {{otlp: {{endpoint: "http://{SERVER_IP}:4317", protocol: Grpc}}, samplePercent: 1}}}}
 "#
         )
     }
