@@ -16,6 +16,8 @@ pub const FRESH_MIN: Duration = Duration::from_secs(60);
 pub const FRESH_MAX: Duration = Duration::from_secs(24 * 3600);
 /// First pause after a failure; it doubles from there.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// The same where nothing has come yet: a proxy that starts may not know yet where the mesh's own names lead, and meanwhile nobody is let in.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause after failures.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
@@ -55,7 +57,8 @@ impl Refresh {
 
     /// They did not come. Returns the pause until the next attempt.
     pub fn failed(&mut self, now: Moment, draw: u64) -> Duration {
-        let doubled = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
+        let least = if self.fetched.is_some() { RETRY_MIN } else { RETRY_FIRST };
+        let doubled = least.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
         self.failures = self.failures.saturating_add(1);
         let pause = spread(doubled, draw);
         self.due = now.plus(pause);
@@ -147,6 +150,14 @@ mod tests {
         assert!(!refresh.is_over(at(86_399), KEPT_MAX) && refresh.is_over(at(86_400), KEPT_MAX));
         refresh.came(FRESH_MIN, at(90_000), 0);
         assert_eq!((refresh.failed(at(90_001), 0).as_secs(), refresh.is_over(at(90_001), KEPT_MAX)), (1, false));
+    }
+
+    #[test]
+    fn what_never_came_is_tried_again_soon() {
+        // Aim: before anything has come the pauses begin at a tenth of a second.
+        let mut refresh = Refresh::new(at(0));
+        let pauses: Vec<u128> = (0..11).map(|_| refresh.failed(at(1), 0).as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000]);
     }
 
     #[test]
