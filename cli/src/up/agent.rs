@@ -152,7 +152,7 @@ impl Fleet {
                 order = orders.message() => {
                     let order = order?.context("the control plane ended the stream")?;
                     if order.synced {
-                        self.take(mesh, zone, order);
+                        self.take(mesh, zone, order).await;
                     }
                 }
                 () = &mut change => {
@@ -164,7 +164,7 @@ impl Fleet {
         }
     }
 
-    fn take(&mut self, mesh: &Rc<Mesh>, zone: &LiveZone, order: NodeOrder) {
+    async fn take(&mut self, mesh: &Rc<Mesh>, zone: &LiveZone, order: NodeOrder) {
         zone.take(&order.services, instance::askers(&order.instances));
         mesh.services.send_if_modified(|before| {
             let differs = **before != order.services;
@@ -182,7 +182,7 @@ impl Fleet {
             .into_iter()
             .map(|order| ((MemberKind::Gateway, (order.namespace.clone(), order.name.clone())), Order::Gateway(Box::new(order))));
         self.wanted = instances.chain(gateways).collect();
-        self.relay(mesh, &order.relays);
+        self.relay(mesh, &order.relays).await;
         self.step(mesh);
     }
 
@@ -238,14 +238,17 @@ impl Fleet {
     }
 
     /// A loopback OTLP endpoint means the host's: listens on the bridge and dials from the host.
-    fn relay(&mut self, mesh: &Rc<Mesh>, wanted: &[RelayOrder]) {
-        self.relays.retain(|port, (target, task)| {
-            let stays = wanted.iter().any(|order| order.port == *port && order.target == *target) && !task.is_finished();
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
+    async fn relay(&mut self, mesh: &Rc<Mesh>, wanted: &[RelayOrder]) {
+        let stays = |port: u32, target: &str| wanted.iter().any(|order| order.port == port && order.target == target);
+        let (kept, gone) = std::mem::take(&mut self.relays)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(port, (target, task))| stays(*port, target) && !task.is_finished());
+        self.relays = kept;
+        for (_, task) in gone.into_values() {
+            task.abort();
+            // Its port is free when it has ended, and no sooner: the next one may be for the same.
+            let _ = task.await;
+        }
         for order in wanted {
             if self.relays.contains_key(&order.port) {
                 continue;

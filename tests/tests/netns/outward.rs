@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,9 +137,8 @@ spec: {mtls: {mode: Strict}}
     up.end();
 }
 
-/// Aim: a loopback OTLP endpoint means the host's: spans of a sidecar arrive at a collector that listens there.
-#[test]
-fn telemetry_is_relayed_to_the_hosts_loopback() {
+/// A collector that never answers, at the endpoint: what the first to come says, up to its spans' names.
+fn spans_heard() -> (String, thread::JoinHandle<Vec<u8>>) {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", collector.local_addr().unwrap());
     let heard = thread::spawn(move || {
@@ -156,19 +155,40 @@ fn telemetry_is_relayed_to_the_hosts_loopback() {
         }
         bytes
     });
-    let telemetry = format!(
-        r#"
+    (endpoint, heard)
+}
+
+/// Aim: a loopback OTLP endpoint means the host's: spans of a sidecar arrive at a collector that listens there, and at another one from the change
+/// of the endpoint on.
+#[test]
+fn telemetry_is_relayed_to_the_hosts_loopback() {
+    let telemetry = |endpoint: &str| {
+        format!(
+            r#"
 apiVersion: meshwright.dev/v1alpha1
 kind: Telemetry
 metadata: {{name: default, namespace: meshwright-system}}
 spec: {{tracing: {{otlp: {{endpoint: "{endpoint}", protocol: Grpc}}, samplePercent: 100}}}}
 "#
-    );
-    let up = Up::start(&[MANIFESTS, &telemetry], &[]);
+        )
+    };
+    let [(first, at_first), (second, at_second)] = [spans_heard(), spans_heard()];
+    let up = Up::start(&[MANIFESTS, &telemetry(&first)], &[]);
     up.wait_for("live", LIVE_MAX);
-    assert_eq!(up.curl("shop/client", "http://web/"), "200");
-    let bytes = heard.join().unwrap();
-    assert!(bytes.starts_with(b"PRI * HTTP/2.0"), "{}", String::from_utf8_lossy(&bytes));
+    let asks = || assert_eq!(up.curl("shop/client", "http://web/"), "200");
+    let heard = |at: thread::JoinHandle<Vec<u8>>| {
+        let until = Instant::now() + SOON;
+        while !at.is_finished() {
+            assert!(Instant::now() < until, "nobody brings spans");
+            asks();
+            thread::sleep(Duration::from_millis(200));
+        }
+        let bytes = at.join().unwrap();
+        assert!(bytes.starts_with(b"PRI * HTTP/2.0"), "{}", String::from_utf8_lossy(&bytes));
+    };
+    heard(at_first);
+    fs::write(up.folder.path().join("1.yaml"), telemetry(&second)).unwrap();
+    heard(at_second);
     up.end();
 }
 
