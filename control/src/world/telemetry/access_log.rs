@@ -30,7 +30,9 @@ impl Telemetry {
             }
             (format, None) => format.map(|(format, _)| if format == Format::Combined { LogForm::Combined } else { LogForm::Json }),
         };
-        fields.unsupported(&["fields", "filter", "sampleSuccessPercent", "sinks"]);
+        self.log_filter = fields.get("filter").and_then(|at| at.text()).filter(|text| !text.is_empty());
+        self.log_success_percent = fields.get("sampleSuccessPercent").and_then(|at| at.percent());
+        fields.unsupported(&["fields", "sinks"]);
         fields.done();
     }
 }
