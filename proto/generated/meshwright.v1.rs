@@ -5823,6 +5823,8 @@ pub struct RoutePolicy {
     /// What edge kinds say, at a Gateway.
     #[prost(message, optional, tag = "10")]
     pub edge: ::core::option::Option<EdgePolicy>,
+    #[prost(message, optional, tag = "11")]
+    pub telemetry: ::core::option::Option<RouteTelemetry>,
 }
 impl ::prost::Name for RoutePolicy {
     const NAME: &'static str = "RoutePolicy";
@@ -5832,6 +5834,36 @@ impl ::prost::Name for RoutePolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.RoutePolicy".into()
+    }
+}
+/// What is told of a rule's requests, where that is not what the proxy tells of others.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteTelemetry {
+    /// Of new traces, 0 to 100.
+    #[prost(double, optional, tag = "1")]
+    pub sample_percent: ::core::option::Option<f64>,
+    #[prost(bool, optional, tag = "2")]
+    pub keep_errors: ::core::option::Option<bool>,
+    /// 0: none is kept for being slow.
+    #[prost(message, optional, tag = "3")]
+    pub keep_slower: ::core::option::Option<::prost_types::Duration>,
+    #[prost(bool, optional, tag = "4")]
+    pub log_enabled: ::core::option::Option<bool>,
+    /// A condition in CEL; only what it holds for is logged.
+    #[prost(string, optional, tag = "5")]
+    pub log_filter: ::core::option::Option<::prost::alloc::string::String>,
+    /// Of requests that succeeded, 0 to 100.
+    #[prost(double, optional, tag = "6")]
+    pub log_sample_success_percent: ::core::option::Option<f64>,
+}
+impl ::prost::Name for RouteTelemetry {
+    const NAME: &'static str = "RouteTelemetry";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RouteTelemetry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RouteTelemetry".into()
     }
 }
 /// The same for one weighted backend of a rule.
@@ -6763,6 +6795,15 @@ pub struct Tracing {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Whether spans of requests that failed are kept, sampled or not.
+    #[prost(bool, tag = "4")]
+    pub keep_errors: bool,
+    /// The same of requests that took longer; absent or 0: none.
+    #[prost(message, optional, tag = "5")]
+    pub keep_slower: ::core::option::Option<::prost_types::Duration>,
+    /// Whether a request of an application that passes on no trace is taken for a part of the only one that it is answering.
+    #[prost(bool, tag = "6")]
+    pub infer_links: bool,
 }
 impl ::prost::Name for Tracing {
     const NAME: &'static str = "Tracing";

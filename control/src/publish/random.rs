@@ -452,6 +452,11 @@ impl Random {
                 target => self.addresses(target),
             },
             _ => {
+                if kind == "Telemetry" && self.draw(2) == 0 {
+                    let target = self.pick(&["kind: HTTPRoute, name: r0", "kind: GRPCRoute, name: r1", "kind: Service, name: x", "kind: Gateway, name: g0"]);
+                    let spec = format!("spec: {{targetRefs: [{{{target}}}], tracing: {{samplePercent: {number}}}}}");
+                    return (format!("name: {name}, namespace: {namespace}"), spec);
+                }
                 let selector = self.some("selector: {matchLabels: {app: x}}, ");
                 let said = match kind {
                     "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),

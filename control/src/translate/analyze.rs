@@ -148,7 +148,7 @@ impl Audit<'_> {
                 }
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
-            Spec::Telemetry(spec) if !spec.gateways.is_empty() => self.found(key, edge_advice::telemetry(self.index, object, spec)),
+            Spec::Telemetry(spec) if !spec.targets.is_empty() => self.found(key, edge_advice::telemetry(self.world, object, spec)),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
             Spec::ExternalAuth(_) | Spec::OidcLogin(_) => self.edge(object),

@@ -12,7 +12,7 @@ use super::mtls::{AppliesTo, applies, place};
 use super::{Audience, edge_account};
 use crate::world::telemetry::{LogForm, Telemetry};
 use crate::world::workload::{ProbeKind, Workload};
-use crate::world::{Index, Name, Object, Spec, World};
+use crate::world::{Index, Kind, Name, Object, Spec, World};
 
 /// First port at which the node agent relays loopback OTLP endpoints.
 const RELAY_PORT_FIRST: u16 = 15400;
@@ -28,7 +28,7 @@ pub(super) fn content(object: &Object) -> Option<&Telemetry> {
 
 /// Whether it names a Gateway of its namespace.
 pub(super) fn names(spec: &Telemetry, gateway: &str) -> bool {
-    spec.gateways.iter().any(|target| target.name == gateway)
+    spec.targets.iter().any(|target| target.kind == Kind::Gateway && target.name == gateway)
 }
 
 fn access_log(telemetry: &Telemetry) -> AccessLog {
@@ -44,12 +44,12 @@ fn access_log(telemetry: &Telemetry) -> AccessLog {
 /// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
 fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
     let (namespace, labels) = (&audience.node.namespace, &audience.labels);
-    let about = |object: &Object, spec: &Telemetry| match spec.gateways.is_empty() {
+    let about = |object: &Object, spec: &Telemetry| match spec.targets.is_empty() {
         true => applies(object, &spec.selector, namespace, labels),
         false => audience.node.mode == Mode::Edge && object.key.namespace == *namespace && names(spec, &audience.workload),
     };
     // One that names the Gateway goes before those that select it by labels, or that hold for its namespace.
-    let at = |object: &Object, spec: &Telemetry| (spec.gateways.is_empty(), place(object, &spec.selector));
+    let at = |object: &Object, spec: &Telemetry| (spec.targets.is_empty(), place(object, &spec.selector));
     let mut found: Vec<((bool, AppliesTo), &Telemetry)> = index
         .telemetries
         .iter()
@@ -65,6 +65,9 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
         all.sample_percent = all.sample_percent.or(spec.sample_percent);
         all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
         all.series_max = all.series_max.or(spec.series_max);
+        all.keep_errors = all.keep_errors.or(spec.keep_errors);
+        all.keep_slower = all.keep_slower.or(spec.keep_slower);
+        all.infer_links = all.infer_links.or(spec.infer_links);
     }
     all
 }
@@ -138,6 +141,9 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
             otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
             sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),
             attributes: telemetry.attributes.unwrap_or_default(),
+            keep_errors: telemetry.keep_errors.unwrap_or(false),
+            keep_slower: telemetry.keep_slower.and_then(|bound| prost_types::Duration::try_from(bound).ok()),
+            infer_links: telemetry.infer_links.unwrap_or(true),
         }),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,

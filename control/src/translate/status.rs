@@ -182,7 +182,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         | Spec::OidcLogin(_)
         | Spec::ClientPolicy(_) => Some(of_edge(world, object, by)),
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
-        Spec::Telemetry(spec) if !spec.gateways.is_empty() => Some(of_gateways_log(world, object, spec, by)),
+        Spec::Telemetry(spec) if !spec.targets.is_empty() => Some(of_named_telemetry(world, object, spec, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
         Spec::Revocation(_) => {
@@ -330,18 +330,17 @@ fn undisputed(world: &World, object: &Object, by: &Conditions) -> Condition {
     }
 }
 
-/// A Telemetry that names Gateways.
-fn of_gateways_log(world: &World, object: &Object, spec: &Telemetry, by: &Conditions) -> Status {
+/// A Telemetry that says by name what it is about.
+fn of_named_telemetry(world: &World, object: &Object, spec: &Telemetry, by: &Conditions) -> Status {
     let ancestor = |target: &PolicyTarget| {
-        let there = world.index().gateways.contains_key(&(object.key.namespace.clone(), target.name.clone()));
-        let accepted = match there {
-            true => undisputed(world, object, by),
-            false => by.say("Accepted", "False", "TargetNotFound", format!("there is no Gateway {} of ours", target.name)),
+        let accepted = match policy::target_found(world, &object.key, target) {
+            Ok(()) => undisputed(world, object, by),
+            Err(refusal) => by.fails("Accepted", &refusal),
         };
-        let ancestor_ref = json!({"group": target.kind.group(), "kind": "Gateway", "namespace": object.key.namespace, "name": target.name});
+        let ancestor_ref = policy::reference(&object.key.namespace, target);
         AncestorStatus { ancestor_ref, controller_name: CONTROLLER, conditions: vec![accepted] }
     };
-    Status { ancestors: spec.gateways.iter().map(ancestor).collect(), ..Status::default() }
+    Status { ancestors: spec.targets.iter().map(ancestor).collect(), ..Status::default() }
 }
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {

@@ -83,6 +83,8 @@ pub struct Index {
     pub request_authentications: Objects,
     /// Telemetries, the oldest first.
     pub telemetries: Objects,
+    /// Those about routes and Services by each of them, the oldest first.
+    pub call_telemetries: Sorted<Place, Vec<Arc<Object>>>,
     /// Revocations, the oldest first.
     pub revocations: Objects,
     /// What they come to.

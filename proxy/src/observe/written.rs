@@ -125,7 +125,7 @@ impl<'a> Line<'a> {
                 Some(context) => self.raw(&hex_of_u128(context.trace_id)),
                 None => self.raw(NONE),
             },
-            LogField::SpanId => match record.context.filter(|context| context.sampled) {
+            LogField::SpanId => match record.context.filter(|context| context.sampled || record.kept.is_some()) {
                 Some(context) => self.raw(&hex_of_u64(context.span_id)),
                 None => self.raw(NONE),
             },

@@ -61,6 +61,11 @@ impl Index {
             let faults = settings.flat_map(|policy| policy.settings.faults.iter().flatten());
             self.fault_callers = Arc::new(faults.flat_map(|fault| fault.from.iter().cloned()).collect());
         }
+        let told = |object: &Object| match &object.spec {
+            Spec::Telemetry(spec) => spec.places(&object.key),
+            _ => BTreeSet::new(),
+        };
+        place(&mut self.call_telemetries, (gone, come), told, age);
         let edges = |object: &Object| attachment(object).map(|at| at.places(&object.key).into_iter().collect()).unwrap_or_default();
         place(&mut self.edge, (gone, come), edges, age);
         let pages = |object: &Object| match &object.spec {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
+use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFormat, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -90,6 +90,10 @@ pub struct Settings {
     pub sample_threshold: u64,
     /// Attributes added to every span.
     pub span_attributes: BTreeMap<String, String>,
+    /// Which spans are kept, sampled or not.
+    pub keep: Keep,
+    /// Whether a request without a trace is taken for a part of the only one that the application is answering.
+    pub infer_links: bool,
     /// Asked-for life of a leaf.
     pub leaf_life: Duration,
     /// When to renew, per cent of the life.

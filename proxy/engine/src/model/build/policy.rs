@@ -19,7 +19,7 @@ use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
 use crate::limit;
 use crate::matching::compile;
-use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, Session, Steps};
+use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, RuleTelemetry, Session, Steps};
 use crate::rejected::{Wrong, refuse};
 use crate::retry;
 
@@ -156,7 +156,7 @@ pub(super) fn within(wrong: Wrong) -> Wrong {
 }
 
 fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: &mut Memories) -> Result<Policy, Wrong> {
-    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash, edge } = raw;
+    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash, edge, telemetry } = raw;
     if rate_limits.len() > LIMITS_MAX {
         return Err(Wrong::new("rate_limits", format!("holds more than {LIMITS_MAX} limits")));
     }
@@ -180,6 +180,7 @@ fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: 
         priority: priority.as_ref().map(Priority::compile).transpose().map_err(|wrong| wrong.within("priority"))?,
         body_bytes_max: edge.as_ref().map_or(0, |edge| edge.body_bytes_max),
         hash: HashKey::compile_all(hash)?,
+        telemetry: telemetry.as_ref().map(RuleTelemetry::compile).transpose().map_err(|wrong| wrong.within("telemetry"))?,
     })
 }
 

@@ -100,6 +100,14 @@ fn route_policy() -> RoutePolicy {
     };
     RoutePolicy {
         edge: None,
+        telemetry: Some(mesh::RouteTelemetry {
+            sample_percent: Some(5.0),
+            keep_errors: Some(true),
+            keep_slower: seconds(2),
+            log_enabled: Some(true),
+            log_filter: Some("response.code >= 400".into()),
+            log_sample_success_percent: Some(5.0),
+        }),
         filters: Some(filters()),
         attempt_timeout: seconds(1),
         retry: Some(mesh::Retry {
