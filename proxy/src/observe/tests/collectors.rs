@@ -87,7 +87,9 @@ impl Collectors {
         let (status, header, body) = self.script.lock().pop_front().unwrap_or((200, None, Vec::new()));
         let mut answer = Response::new(Full::new(body.into()));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-        answer.headers_mut().extend(header.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
+        if let Some((name, value)) = header {
+            answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
         Ok(answer)
     }
 
