@@ -18,5 +18,6 @@ pub mod settings;
 pub mod source;
 pub mod status;
 pub mod store;
+pub mod traces;
 pub mod translate;
 pub mod world;

@@ -6784,7 +6784,7 @@ impl ::prost::Name for AccessLog {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tracing {
-    /// OTLP/gRPC endpoint, "<http://host:port";> empty: no export.
+    /// OTLP endpoint, "<http://host:port"> or "<https://host:port";> empty: no export.
     #[prost(string, tag = "1")]
     pub otlp_endpoint: ::prost::alloc::string::String,
     /// 0 to 100.
@@ -6804,6 +6804,52 @@ pub struct Tracing {
     /// Whether a request of an application that passes on no trace is taken for a part of the only one that it is answering.
     #[prost(bool, tag = "6")]
     pub infer_links: bool,
+    #[prost(enumeration = "tracing::OtlpProtocol", tag = "10")]
+    pub protocol: i32,
+    /// Where spans go as JSON of Zipkin's version 2, "<http://host:port/api/v2/spans";> empty: nowhere.
+    #[prost(string, tag = "11")]
+    pub zipkin_endpoint: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `Tracing`.
+pub mod tracing {
+    /// How spans travel by OTLP.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum OtlpProtocol {
+        Grpc = 0,
+        /// Protobuf by POST, to /v1/traces below the endpoint.
+        Http = 1,
+    }
+    impl OtlpProtocol {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Grpc => "GRPC",
+                Self::Http => "HTTP",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "GRPC" => Some(Self::Grpc),
+                "HTTP" => Some(Self::Http),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for Tracing {
     const NAME: &'static str = "Tracing";

@@ -49,5 +49,7 @@ mod storefront;
 mod tls;
 #[path = "foreign/tokens.rs"]
 mod tokens;
+#[path = "foreign/traces.rs"]
+mod traces;
 #[path = "foreign/zero_trust.rs"]
 mod zero_trust;

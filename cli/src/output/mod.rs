@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 pub(crate) use error::{install_panic_hook, print_error, usage};
-pub(crate) use log::log;
+pub(crate) use log::{log, log_beside};
 pub(crate) use progress::ProgressLine;
 pub(crate) use table::Columns;
 

@@ -84,8 +84,12 @@ pub struct Settings {
     pub access_log: bool,
     /// In which form.
     pub log_format: LogFormat,
-    /// OTLP/gRPC endpoint for spans, if any.
+    /// OTLP endpoint for spans, if any.
     pub otlp_endpoint: Option<String>,
+    /// How they travel there.
+    pub otlp_protocol: OtlpProtocol,
+    /// Where spans go as Zipkin's JSON, if anywhere.
+    pub zipkin_endpoint: Option<String>,
     /// Chance of a new trace to be sampled, of 2^32.
     pub sample_threshold: u64,
     /// Attributes added to every span.
@@ -118,6 +122,16 @@ pub struct Settings {
     pub gateways: Vec<String>,
     /// Whether calls of the proxy's own lead nobody to its own machine.
     pub loopback_barred: bool,
+}
+
+/// How spans travel by OTLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OtlpProtocol {
+    /// As calls of gRPC.
+    #[default]
+    Grpc,
+    /// As protobuf in requests of HTTP/1.1.
+    Http,
 }
 
 /// A probe of the application, as its workload declares it.

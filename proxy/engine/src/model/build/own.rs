@@ -7,13 +7,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::access_log::Format;
+use proto::mesh::tracing;
 use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
 use super::secret::authorities;
 use super::{duration, same_name};
 use crate::model::rule_telemetry::{percent_of, threshold};
-use crate::model::{self, DnsAnswer, Keep, Locality, LogFormat, LogTemplate, Settings};
+use crate::model::{self, DnsAnswer, Keep, Locality, LogFormat, LogTemplate, OtlpProtocol, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -56,7 +57,8 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
     }
-    let Tracing { otlp_endpoint, sample_percent, attributes, keep_errors, keep_slower, infer_links } = tracing.clone().unwrap_or_default();
+    let Tracing { otlp_endpoint, sample_percent, attributes, keep_errors, keep_slower, infer_links, protocol, zipkin_endpoint } =
+        tracing.clone().unwrap_or_default();
     for (field, count) in [
         ("mesh_cidrs", mesh_cidrs.len()),
         ("dns_zones", dns_zones.len()),
@@ -81,7 +83,9 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         dns_zones: dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
         access_log: access_log.as_ref().is_some_and(|log| log.enabled),
         log_format: access_log.as_ref().map_or(Ok(LogFormat::Json), log_format).map_err(|wrong| wrong.within("access_log"))?,
-        otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
+        otlp_endpoint: judged_endpoint("tracing.otlp_endpoint", &otlp_endpoint)?,
+        otlp_protocol: judged_protocol(protocol)?,
+        zipkin_endpoint: judged_endpoint("tracing.zipkin_endpoint", &zipkin_endpoint)?,
         sample_threshold: threshold(percent),
         span_attributes: attributes,
         keep: Keep { errors: keep_errors, slower: duration(keep_slower.as_ref(), "tracing.keep_slower")?.unwrap_or_default() },
@@ -144,13 +148,21 @@ fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn judged_otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
+fn judged_protocol(number: i32) -> Result<OtlpProtocol, Wrong> {
+    match tracing::OtlpProtocol::try_from(number) {
+        Ok(tracing::OtlpProtocol::Grpc) => Ok(OtlpProtocol::Grpc),
+        Ok(tracing::OtlpProtocol::Http) => Ok(OtlpProtocol::Http),
+        Err(_) => Err(Wrong::new("tracing.protocol", format!("{number} is none of ours"))),
+    }
+}
+
+fn judged_endpoint(field: &str, text: &str) -> Result<Option<String>, Wrong> {
     if text.is_empty() {
         return Ok(None);
     }
     let uri: Option<http::Uri> = text.parse().ok();
     let good = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new("tracing.otlp_endpoint", "is not of the form http://HOST:PORT")) }
+    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new(field, "is not of the form http://HOST:PORT")) }
 }
 
 fn parse_all<T>(texts: &[String], field: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Wrong> {
