@@ -320,7 +320,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::ClientPolicy => Spec::ClientPolicy(Box::new(ClientPolicy::read(fields.need("spec")?.fields())?)),
         Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
-        _ => Spec::Unsupported,
+        // What runs is read before.
+        Kind::Node | Kind::Pod => return None,
     })
 }
 

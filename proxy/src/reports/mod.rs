@@ -69,7 +69,7 @@ impl Reporter {
     /// Runs until `stop`, through any number of streams.
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut backoff = Backoff::default();
-        let born = u64::try_from(self.telemetry.clock.unix().as_nanos()).unwrap_or_default();
+        let born = u64::try_from(self.telemetry.times().0.unix().as_nanos()).unwrap_or_default();
         let mut leaves = self.credentials.changes();
         while self.credentials.current().is_none() {
             tokio::select! {

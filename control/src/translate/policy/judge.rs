@@ -6,7 +6,7 @@ use super::{content, gateway, said};
 use crate::translate::attach::WhyNot;
 use crate::translate::{attach, mtls};
 use crate::world::traffic::{PolicyTarget, TrafficPolicy};
-use crate::world::{Kind, Object, ObjectKey, ServiceView, Spec, World};
+use crate::world::{Kind, Object, ObjectKey, ServiceView, World};
 
 /// One thing that a policy is about.
 #[derive(Debug)]
@@ -62,9 +62,6 @@ fn found(world: &World, policy: &ObjectKey, target: &PolicyTarget) -> Result<(),
             None => return none(format!("there is no {key}")),
         },
         _ => match world.get(&key) {
-            Some(route) if matches!(route.spec, Spec::Unsupported) => {
-                return none(format!("{} is not supported by this version", key.kind));
-            }
             Some(route) => ("rule", rule_names(route)),
             None => return none(format!("there is no {key}")),
         },
