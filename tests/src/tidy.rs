@@ -46,8 +46,8 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (1, &["world"]),
     (2, &["source", "crds"]),
     (3, &["translate"]),
-    (4, &["publish", "canary"]),
-    (5, &["serve", "store", "rotation", "acme"]),
+    (4, &["publish"]),
+    (5, &["serve", "store", "rotation", "acme", "canary"]),
     (6, &["api", "node", "status"]),
     (7, &["settings", "app", "lib"]),
 ];
