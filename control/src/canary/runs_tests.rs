@@ -4,20 +4,33 @@
 //! where a run is `rough`, each version has besides bursts of its own: in one period of twenty a stall makes eight requests slow, in one of
 //! twenty a hiccup fails five, and each period's rate of errors is drawn anew around its mean.
 
+use std::sync::LazyLock;
+
 use super::evidence::{Analysis, Cause, Sequential, Verdict};
 use super::tally::{BUCKETS, Tally, bucket};
 
-/// Latencies that a request's is drawn from, in order: a log-normal distribution.
-struct Latencies(Vec<f64>);
+/// A slow wave below both versions: how much longer all takes, and how much more fails.
+const WAVE: [f64; 8] = [1.0, 1.07, 1.1, 1.07, 1.0, 0.93, 0.9, 0.93];
+/// Latencies that one is drawn from.
+const DRAWS: usize = 8192;
+
+/// Buckets that a request's latency is drawn from, by the place in the wave: about a log-normal distribution around 12 ms.
+struct Latencies(Vec<Vec<u8>>);
 
 impl Latencies {
-    fn new(median_ms: f64, sigma: f64) -> Self {
-        // The quantile function of the logistic distribution is near enough to the normal one's, with heavier tails.
-        let at = |place: usize| {
-            let share = (place as f64 + 0.5) / 8192.0;
-            median_ms * (sigma * (share / (1.0 - share)).ln() / 1.7).exp()
+    fn of(more_ms: f64) -> &'static Self {
+        static SOUND: LazyLock<Latencies> = LazyLock::new(|| Latencies::new(0.0));
+        static SLOW: LazyLock<Latencies> = LazyLock::new(|| Latencies::new(50.0));
+        if more_ms > 0.0 { &SLOW } else { &SOUND }
+    }
+
+    fn new(more_ms: f64) -> Self {
+        // The logistic distribution's quantiles are near enough to the normal one's, with heavier tails.
+        let at = |place: usize, wave: f64| {
+            let share = (place as f64 + 0.5) / DRAWS as f64;
+            bucket(12.0 * wave * (0.4 * (share / (1.0 - share)).ln() / 1.7).exp() + more_ms) as u8
         };
-        Self((0..8192).map(at).collect())
+        Self(WAVE.iter().map(|wave| (0..DRAWS).map(|place| at(place, *wave)).collect()).collect())
     }
 }
 
@@ -69,13 +82,7 @@ struct End {
 /// One run, to its roll-back or its end.
 fn run(seed: u64, world: World, stable: Version, candidate: Version) -> End {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let latencies = Latencies::new(12.0, 0.4);
-    let times = |version: Version, drift: f64| -> Vec<u8> {
-        latencies.0.iter().map(|ms| bucket(ms * drift + version.more_ms) as u8).collect()
-    };
-    // A slow wave below both versions: a tenth up and down.
-    let waves: Vec<f64> = (0..8).map(|at| 1.0 + 0.1 * f64::from(at * 45_i32).to_radians().sin()).collect();
-    let tables: Vec<(Vec<u8>, Vec<u8>)> = waves.iter().map(|wave| (times(stable, *wave), times(candidate, *wave))).collect();
+    let (first_times, second_times) = (Latencies::of(stable.more_ms), Latencies::of(candidate.more_ms));
     let mut evidence = Sequential::new(asked());
     let (mut at, mut good_at) = (0, None);
     for (weight, periods) in world.weights {
@@ -83,8 +90,8 @@ fn run(seed: u64, world: World, stable: Version, candidate: Version) -> End {
             let wave = (at / 6) % 8;
             at += 1;
             let mine = (0..world.per_period).filter(|_| rng.f64() < *weight).count() as u64;
-            let first = period(&mut rng, &tables[wave].0, world.per_period - mine, stable, waves[wave], world.rough);
-            let second = period(&mut rng, &tables[wave].1, mine, candidate, waves[wave], world.rough);
+            let first = period(&mut rng, &first_times.0[wave], world.per_period - mine, stable, WAVE[wave], world.rough);
+            let second = period(&mut rng, &second_times.0[wave], mine, candidate, WAVE[wave], world.rough);
             evidence.observe(&first, &second);
             let verdict = evidence.verdict();
             if verdict.good_enough {

@@ -1,12 +1,11 @@
 //! What was counted of one version's requests: how many, how many failed, and how long they took by bucket.
 
+use proto::canary;
 use serde::{Deserialize, Serialize};
 
-/// Buckets of latency: each ends at [`STEP`] times the end of the one before, the last has no end.
-pub const BUCKETS: usize = 65;
-/// Where the first bucket ends, in milliseconds.
-pub const FIRST_END_MS: f64 = 0.25;
-/// Buckets of one doubling: a bucket is a fifth wide (2^(1/4)), and the last but one ends at 14 s.
+/// Buckets of latency, those in which proxies count; see [`canary`].
+pub const BUCKETS: usize = canary::BUCKETS;
+/// Buckets of one doubling: each ends at 2^(1/4) times the end of the one before.
 pub const PER_DOUBLING: u32 = 4;
 
 /// Requests of one version, of a period or of a whole canary.
@@ -77,15 +76,16 @@ impl Tally {
 
 /// Where a bucket ends, in milliseconds; the last has no end, and its begin is told.
 pub fn end_ms(bucket: usize) -> f64 {
-    FIRST_END_MS * (bucket.min(BUCKETS - 2) as f64 / f64::from(PER_DOUBLING)).exp2()
+    canary::ENDS_NANOS[bucket.min(BUCKETS - 2)] as f64 / NANOS_PER_MS
 }
 
-/// The bucket of a latency.
+/// The bucket of a latency in milliseconds; what is no number is in the first.
 pub fn bucket(latency_ms: f64) -> usize {
-    let at = ((latency_ms / FIRST_END_MS).log2() * f64::from(PER_DOUBLING)).ceil();
-    // What is no number or below the first end (`as` takes both to 0) is in the first.
-    (at as usize).min(BUCKETS - 1)
+    // `as` takes what is below 0 to 0 and what is too large to the largest.
+    canary::bucket((latency_ms * NANOS_PER_MS) as u64)
 }
+
+const NANOS_PER_MS: f64 = 1e6;
 
 pub(super) fn share(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }

@@ -144,6 +144,9 @@ pub(super) struct Spread {
 
 impl Spread {
     pub(super) fn take(&mut self, now: Count) {
+        if now.of <= 0.0 {
+            return;
+        }
         let (bad, of) = (now.bad + self.last.bad, now.of + self.last.of);
         if self.last.of > 0.0 && bad > 0.0 && bad < of {
             // Given how many are bad in both together, how many of them the later has is hypergeometric.

@@ -59,6 +59,7 @@ pub use cluster::{Calling, Destination};
 pub use edge::acme::{AcmeName, acme_names, acme_row};
 pub(crate) use edge::counted::{LimitPlaces, limit_exists};
 pub use edge::webhook::AcmeWebhook;
+pub(crate) use edge::webhook::called_endpoints;
 pub use edge_tls::{EdgeCertificate, edge_certificates};
 pub(crate) use endpoint::arrives_untouched;
 pub use mtls::is_strict;
