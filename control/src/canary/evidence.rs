@@ -336,7 +336,7 @@ impl Watch {
 }
 
 /// What a good candidate may be ahead of being good enough, as a logarithm: what goes wrong now is not made up by what was well long ago.
-const GOOD_KEPT: f64 = 1.0;
+const GOOD_KEPT: f64 = 3.0;
 /// A guess is never surer than this.
 const GUESS_MAX: f64 = 0.99;
 /// More requests than this are as good as never.
