@@ -8,6 +8,7 @@
 pub mod acme;
 pub mod api;
 pub mod app;
+pub mod canary;
 pub mod clock;
 pub mod crds;
 pub mod node;

@@ -1549,6 +1549,9 @@ pub struct Traffic {
     /// Stores of limits that do not answer now.
     #[prost(message, repeated, tag = "13")]
     pub stores_away: ::prost::alloc::vec::Vec<StoreAway>,
+    /// What versions of canaries have answered, of those that some rule leads to now.
+    #[prost(message, repeated, tag = "15")]
+    pub canaries: ::prost::alloc::vec::Vec<CanaryTraffic>,
     /// Other services that policies ask, of which the last question brought no answer.
     #[prost(message, repeated, tag = "14")]
     pub services_away: ::prost::alloc::vec::Vec<ServiceAway>,
@@ -1584,6 +1587,40 @@ impl ::prost::Name for ServiceAway {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ServiceAway".into()
+    }
+}
+/// What one version of a canary has answered to this proxy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanaryTraffic {
+    /// NAMESPACE/NAME of the Canary.
+    #[prost(string, tag = "1")]
+    pub canary: ::prost::alloc::string::String,
+    /// The run of it that the rules are of.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// The candidate; else the stable version.
+    #[prost(bool, tag = "3")]
+    pub candidate: bool,
+    /// Names this row's counter in all the mesh: one of another name began at nothing.
+    #[prost(uint64, tag = "4")]
+    pub counter: u64,
+    #[prost(uint64, tag = "5")]
+    pub requests: u64,
+    /// The server's or the mesh's fault; never the caller's, nor a policy's.
+    #[prost(uint64, tag = "6")]
+    pub failures: u64,
+    /// How long they took, per bucket of `proto::canary`. Copies of requests and tunnels have no time of their own and are in none.
+    #[prost(uint64, repeated, tag = "7")]
+    pub duration_buckets: ::prost::alloc::vec::Vec<u64>,
+}
+impl ::prost::Name for CanaryTraffic {
+    const NAME: &'static str = "CanaryTraffic";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanaryTraffic".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanaryTraffic".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2354,6 +2391,44 @@ impl ::prost::Name for Json {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanariesRequest {
+    /// Filters; empty: all.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CanariesRequest {
+    const NAME: &'static str = "CanariesRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanariesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanariesRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SteerCanaryRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// promote, abort, pause, resume or approve.
+    #[prost(string, tag = "3")]
+    pub verb: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SteerCanaryRequest {
+    const NAME: &'static str = "SteerCanaryRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.SteerCanaryRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.SteerCanaryRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TokenRequest {
     /// "NS/NAME" of a Workload or Gateway.
     #[prost(string, tag = "1")]
@@ -3029,6 +3104,50 @@ pub mod control_client {
                 .insert(GrpcMethod::new("meshwright.v1.Control", "CreateToken"));
             self.inner.unary(req, path, codec).await
         }
+        /// Canaries and how they stand, as `canary status -o json` prints them: a list.
+        pub async fn canaries(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CanariesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Canaries",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Canaries"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what is to become of one; the answer is its row.
+        pub async fn steer_canary(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SteerCanaryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/SteerCanary",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "SteerCanary"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Errors and warnings of the configuration now in force, as `analyze -o json` prints them.
         pub async fn health(
             &mut self,
@@ -3116,6 +3235,16 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::TokenRequest>,
         ) -> std::result::Result<tonic::Response<super::TokenResponse>, tonic::Status>;
+        /// Canaries and how they stand, as `canary status -o json` prints them: a list.
+        async fn canaries(
+            &self,
+            request: tonic::Request<super::CanariesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// Says what is to become of one; the answer is its row.
+        async fn steer_canary(
+            &self,
+            request: tonic::Request<super::SteerCanaryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
         /// Errors and warnings of the configuration now in force, as `analyze -o json` prints them.
         async fn health(
             &self,
@@ -3493,6 +3622,94 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Canaries" => {
+                    #[allow(non_camel_case_types)]
+                    struct CanariesSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::CanariesRequest>
+                    for CanariesSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CanariesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::canaries(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CanariesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/SteerCanary" => {
+                    #[allow(non_camel_case_types)]
+                    struct SteerCanarySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SteerCanaryRequest>
+                    for SteerCanarySvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SteerCanaryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::steer_canary(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SteerCanarySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5871,6 +6088,9 @@ impl ::prost::Name for RouteTelemetry {
 pub struct BackendPolicy {
     #[prost(message, optional, tag = "1")]
     pub filters: ::core::option::Option<Filters>,
+    /// Its requests are counted as this version's.
+    #[prost(message, optional, tag = "2")]
+    pub canary: ::core::option::Option<CanaryVersion>,
 }
 impl ::prost::Name for BackendPolicy {
     const NAME: &'static str = "BackendPolicy";
@@ -5880,6 +6100,29 @@ impl ::prost::Name for BackendPolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.BackendPolicy".into()
+    }
+}
+/// One version of what a Canary compares.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanaryVersion {
+    /// NAMESPACE/NAME of the Canary.
+    #[prost(string, tag = "1")]
+    pub canary: ::prost::alloc::string::String,
+    /// Which run of it.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// The candidate; else the stable version.
+    #[prost(bool, tag = "3")]
+    pub candidate: bool,
+}
+impl ::prost::Name for CanaryVersion {
+    const NAME: &'static str = "CanaryVersion";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanaryVersion".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanaryVersion".into()
     }
 }
 /// Gateway API's filters, in the order in which they run; header modifiers are Envoy's own fields.
@@ -6027,6 +6270,9 @@ pub struct Mirror {
     /// Of 1,000,000 requests.
     #[prost(uint32, tag = "2")]
     pub per_million: u32,
+    /// What becomes of the copies is counted as this version's.
+    #[prost(message, optional, tag = "3")]
+    pub canary: ::core::option::Option<CanaryVersion>,
 }
 impl ::prost::Name for Mirror {
     const NAME: &'static str = "Mirror";

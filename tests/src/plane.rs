@@ -13,7 +13,7 @@ use control::serve::listen::{Io, virtual_door};
 use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
-use proto::mesh::{ApplyRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
+use proto::mesh::{ApplyRequest, CanariesRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
 use proxy::io::{Clock, Network};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -240,6 +240,14 @@ impl Desk {
     /// The control plane does not run.
     pub async fn roots(&self) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.client().await?.roots(RootsRequest {}).await?.into_inner().json)?)
+    }
+
+    /// `canary status -o json` of all of them.
+    ///
+    /// # Errors
+    /// The control plane does not run.
+    pub async fn canaries(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.client().await?.canaries(CanariesRequest::default()).await?.into_inner().json)?)
     }
 
     /// `get KIND -o json`.

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod analyze;
 mod apply;
 mod ca;
+mod canary;
 mod check;
 mod completions;
 mod control;
@@ -76,6 +77,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Makes, lists, replaces and revokes API keys of consumers.
     Key(key::KeyArgs),
+    /// Shows canaries, and promotes, rolls back, pauses or approves them.
+    Canary(canary::CanaryArgs),
     /// Shows the certificate authority's work.
     Ca(ca::CaArgs),
     /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
@@ -129,6 +132,7 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Token(args) => token::run(args),
             Command::Key(args) => key::run(args),
+            Command::Canary(args) => canary::run(args),
             Command::Ca(args) => ca::run(args),
             Command::Identity(args) => identity::run(args),
             Command::Control(args) => control::run(args),
@@ -185,6 +189,9 @@ mod tests {
             "meshwright key create acme",
             "meshwright key revoke partners/acme",
             "meshwright key rotate partners/acme --overlap 0s",
+            "meshwright canary",
+            "meshwright canary abort -n shop",
+            "meshwright canary status -o yaml",
             "meshwright ca audit --since yesterday",
             "meshwright identity --control nonsense --control-ca x --token-file y --dir z",
             "meshwright identity --control 192.0.2.1:1 --control-ca x --token-file y",

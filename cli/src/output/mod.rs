@@ -4,6 +4,7 @@ mod error;
 mod log;
 mod progress;
 mod table;
+pub(crate) mod terminal;
 
 use std::io::{self, Write};
 

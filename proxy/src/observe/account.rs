@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
-use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::failure::{Blame, Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
-use engine::model::{ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule};
+use engine::model::{Action, ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule, VersionCounts};
 use http::header::{ALT_SVC, HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
@@ -19,7 +19,7 @@ use http::{HeaderMap, StatusCode, Version};
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
 use super::event::{Event, EventKind};
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
 use super::trace::Context;
@@ -31,6 +31,8 @@ use crate::tls::TlsFacts;
 const GRPC_STATUS_MAX: u32 = 16;
 const GRPC_UNKNOWN: u8 = 2;
 const GRPC_UNIMPLEMENTED: u8 = 12;
+/// No place among a rule's backends.
+const NOWHERE: u32 = u32::MAX;
 /// Says of an answer put together from several which of its parts are missing (edge-kinds.md, Aggregate).
 const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-meshwright-partial");
 
@@ -51,6 +53,8 @@ pub struct Account {
     pub(super) headers: HeadersSay,
     /// Inbound: where it stands among what the application is answering.
     place: UnderWayPlace,
+    /// Which of its rule's backends counts it as a version of a canary; [`NOWHERE`]: none.
+    counted_at: u32,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -65,7 +69,7 @@ pub enum FromOutside {
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
         let (headers, place) = (HeadersSay::Theirs, UnderWayPlace::NONE);
-        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place }
+        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE }
     }
 
     /// What its headers say of its trace by now.
@@ -147,6 +151,11 @@ impl Account {
     pub fn routed(&mut self, rule: &Arc<Rule>, cluster: &Arc<Cluster>) {
         self.matched(rule);
         self.to_cluster(cluster);
+    }
+
+    /// It goes to this place among its rule's backends, which is a version of a canary: how it ends is counted there.
+    pub fn counted_at(&mut self, place: Option<usize>) {
+        self.counted_at = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(NOWHERE);
     }
 
     /// The rule that matched, where it answers by itself.
@@ -475,6 +484,20 @@ impl Account {
     }
 }
 
+/// Who counts an exchange that went to this place of its rule.
+fn version(rule: Option<&Rule>, place: u32) -> Option<&Arc<VersionCounts>> {
+    match &rule?.action {
+        Action::Forward(forward) => forward.counts_at(usize::try_from(place).ok()),
+        Action::Reply(_) => None,
+    }
+}
+
+/// Whether a version of a canary is to blame, as whoever asked has seen it: never the caller, nor a policy.
+fn is_versions_failure(seen: &Outline) -> bool {
+    let innocent = matches!(seen.blame, Some(Blame::Client | Blame::Policy));
+    !innocent && (seen.code == CODE_NONE || seen.code >= 500 || is_server_error(seen.grpc))
+}
+
 /// Whether mesh peers are behind it: what could not be opened there would have been encrypted.
 fn leads_to_peers(cluster: &Cluster) -> bool {
     let endpoints = cluster.endpoints.load();
@@ -498,6 +521,13 @@ impl Drop for Account {
             }
             if self.seen.wire != Wire::Grpc {
                 self.seen.grpc = GRPC_NONE;
+            }
+            if self.counted_at != NOWHERE
+                && let Some(counts) = version(self.seen.rule.as_deref(), self.counted_at)
+            {
+                // A tunnel's life is no latency.
+                let lasted = (self.seen.code != StatusCode::SWITCHING_PROTOCOLS.as_u16()).then_some(duration);
+                counts.count(is_versions_failure(&self.seen), lasted);
             }
             if let Some((detail, ended)) = &mut noted {
                 self.worker.judge(&self.seen, detail, duration, *ended);

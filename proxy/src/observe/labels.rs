@@ -101,6 +101,12 @@ impl Wire {
 
 /// "No gRPC status" in [`Labels::grpc_code`].
 pub(super) const GRPC_NONE: u8 = u8::MAX;
+
+/// Whether a gRPC status is a server's error (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's
+/// rules for server spans).
+pub const fn is_server_error(grpc: u8) -> bool {
+    matches!(grpc, 2 | 4 | 12 | 13 | 14 | 15)
+}
 /// "No HTTP status" in [`Labels::code`].
 pub(super) const CODE_NONE: u16 = u16::MAX;
 /// Every open label of the series that takes what does not fit.

@@ -56,7 +56,7 @@ pub use downstream::Downstream;
 pub use edge::{EdgeReadings, client_tls};
 pub use export::{Exporter, start};
 pub use exposition::Exposition;
-pub use labels::{BUCKET_BOUNDS_SECS, Direction};
+pub use labels::{BUCKET_BOUNDS_SECS, Direction, is_server_error};
 pub use observer::Observer;
 pub use own::own_tasks_layer;
 pub use telemetry::{Occupancy, Readings, Telemetry, TelemetryOptions};

@@ -9,7 +9,7 @@ use engine::limit::RemoteStore;
 use proto::mesh::{Calls, KeysAway, ServiceAway, ServiceTraffic, StoreAway, Traffic};
 
 use super::calls::CallsTold;
-use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
+use super::labels::{CODE_NONE, Direction, Labels, MetricFamily, is_server_error};
 use super::plaintext::ROWS_MAX;
 use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
@@ -42,6 +42,7 @@ impl Telemetry {
             keys_away,
             stores_away,
             services_away: self.services_away(),
+            canaries: Vec::new(),
         }
     }
 
@@ -126,10 +127,9 @@ fn services(sums: &[(Arc<Labels>, Sum)]) -> Vec<ServiceTraffic> {
     rows
 }
 
-/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
-/// INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's rules for server spans).
+/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors.
 fn is_failure(labels: &Labels) -> bool {
     let no_answer = labels.code == CODE_NONE && labels.reason.is_some_and(|reason| reason.blame() != engine::failure::Blame::Client);
     let server_error = labels.code != CODE_NONE && labels.code >= 500;
-    no_answer || server_error || matches!(labels.grpc_code, 2 | 4 | 12 | 13 | 14 | 15)
+    no_answer || server_error || is_server_error(labels.grpc_code)
 }

@@ -10,7 +10,7 @@ use proto::mesh::{Answer, Certificate, Command, Draining, Hello, Report, Traffic
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -30,6 +30,8 @@ use crate::xds::{Backoff, NodeIdentity};
 const REPORTS_AHEAD: usize = 16;
 /// How often traffic is summed up, if it changed.
 const TRAFFIC_EVERY: Duration = Duration::from_secs(2);
+/// The same while a rule leads to a version of a canary: what harms is to be seen soon.
+const CANARIES_EVERY: Duration = Duration::from_millis(500);
 /// Questions answered at once.
 const ANSWERS_MAX: usize = 16;
 /// Largest answer; the control plane takes no more.
@@ -67,6 +69,7 @@ impl Reporter {
     /// Runs until `stop`, through any number of streams.
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut backoff = Backoff::default();
+        let born = u64::try_from(self.telemetry.times().0.unix().as_nanos()).unwrap_or_default();
         let mut leaves = self.credentials.changes();
         while self.credentials.current().is_none() {
             tokio::select! {
@@ -79,7 +82,7 @@ impl Reporter {
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                ended = self.stream(&mut backoff) => ended,
+                ended = self.stream(&mut backoff, born) => ended,
             };
             if ended.code() == Code::Unauthenticated {
                 self.uplink.open_anew();
@@ -93,7 +96,7 @@ impl Reporter {
         }
     }
 
-    async fn stream(&self, backoff: &mut Backoff) -> Status {
+    async fn stream(&self, backoff: &mut Backoff, born: u64) -> Status {
         let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
         let send = async |kind: Told| reports.send(Report { kind: Some(kind) }).await.is_ok();
         let mut leaves = self.credentials.changes();
@@ -110,8 +113,7 @@ impl Reporter {
             Ok(commands) => commands.into_inner(),
             Err(status) => return status,
         };
-        let mut every = interval(TRAFFIC_EVERY);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now();
         let mut told = Traffic::default();
         let mut calls = CallsTold::default();
         let mut said_draining = false;
@@ -140,8 +142,9 @@ impl Reporter {
                     Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
                     None => true,
                 },
-                _ = every.tick() => {
-                    let (traffic, called) = (self.telemetry.traffic(), self.telemetry.calls(&mut calls));
+                () = sleep_until(due) => {
+                    let (traffic, called) = (self.traffic(born), self.telemetry.calls(&mut calls));
+                    due = Instant::now() + if traffic.canaries.is_empty() { TRAFFIC_EVERY } else { CANARIES_EVERY };
                     let mut fine = true;
                     if traffic != told {
                         told.clone_from(&traffic);
@@ -157,6 +160,15 @@ impl Reporter {
             };
         }
         Status::unavailable("the stream was closed")
+    }
+
+    /// All that is told of traffic. Counters are named after when this process began, so that those of the one before are others.
+    fn traffic(&self, born: u64) -> Traffic {
+        let mut canaries = self.snapshots.load().canaries.rows();
+        for row in &mut canaries {
+            row.counter = row.counter.wrapping_add(born);
+        }
+        Traffic { canaries, ..self.telemetry.traffic() }
     }
 
     fn hello(&self) -> Hello {

@@ -225,7 +225,7 @@ fn a_slow_answer_is_raced() {
 fn mirrors_get_a_copy_and_delay_nobody() {
     // Aim: head and body are copied; a mirror that never answers or refuses is nobody's business.
     run(|| async {
-        let mirror = |cluster: &str| Mirror { cluster: cluster.into(), per_million: 1_000_000 };
+        let mirror = |cluster: &str| Mirror { cluster: cluster.into(), per_million: 1_000_000, canary: None };
         let filters = Some(Filters { mirrors: vec![mirror("shop/m:80"), mirror("shop/n:80")], ..Filters::default() });
         let mut config = Told::to(vec![ONE]);
         config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
@@ -255,7 +255,7 @@ fn mirrors_get_a_copy_and_delay_nobody() {
 fn copies_beyond_their_bound_are_not_made() {
     // Aim: at the bound a request goes on without its copy, which is counted; below it copies are made again.
     run(|| async {
-        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000 }], ..Filters::default() });
+        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000, canary: None }], ..Filters::default() });
         let mut config = Told::to(vec![ONE]);
         config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
         config.backends.push(("shop/m:80", 0, BackendPolicy::default(), vec!["10.77.9.8:80"]));

@@ -6,7 +6,7 @@ use super::{content, gateway, said};
 use crate::translate::attach::WhyNot;
 use crate::translate::{attach, mtls};
 use crate::world::traffic::{PolicyTarget, TrafficPolicy};
-use crate::world::{Kind, Object, ObjectKey, ServiceView, Spec, World};
+use crate::world::{Kind, Object, ObjectKey, ServiceView, World};
 
 /// One thing that a policy is about.
 #[derive(Debug)]
@@ -68,9 +68,6 @@ pub(in crate::translate) fn target_found(world: &World, policy: &ObjectKey, targ
             None => return none(format!("there is no {key}")),
         },
         _ => match world.get(&key) {
-            Some(route) if matches!(route.spec, Spec::Unsupported) => {
-                return none(format!("{} is not supported by this version", key.kind));
-            }
             Some(route) => ("rule", rule_names(route)),
             None => return none(format!("there is no {key}")),
         },

@@ -34,6 +34,7 @@ impl Index {
         if list(&mut self.revocations, (gone, come), of(Kind::Revocation), age) {
             self.revoked = Arc::new(Revoked::of(self.revocations.iter().filter_map(|object| revocation(object))));
         }
+        list(&mut self.canaries, (gone, come), of(Kind::Canary), age);
         let selects = |object: &Object| matches!(&object.spec, Spec::TrafficPolicy(policy) if policy.selector.is_some());
         list(&mut self.traffic_selectors, (gone, come), selects, age);
         list(&mut self.egress, (gone, come), of(Kind::EgressPolicy), by_key);

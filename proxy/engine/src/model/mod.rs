@@ -4,6 +4,7 @@
 //! flight, health) hangs off a snapshot by `Arc` and is carried to the next one by key.
 
 pub mod build;
+mod canary;
 mod cell;
 mod challenge;
 mod client;
@@ -31,6 +32,7 @@ mod stages;
 mod trust;
 
 pub use crate::matching::{Match, PathMatch, ValueMatch};
+pub use canary::{CanaryCounts, VERSIONS_MAX, VersionCounts};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
 pub(crate) use challenge::ANSWER_BYTES_MAX;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFormat, Outbound, RouteTable, Trust};
+use super::{CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFormat, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub callouts: Arc<Callouts>,
     /// What limits of edges have counted, whatever the epoch.
     pub limits: Arc<LimitMemories>,
+    /// What versions of canaries have answered, whatever the epoch.
+    pub canaries: Arc<CanaryCounts>,
     /// Where keys of tokens come from, whoever asks for tokens.
     pub key_cells: Vec<Arc<KeyCell>>,
     /// Providers at which people log in.
