@@ -13,7 +13,7 @@ use control::serve::listen::{Io, virtual_door};
 use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
-use proto::mesh::{ApplyRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
+use proto::mesh::{ApplyRequest, CanariesRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
 use proxy::io::{Clock, Network};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -248,6 +248,16 @@ impl Desk {
     pub async fn get(&self, kind: &str) -> anyhow::Result<Value> {
         let request = GetRequest { kind: kind.to_owned(), ..Default::default() };
         Ok(serde_json::from_str(&self.client().await?.get(request).await?.into_inner().json)?)
+    }
+
+    /// `canary status -o json` of one.
+    ///
+    /// # Errors
+    /// The control plane does not run, or there is no such canary.
+    pub async fn canary(&self, namespace: &str, name: &str) -> anyhow::Result<Value> {
+        let request = CanariesRequest { namespace: namespace.to_owned(), name: name.to_owned() };
+        let rows: Value = serde_json::from_str(&self.client().await?.canaries(request).await?.into_inner().json)?;
+        rows.get(0).cloned().with_context(|| format!("there is no canary {namespace}/{name}"))
     }
 
     /// `token create`, tried again while the manifests are not read yet.
