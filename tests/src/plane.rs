@@ -241,6 +241,14 @@ impl Desk {
         Ok(serde_json::from_str(&self.client().await?.roots(RootsRequest {}).await?.into_inner().json)?)
     }
 
+    /// `canary status -o json` of all of them.
+    ///
+    /// # Errors
+    /// The control plane does not run.
+    pub async fn canaries(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.client().await?.canaries(CanariesRequest::default()).await?.into_inner().json)?)
+    }
+
     /// `get KIND -o json`.
     ///
     /// # Errors
@@ -248,16 +256,6 @@ impl Desk {
     pub async fn get(&self, kind: &str) -> anyhow::Result<Value> {
         let request = GetRequest { kind: kind.to_owned(), ..Default::default() };
         Ok(serde_json::from_str(&self.client().await?.get(request).await?.into_inner().json)?)
-    }
-
-    /// `canary status -o json` of one.
-    ///
-    /// # Errors
-    /// The control plane does not run, or there is no such canary.
-    pub async fn canary(&self, namespace: &str, name: &str) -> anyhow::Result<Value> {
-        let request = CanariesRequest { namespace: namespace.to_owned(), name: name.to_owned() };
-        let rows: Value = serde_json::from_str(&self.client().await?.canaries(request).await?.into_inner().json)?;
-        rows.get(0).cloned().with_context(|| format!("there is no canary {namespace}/{name}"))
     }
 
     /// `token create`, tried again while the manifests are not read yet.

@@ -20,7 +20,7 @@ use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
 use proto::mesh::{
-    ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, TokenRequest, TokenResponse,
+    ApplyRequest, CanariesRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, SteerCanaryRequest, TokenRequest, TokenResponse,
     WaitRequest,
 };
 use proto::names::{Mode, NodeId};
@@ -29,12 +29,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::canary::{CanaryHelm, CanaryVerb};
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::rotation::Rotation;
 use crate::serve::authority::{SharedAuthority, TokenOrder};
 use crate::store::Store;
 use crate::translate;
+use crate::world::{Kind, ObjectKey};
 
 /// Largest request: a folder of manifests.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -51,6 +53,7 @@ pub struct Api {
     authority: SharedAuthority,
     store: Arc<Store>,
     rotation: Rotation,
+    canaries: CanaryHelm,
     stop: CancellationToken,
 }
 
@@ -60,10 +63,10 @@ impl Api {
         board: Arc<Board>,
         authority: SharedAuthority,
         store: Arc<Store>,
-        rotation: Rotation,
+        (rotation, canaries): (Rotation, CanaryHelm),
         stop: CancellationToken,
     ) -> ControlServer<Self> {
-        ControlServer::new(Self { board, authority, store, rotation, stop })
+        ControlServer::new(Self { board, authority, store, rotation, canaries, stop })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
@@ -161,6 +164,24 @@ impl Control for Api {
         let token = tokio::task::spawn_blocking(move || authority.create_token(&order)).await;
         let token = token.map_err(|_| Status::internal("making a token ended unexpectedly"))?.map_err(Status::failed_precondition)?;
         Ok(Response::new(TokenResponse { token }))
+    }
+
+    async fn canaries(&self, request: Request<CanariesRequest>) -> Result<Response<Json>, Status> {
+        let CanariesRequest { namespace, name } = request.into_inner();
+        let rows = self.canaries.rows(&namespace, &name);
+        if rows.is_empty() && !name.is_empty() {
+            return Err(Status::not_found(format!("there is no Canary {namespace}/{name}")));
+        }
+        Ok(Response::new(Json { json: serde_json::Value::from(rows).to_string(), note: String::new() }))
+    }
+
+    async fn steer_canary(&self, request: Request<SteerCanaryRequest>) -> Result<Response<Json>, Status> {
+        let SteerCanaryRequest { namespace, name, verb } = request.into_inner();
+        let Some(verb) = CanaryVerb::find(&verb) else {
+            return Err(Status::invalid_argument(format!("`{verb}` is none of promote, abort, pause, resume and approve")));
+        };
+        let row = self.canaries.steer(ObjectKey::new(Kind::Canary, namespace, name), verb).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(Json { json: row.to_string(), note: String::new() }))
     }
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<Json>, Status> {

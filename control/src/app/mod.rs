@@ -26,6 +26,7 @@ use tonic::service::Routes;
 
 use crate::acme::AcmeOrders;
 use crate::api::Api;
+use crate::canary::CanaryDriver;
 use crate::clock::Clock;
 use crate::node::Agents;
 use crate::publish::board::{Board, Errand};
@@ -194,8 +195,11 @@ fn stand(
     let (orders, counted) = AcmeOrders::new(board.clone(), store.clone(), cluster);
     metrics.collect(Box::new(counted));
     tasks.spawn(done(orders.run(stop.clone())));
+    let (canaries, helm, counted) = CanaryDriver::new(board.clone(), store.clone());
+    metrics.collect(Box::new(counted));
+    tasks.spawn(done(canaries.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
-    let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
+    let api = || Api::service(board.clone(), authority.clone(), store.clone(), (rotation.clone(), helm.clone()), stop.clone());
     let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
     let limits = LimitDesk::service(board.clone(), stop.clone());
     let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(limits).add_service(guarded);

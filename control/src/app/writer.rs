@@ -1,6 +1,6 @@
 //! The one task that changes the world: events in, epochs and editions out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dates;
 use super::reading::{parse_one, read_all};
+use crate::canary::KeptCanary;
 use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
@@ -28,6 +29,7 @@ use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
 use crate::store::{Page, Row, Store, StoreError};
 use crate::translate::statuses;
+use crate::world::canary::CanaryBook;
 use crate::world::problem::{Problem, Severity};
 use crate::world::sorted::Sorted;
 use crate::world::{Allocations, Applied, Change, ObjectKey, Origin, Outcome, World, reported};
@@ -112,6 +114,7 @@ impl Writer {
         if let Some(report) = store.load::<String>(Row::Runtime)?.and_then(|text| decode(&text)) {
             changes.push(reported(&report));
         }
+        changes.push(Change::Canaries(Arc::new(KeptCanary::book(&KeptCanary::load(&store)))));
         changes.extend(store.load(Row::Tickets)?.map(Change::Tickets));
         changes.extend(store.load(Row::LoginSeeds)?.map(Change::LoginSeeds));
         changes.push(Change::Clock { now_ms: board.clock.age_ms() });
@@ -190,6 +193,7 @@ impl Writer {
                     }
                     // Whoever asked may have given up.
                     Errand::Roots { roots, reply } => drop(reply.send(self.believe(roots).await)),
+                    Errand::Canaries { book, kept, changed, reply } => drop(reply.send(self.canaries((book, kept), &changed).await)),
                     Errand::Apply { documents, delete, reply } => drop(reply.send(self.apply(&documents, delete).await)),
                 }
             }
@@ -412,6 +416,23 @@ impl Writer {
         self.mark.number
     }
 
+    /// How canaries stand from now on, kept before it is in force; another way for requests is an epoch. Returns the newest.
+    async fn canaries(&mut self, (book, kept): (Arc<CanaryBook>, Value), changed: &BTreeSet<ObjectKey>) -> u64 {
+        let applied = self.world.apply(vec![Change::Canaries(book)]);
+        self.page.put(Row::Canaries, &kept);
+        let content = content(&self.world, &self.roots);
+        let fresh = self.world.synced() && content != self.mark.content;
+        if fresh {
+            self.turn(content);
+        }
+        self.write().await;
+        if applied.runtime {
+            let there = changed.iter().filter(|key| self.world.get(key).is_some());
+            self.publish(fresh.then(|| there.map(|key| touched(key, "changed")).collect()));
+        }
+        self.mark.number
+    }
+
     /// All or nothing: a file with an error changes nothing.
     async fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Receipt, String> {
         if self.world.settings().in_cluster {
@@ -530,9 +551,10 @@ fn decode(text: &str) -> Option<NodeReport> {
     NodeReport::decode(STANDARD.decode(text).ok()?.as_slice()).ok()
 }
 
-/// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.
+/// A digest of every object in force, of whom the mesh believes, and of where canaries are: what an epoch number stands for.
 fn content(world: &World, roots: &Roots) -> String {
-    proto::epoch::version(format!("objects {:032x} roots {}", world.content_hash(), roots.digest()).as_bytes())
+    let canaries = world.index().canaried.digest();
+    proto::epoch::version(format!("objects {:032x} roots {}{canaries}", world.content_hash(), roots.digest()).as_bytes())
 }
 
 fn touched(key: &ObjectKey, result: &'static str) -> Touched {

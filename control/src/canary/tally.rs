@@ -3,6 +3,8 @@
 use proto::canary;
 use serde::{Deserialize, Serialize};
 
+use crate::publish::versions::VersionSum;
+
 /// Buckets of latency, those in which proxies count; see [`canary`].
 pub const BUCKETS: usize = canary::BUCKETS;
 /// Buckets of one doubling: each ends at 2^(1/4) times the end of the one before.
@@ -86,6 +88,13 @@ pub fn bucket(latency_ms: f64) -> usize {
 }
 
 const NANOS_PER_MS: f64 = 1e6;
+
+impl From<VersionSum> for Tally {
+    fn from(sum: VersionSum) -> Self {
+        let VersionSum { requests, failures, buckets } = sum;
+        Self { requests, failures, buckets }
+    }
+}
 
 pub(super) fn share(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }

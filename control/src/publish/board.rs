@@ -19,8 +19,10 @@ use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
+use super::versions::VersionBook;
 use crate::clock::Clock;
-use crate::world::{Address, Change, Index, Name, World};
+use crate::world::canary::CanaryBook;
+use crate::world::{Address, Change, Index, Name, ObjectKey, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -49,6 +51,17 @@ pub enum Errand {
     },
     /// The node agent, or a proxy, says what runs.
     Runtime(Change),
+    /// How canaries stand from now on.
+    Canaries {
+        /// What is in force of it.
+        book: Arc<CanaryBook>,
+        /// What is kept with that.
+        kept: serde_json::Value,
+        /// About which something was decided.
+        changed: BTreeSet<ObjectKey>,
+        /// Gets the epoch that holds it.
+        reply: oneshot::Sender<u64>,
+    },
     /// Whom the mesh believes from now on.
     Roots {
         /// All of it.
@@ -158,6 +171,8 @@ pub struct Board {
     pub clock: Clock,
     /// Views, shared between streams.
     pub cache: Cache,
+    /// What proxies count of versions of canaries.
+    pub versions: Mutex<VersionBook>,
     /// Who is to look at a new edition.
     pub concerns: Arc<Concerns>,
 }
@@ -174,6 +189,7 @@ impl Board {
             correspondents: Mutex::default(),
             plaintext: Mutex::default(),
             calls: Mutex::default(),
+            versions: Mutex::default(),
             next: 1.into(),
             events,
             clock,

@@ -13,3 +13,4 @@ pub mod plaintext;
 mod random;
 pub mod session;
 pub mod trust;
+pub mod versions;

@@ -125,7 +125,10 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             traffic.keys_away.truncate(ROWS_MAX);
             traffic.stores_away.truncate(ROWS_MAX);
             traffic.services_away.truncate(ROWS_MAX);
+            traffic.canaries.truncate(ROWS_MAX);
             board.plaintext_seen(node, &traffic.plaintext);
+            let canaries = std::mem::take(&mut traffic.canaries);
+            board.versions.lock().take(key, &canaries);
             board.summed_up(key, traffic);
         }
         report::Kind::Calls(mut calls) => {

@@ -144,3 +144,6 @@ pub enum OnFailure {
     /// Nothing changes until somebody says what.
     Pause,
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use crate::world::traffic::header_matches;
 
 /// Longest time that a step may be held.
 const HOLD_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Shortest time between two steps that are counted up.
-const EVERY_MIN: Duration = Duration::from_secs(1);
+/// Shortest time that is waited anywhere.
+const SECOND: Duration = Duration::from_secs(1);
 /// How long a gate may take.
 const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take at most.
@@ -78,6 +78,9 @@ fn steps(at: &Cursor<'_>) -> Vec<CanaryStep> {
             if last.is_some_and(|last| weight <= last) {
                 at.error(format!("{weight} is no more than the step before has"), "let weights grow from step to step");
             }
+            if weight == 100 && steps.is_empty() {
+                at.error("nothing before it shows how the candidate does", "begin with a smaller weight");
+            }
             if weight == 100 && (step.hold.is_some() || step.approve) {
                 at.error("at a weight of 100 nothing is left to compare with", "put hold and approve into the step before");
             }
@@ -99,7 +102,7 @@ fn step(at: &Cursor<'_>) -> Option<CanaryStep> {
         inner.done();
         if let Some((matches, at)) = &headers
             && matches.is_empty()
-            && at.list(usize::MAX).is_empty()
+            && !at.refused()
         {
             at.error("it names no header", "name one, such as {name: x-beta, value: \"1\"}");
         }
@@ -116,7 +119,7 @@ fn step(at: &Cursor<'_>) -> Option<CanaryStep> {
     if let Some(at) = fields.get("weight") {
         shares.push(weight(&at).map(CanaryShare::Weight));
     }
-    let hold = fields.get("hold").and_then(|at| time(&at, Duration::ZERO, HOLD_MAX));
+    let hold = fields.get("hold").and_then(|at| time(&at, SECOND, HOLD_MAX));
     let approve = fields.get("approve").and_then(|at| at.flag()).unwrap_or(false);
     fields.done();
     if shares.len() != 1 {
@@ -129,12 +132,12 @@ fn step(at: &Cursor<'_>) -> Option<CanaryStep> {
 /// A weight that grows by itself.
 fn continuous(at: &Cursor<'_>) -> Vec<CanaryStep> {
     let mut fields = at.fields();
-    let mut whole = |name, default| match fields.get(name) {
-        Some(at) => weight(&at),
+    let mut whole = |name: &'static str, most, default| match fields.get(name) {
+        Some(at) => at.int(1..=most).and_then(|weight| u8::try_from(weight).ok()),
         None => Some(default),
     };
-    let (from, to, increment) = (whole("from", 1), whole("to", 100), whole("increment", 5));
-    let every = fields.get("every").map_or(Some(Duration::from_secs(60)), |at| time(&at, EVERY_MIN, HOLD_MAX));
+    let (from, to, increment) = (whole("from", 99, 1), whole("to", 100, 100), whole("increment", 100, 5));
+    let every = fields.get("every").map_or(Some(Duration::from_secs(60)), |at| time(&at, SECOND, HOLD_MAX));
     fields.done();
     let (Some(from), Some(to), Some(increment), Some(every)) = (from, to, increment, every) else { return Vec::new() };
     if from > to {
@@ -211,23 +214,20 @@ fn gate(at: &Cursor<'_>) -> Option<CanaryGate> {
     if let Some(at) = fields.get("webhook") {
         let mut inner = at.fields();
         let url = inner.need("url").and_then(|at| url(&at));
-        let timeout = inner.get("timeout").map_or(Some(GATE_TIMEOUT), |at| time(&at, EVERY_MIN, GATE_TIMEOUT_MAX));
+        let timeout = inner.get("timeout").map_or(Some(GATE_TIMEOUT), |at| time(&at, SECOND, GATE_TIMEOUT_MAX));
         inner.done();
         gates.push(url.zip(timeout).map(|(url, timeout)| CanaryGate::Webhook { url, timeout }));
     }
     if let Some(at) = fields.get("prometheus") {
         gates.push(prometheus(&at));
     }
-    if let Some(at) = fields.get("shadowDiff") {
-        at.error("the gate shadowDiff is not supported by this version", "remove it; use webhook or prometheus");
-        gates.push(None);
-    }
+    fields.unsupported(&["shadowDiff"]);
     fields.done();
-    if gates.len() != 1 {
+    if gates.len() != 1 && !at.has("shadowDiff") {
         at.error("a gate is exactly one of webhook and prometheus", "write for example `webhook: {url: \"http://tests.shop/verify\"}`");
         return None;
     }
-    gates.pop()?
+    gates.pop().flatten()
 }
 
 fn prometheus(at: &Cursor<'_>) -> Option<CanaryGate> {

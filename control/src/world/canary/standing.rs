@@ -178,6 +178,16 @@ pub struct CanaryIndex {
     pub lacks: BTreeMap<ObjectKey, CanaryLack>,
 }
 
+impl CanaryIndex {
+    /// Tells apart what calls meet; empty where nothing is split.
+    pub fn digest(&self) -> String {
+        if self.overlays.is_empty() {
+            return String::new();
+        }
+        format!(" canaries {}", proto::epoch::version(format!("{:?}", self.overlays).as_bytes()))
+    }
+}
+
 /// The content of a Canary.
 pub fn content(object: &Object) -> Option<&Canary> {
     if let Spec::Canary(spec) = &object.spec { Some(spec) } else { None }
