@@ -28,6 +28,8 @@ use crate::world::{Object, ObjectKey, World};
 
 /// Between two looks while something may be decided.
 const TICK: Duration = Duration::from_millis(500);
+/// One comparison of both versions; see [`Sequential::compare`].
+const PERIOD: Duration = Duration::from_secs(2);
 /// Between two looks where nothing is under way.
 const REST: Duration = Duration::from_secs(30);
 /// Editions come in crowds: one look for those of this long.
@@ -85,6 +87,8 @@ struct Driven {
     gates: GatePanel,
     /// Why nothing changes.
     waiting: String,
+    /// Since when what comes is of the next comparison.
+    compared: Instant,
     /// Evidence has come since it was kept.
     unkept: bool,
 }
@@ -170,7 +174,7 @@ impl CanaryDriver {
         let kept = tokio::task::spawn_blocking(move || KeptCanary::load(&store)).await.unwrap_or_default();
         for KeptCanary { key, run, evidence } in kept {
             self.resumed.insert(run.standing.run.clone());
-            let driven = Driven { run, evidence, ..Driven::begin_with(CanaryRun::default(), &CanaryAnalysis::default()) };
+            let driven = Driven { run, evidence, ..Driven::begin_with(CanaryRun::default(), &CanaryAnalysis::default(), 1) };
             self.driven.insert(key, driven);
         }
     }
@@ -228,7 +232,7 @@ impl CanaryDriver {
 
     fn begin(&mut self, key: &ObjectKey, spec: &Canary, why: &str) {
         let now_ms = self.now_ms();
-        let mut driven = Driven::begin_with(CanaryRun::begin(key, spec, now_ms), &spec.analysis);
+        let mut driven = Driven::begin_with(CanaryRun::begin(key, spec, now_ms), &spec.analysis, comparisons(spec));
         // What was decided before stays to be read.
         driven.run.decisions = self.driven.get(key).map(|former| former.run.decisions.clone()).unwrap_or_default();
         let turn = CanaryTurn {
@@ -368,15 +372,16 @@ impl CanaryDriver {
 }
 
 impl Driven {
-    fn begin_with(run: CanaryRun, analysis: &CanaryAnalysis) -> Self {
+    fn begin_with(run: CanaryRun, analysis: &CanaryAnalysis, comparisons: u32) -> Self {
         Self {
             run,
-            evidence: Sequential::new(asked(analysis, true)),
+            evidence: Sequential::new(asked(analysis, true, comparisons)),
             apart: None,
             stable: Tally::default(),
             candidate: Tally::default(),
             gates: GatePanel::default(),
             waiting: String::new(),
+            compared: Instant::now(),
             unkept: false,
         }
     }
@@ -389,13 +394,18 @@ impl Driven {
         if stable.requests == 0 && candidate.requests == 0 {
             return;
         }
-        self.stable.add(stable);
-        self.candidate.add(candidate);
+        for (all, more) in [(&mut self.stable, stable), (&mut self.run.stable, stable), (&mut self.candidate, candidate), (&mut self.run.candidate, candidate)] {
+            all.add(more);
+        }
         self.unkept = true;
-        if by_weight {
-            self.evidence.observe(stable, candidate);
-        } else {
-            self.apart.get_or_insert_with(|| Sequential::new(asked(&spec.analysis, false))).observe(stable, candidate);
+        let evidence = match by_weight {
+            true => &mut self.evidence,
+            false => self.apart.get_or_insert_with(|| Sequential::new(asked(&spec.analysis, false, comparisons(spec)))),
+        };
+        evidence.gather(stable, candidate);
+        if self.compared.elapsed() >= PERIOD {
+            evidence.compare();
+            self.compared = Instant::now();
         }
     }
 
@@ -423,8 +433,8 @@ impl Driven {
         let seen = show::Seen {
             run: &self.run,
             verdict: &self.verdict(),
-            stable: &self.stable,
-            candidate: &self.candidate,
+            stable: &self.run.stable,
+            candidate: &self.run.candidate,
             gates: self.gates.rows(),
             waiting: &self.waiting,
             trouble,
@@ -434,14 +444,21 @@ impl Driven {
 }
 
 /// What is asked of a candidate. `timed`: its latency, too.
-fn asked(analysis: &CanaryAnalysis, timed: bool) -> Analysis {
+fn asked(analysis: &CanaryAnalysis, timed: bool, comparisons: u32) -> Analysis {
     Analysis {
         max_error_increase: Some(analysis.errors_max_increase_percent / 100.0),
         quantile: analysis.latency_quantile / 100.0,
         max_latency_ratio: timed.then_some(analysis.latency_max_ratio),
         confidence: analysis.confidence,
+        comparisons,
         min_requests: analysis.min_requests,
     }
+}
+
+/// Comparisons of one run: all steps that go by weight are one, each other step is one.
+fn comparisons(spec: &Canary) -> u32 {
+    let apart = spec.steps.iter().filter(|step| !matches!(step.share, CanaryShare::Weight(_))).count();
+    1 + u32::try_from(apart).unwrap_or(u32::MAX - 1)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub struct Seen<'a> {
     pub run: &'a CanaryRun,
     /// What the test says.
     pub verdict: &'a Verdict,
-    /// What was counted in this step.
+    /// What was counted in this run.
     pub stable: &'a Tally,
     /// The same.
     pub candidate: &'a Tally,
