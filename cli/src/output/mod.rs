@@ -3,7 +3,9 @@
 mod error;
 mod log;
 mod progress;
+pub(crate) mod requests;
 mod table;
+pub(crate) mod terminal;
 
 use std::io::{self, Write};
 

@@ -18,6 +18,8 @@ use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
+use super::stats::StatBook;
+use super::taps::TapBook;
 use super::trust::Roots;
 use crate::clock::Clock;
 use crate::world::{Address, Change, Index, Name, World};
@@ -137,7 +139,7 @@ pub struct Correspondent {
     pub certificate: Option<Certificate>,
     /// Cumulative traffic.
     pub traffic: Traffic,
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
     stream: u64,
 }
@@ -152,6 +154,9 @@ pub struct Board {
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     plaintext: Mutex<PlaintextBook>,
     calls: Mutex<CallBook>,
+    pub(super) stats: Mutex<StatBook>,
+    /// Who watches requests.
+    pub taps: Arc<TapBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -174,6 +179,8 @@ impl Board {
             correspondents: Mutex::default(),
             plaintext: Mutex::default(),
             calls: Mutex::default(),
+            stats: Mutex::default(),
+            taps: Arc::default(),
             next: 1.into(),
             events,
             clock,
@@ -518,7 +525,7 @@ impl Board {
         self.present().into_iter().map(row).collect()
     }
 
-    fn ticket(&self) -> u64 {
+    pub(super) fn ticket(&self) -> u64 {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -21,6 +21,7 @@ use super::downstream::Downstream;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
+use super::tap::Watched;
 use super::worker::Recorder;
 use crate::tls::TlsFacts;
 
@@ -44,6 +45,8 @@ pub struct Account {
     outside: Option<FromOutside>,
     /// What every answer says of encryption, where it does.
     strictly: Option<Arc<ClientRules>>,
+    /// Taps that may show it.
+    watched: Option<Watched>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -57,7 +60,12 @@ pub enum FromOutside {
 
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
-        Self { worker, seen, detail, started, live: None, outside: None, strictly: None }
+        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, watched: None }
+    }
+
+    /// The same, watched by taps.
+    pub(super) fn watched(self, watched: Option<Watched>) -> Self {
+        Self { watched, ..self }
     }
 
     /// Which road it takes.
@@ -466,7 +474,13 @@ impl Drop for Account {
                 }
             });
         }
+        if let Some(watched) = self.watched.take() {
+            let (detail, ended) = noted.as_ref().map_or_else(|| (None, clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
+            watched.ended(self.worker.telemetry.nanos(), &self.seen, detail, (duration, ended));
+        }
         if let Some((detail, ended)) = noted {
+            let telemetry = &self.worker.telemetry;
+            telemetry.kept.note(|| telemetry.nanos(), &self.seen, &detail, (duration, ended));
             self.worker.record(&self.seen, detail, duration, ended);
         }
     }

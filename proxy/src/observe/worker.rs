@@ -21,6 +21,7 @@ use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
+use super::tap::{KnownTaps, Watched};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms};
 use crate::ground::fold::Folding;
@@ -36,7 +37,7 @@ const NOTES_KEPT_MAX: usize = 64;
 /// Number of the source `unknown`.
 pub(super) const SOURCE_UNKNOWN: u32 = 0;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// See the module. Not `Send`: nothing here is locked between threads.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ pub(super) struct Recorder {
     notes: RefCell<Vec<Box<Detail>>>,
     log: Output,
     spans: Output,
+    taps: RefCell<KnownTaps>,
     draw: Draw,
 }
 
@@ -119,6 +121,7 @@ impl Recorder {
             notes: RefCell::default(),
             log: Output::default(),
             spans: Output::default(),
+            taps: RefCell::default(),
             draw,
         }
     }
@@ -145,6 +148,15 @@ impl Recorder {
 
     fn wide_draw(&self) -> u128 {
         u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
+    }
+
+    /// Whether taps may show an exchange that begins; `parts`: of a request.
+    pub(super) fn watched(&self, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+        let taps = &self.telemetry.taps;
+        if taps.turn() == 0 {
+            return None;
+        }
+        self.taps.borrow_mut().judge(taps, self.telemetry.nanos(), direction, parts)
     }
 
     /// Fresh notes, in the room of used ones where there are any.
