@@ -83,9 +83,9 @@ fn url(text: &str) -> Result<String, String> {
 pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let Some(url) = args.url.clone() else { return of_one(&args) };
     let Some(from) = args.from.clone() else {
-        return Err(usage("error: say with --from NS/WORKLOAD who would send it".to_owned()));
+        return Err(usage("say with --from NS/WORKLOAD who would send it".to_owned()));
     };
-    let method = method(&args.method).map_err(|told| usage(format!("error: {told}")))?;
+    let method = method(&args.method).map_err(usage)?;
     output::block_on(async {
         let mut control = args.place.connect().await?;
         let heading = format!("a request from {from} would send {method} {url}");
@@ -112,7 +112,7 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 fn of_one(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let of_a_plan = args.from.is_some() || !args.headers.is_empty() || args.consumer.is_some() || args.address.is_some() || args.bearer.is_some();
     if of_a_plan {
-        return Err(usage(format!("error: `{}` is no METHOD URL; write for example GET http://catalog/items, or an id and nothing else", args.method)));
+        return Err(usage(format!("`{}` is no METHOD URL; write for example GET http://catalog/items, or an id and nothing else", args.method)));
     }
     let known = output::block_on(hops::run(&args.place, &args.method, args.output))?;
     Ok(if known { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -241,7 +241,8 @@ impl Shown {
 
     fn summary(&self) -> String {
         let Self { seen, lines, errors, dropped, rate, proxies, .. } = self;
-        let mut text = format!("{seen} seen at {proxies} proxies, {lines} shown, {errors} of them failed");
+        let several = if *proxies == 1 { "proxy" } else { "proxies" };
+        let mut text = format!("{seen} seen at {proxies} {several}, {lines} shown, {errors} of them failed");
         if *dropped > 0 {
             text += &format!("; {dropped} dropped ({rate} lines a second for each proxy: --rate)");
         }

@@ -56,7 +56,8 @@ pub(super) async fn run(board: Arc<Board>, mut tap: Aimed, request: TapRequest, 
                 if told.replace(proxies) == Some(proxies) {
                     continue;
                 }
-                TapNews { note: format!("watching {proxies} proxies"), ..TapNews::default() }
+                let several = if proxies == 1 { "proxy" } else { "proxies" };
+                TapNews { note: format!("watching {proxies} {several}"), ..TapNews::default() }
             }
             news = tap.tap.news() => match news {
                 Some(news) => news,

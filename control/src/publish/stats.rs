@@ -120,7 +120,7 @@ pub enum StatView {
 pub struct StatSubject {
     /// Of the service or workload.
     pub namespace: String,
-    /// The service called.
+    /// The service called; empty where it ended before one was chosen.
     pub service: String,
     /// `NAMESPACE/NAME`.
     pub route: String,
@@ -200,7 +200,7 @@ impl RowKey {
                     None => self.outbound || self.caller.1 == UNKNOWN,
                 };
                 let route = if view == StatView::Routes { &self.route } else { "" };
-                (counts && !self.service.1.is_empty()).then(|| subject(&self.service, route, String::new()))
+                counts.then(|| subject(&self.service, route, String::new()))
             }
             StatView::Workloads if self.outbound => {
                 let shown = *edge && from.is_none_or(|from| self.own.0 == *from);
