@@ -152,7 +152,7 @@ impl StatBook {
     fn sweep(&mut self, now_secs: u64) {
         self.swept_secs = now_secs;
         let oldest = now_secs.saturating_sub(WINDOW_SECS_MAX + 1);
-        let mut fresh = |slices: &mut Slices| {
+        let fresh = |slices: &mut Slices| {
             while slices.front().is_some_and(|(second, _)| *second < oldest) {
                 slices.pop_front();
             }

@@ -64,8 +64,9 @@ impl Account {
     }
 
     /// The same, watched by taps.
-    pub(super) fn watched(self, watched: Option<Watched>) -> Self {
-        Self { watched, ..self }
+    pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
+        self.watched = watched;
+        self
     }
 
     /// Which road it takes.
@@ -474,7 +475,7 @@ impl Drop for Account {
                 }
             });
         }
-        if let Some(watched) = self.watched.take() {
+        if let Some(watched) = &self.watched {
             let (detail, ended) = noted.as_ref().map_or_else(|| (None, clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
             watched.ended(self.worker.telemetry.nanos(), &self.seen, detail, (duration, ended));
         }

@@ -3,6 +3,7 @@
 mod forms;
 mod queue;
 mod scrape;
+mod taps;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -174,12 +174,12 @@ mod tests {
         let tapped = world.tapped().await.unwrap();
         assert_eq!((tapped.tap, tapped.lines.len(), tapped.seen, tapped.dropped), (7, 1, 1, 0), "{tapped:?}");
         assert!(tapped.lines[0].contains(r#""path":"/a?token=***""#) && tapped.lines[0].contains("client_gone"), "{tapped:?}");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         assert_eq!(world.obey(7, command(Duration::from_secs(10))), None);
-        tokio::time::sleep(Duration::from_secs(9)).await;
+        sleep(Duration::from_secs(9)).await;
         world.request();
         assert_eq!(world.tapped().await.unwrap().lines.len(), 1);
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        sleep(Duration::from_secs(10)).await;
         world.request();
         assert_eq!(world.tapped().await, None);
     }
@@ -193,10 +193,10 @@ mod tests {
         }
         assert!(world.obey(99, command(Duration::from_secs(60))).unwrap().error.contains("8 taps are open"));
         assert_eq!(world.obey(0, command(Duration::ZERO)), None);
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
         assert_eq!(world.obey(99, command(Duration::from_secs(60))), None);
         world.leases = TapLeases::default();
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
         world.request();
         assert_eq!(world.tapped().await, None);
     }
@@ -208,7 +208,7 @@ mod tests {
         world.obey(1, command(Duration::from_secs(60)));
         for _ in 0..1000 {
             world.request();
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
         }
         let (mut lines, mut seen, mut dropped) = (0, 0, 0);
         while let Some(tapped) = world.tapped().await {
