@@ -102,7 +102,7 @@ mod tests {
             "duration_ms": 12.5, "upstream_ms": null, "attempts": 2, "retries": [{"address": "10.77.0.4:8080", "reason": "connect_failed"}], "fault": null,
         });
         let server = json!({"proxy": "shop/catalog-v1", "direction": "inbound", "epoch": 4, "status": null, "reason": "client_gone", "attempts": 1});
-        insta::assert_snapshot!(text("r1", &[hop, server]), @"");
+        insta::assert_snapshot!("hops", text("r1", &[hop, server]));
     }
 
     proptest::proptest! {

@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn rows_read_as_a_table() {
         let text = table(View::Routes, &sorted(&rows(), Sort::Rps).unwrap());
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!("routes", text);
         assert_eq!(table(View::Services, &[]), "no requests now");
     }
 

@@ -171,7 +171,7 @@ mod tests {
         let mut rows = RequestRows::new(None, false);
         let row = rows.row(&line());
         let head = rows.head();
-        insta::assert_snapshot!(format!("{head}\n{row}"), @"");
+        insta::assert_snapshot!("row", format!("{head}\n{row}"));
         for (head_word, cell) in [("METHOD", "GET"), ("PATH", "/items"), ("STATUS", "503"), ("REASON", "no_endpoints"), ("LATENCY", "12.3 ms")] {
             let at = |text: &str, word: &str| text[..text.find(word).unwrap()].chars().count();
             assert_eq!(at(&head, head_word), at(&row, cell), "{head_word}\n{head}\n{row}");

@@ -475,13 +475,14 @@ impl Drop for Account {
                 }
             });
         }
+        let telemetry = &self.worker.telemetry;
+        let now = || telemetry.nanos_at(self.started + duration);
         if let Some(watched) = &self.watched {
-            let (detail, ended) = noted.as_ref().map_or_else(|| (None, clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
-            watched.ended(self.worker.telemetry.nanos(), &self.seen, detail, (duration, ended));
+            let (detail, ended) = noted.as_ref().map_or_else(|| (None, telemetry.clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
+            watched.ended(now(), &self.seen, detail, (duration, ended));
         }
         if let Some((detail, ended)) = noted {
-            let telemetry = &self.worker.telemetry;
-            telemetry.kept.note(|| telemetry.nanos(), &self.seen, &detail, (duration, ended));
+            telemetry.kept.note(now, &self.seen, &detail, (duration, ended));
             self.worker.record(&self.seen, detail, duration, ended);
         }
     }

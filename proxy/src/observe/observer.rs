@@ -132,7 +132,7 @@ impl Observer {
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
-        let watched = worker.watched(direction, Some(parts));
+        let watched = worker.watched(started, direction, Some(parts));
         let noted = watched.as_ref().is_some_and(|watched| watched.noted);
         if !logged && !tracing && !noted {
             return Account::new(Rc::clone(worker), seen, None, started).watched(watched);
@@ -165,7 +165,7 @@ impl Observer {
             seen.call = self.worker.connection(downstream);
         }
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
-        let watched = self.worker.watched(direction, None);
+        let watched = self.worker.watched(started, direction, None);
         let noted = watched.as_ref().is_some_and(|watched| watched.noted);
         let detail = (logged || noted).then(|| self.worker.notes(logged, None, direction, downstream));
         Account::new(Rc::clone(&self.worker), seen, detail, started).watched(watched)

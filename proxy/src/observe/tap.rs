@@ -187,11 +187,11 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// An exchange ended; `line` makes its line, if there are notes of it.
-    fn tell(&self, now: u64, line: impl FnOnce() -> Option<String>) {
+    /// An exchange ended; `line` makes its line, where there are notes of it.
+    fn tell(&self, now: u64, line: Option<impl FnOnce() -> String>) {
         self.seen.fetch_add(1, Ordering::Relaxed);
-        let line = if self.allowance.take(now) { line() } else { None };
-        let sent = line.is_some_and(|line| self.lines.try_send(line).is_ok());
+        let line = line.filter(|_| self.allowance.take(now));
+        let sent = line.is_some_and(|line| self.lines.try_send(line()).is_ok());
         self.dropped.fetch_add(u64::from(!sent), Ordering::Relaxed);
     }
 }
@@ -291,10 +291,7 @@ impl Watched {
         let fits = |place: usize| self.fitting & 1 << place != 0;
         let mut line = None;
         for (_, tap) in self.taps.iter().enumerate().filter(|(place, tap)| fits(*place) && tap.terms.takes_end(seen, times.0)) {
-            tap.tell(now, || {
-                let detail = detail?;
-                Some(line.get_or_insert_with(|| line_of(seen, detail, times)).clone())
-            });
+            tap.tell(now, detail.map(|detail| || line.get_or_insert_with(|| line_of(seen, detail, times)).clone()));
         }
     }
 }

@@ -164,9 +164,9 @@ impl Telemetry {
         self.kept.find(id)
     }
 
-    /// Nanoseconds since the start.
-    pub(super) fn nanos(&self) -> u64 {
-        u64::try_from(self.clock.now().saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
+    /// A moment as nanoseconds since the start.
+    pub(super) fn nanos_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Time, and the moment that the engine counts from: the same for the whole process.

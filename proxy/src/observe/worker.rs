@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::authorize::Ruling;
 use engine::failure::Reason;
@@ -150,13 +150,13 @@ impl Recorder {
         u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
     }
 
-    /// Whether taps may show an exchange that begins; `parts`: of a request.
-    pub(super) fn watched(&self, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+    /// Whether taps may show an exchange that begins now; `parts`: of a request.
+    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
         let taps = &self.telemetry.taps;
         if taps.turn() == 0 {
             return None;
         }
-        self.taps.borrow_mut().judge(taps, self.telemetry.nanos(), direction, parts)
+        self.taps.borrow_mut().judge(taps, self.telemetry.nanos_at(now), direction, parts)
     }
 
     /// Fresh notes, in the room of used ones where there are any.
