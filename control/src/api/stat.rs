@@ -19,7 +19,8 @@ pub(super) fn rows(board: &Board, request: &StatRequest) -> Result<Json, Status>
         "workloads" => StatView::Workloads,
         other => return Err(Status::invalid_argument(format!("there is no view `{other}`; there are services, routes and workloads"))),
     };
-    let window = request.window.and_then(|window| Duration::try_from(window).ok()).unwrap_or(WINDOW);
+    // What is no time at all is refused with what is too long.
+    let window = request.window.map_or(WINDOW, |window| Duration::try_from(window).unwrap_or_default());
     if !(1..=WINDOW_SECS_MAX).contains(&window.as_secs()) || window.subsec_nanos() > 0 {
         let told = format!("a window has whole seconds, 1 to {WINDOW_SECS_MAX}; for longer times ask Prometheus (docs/telemetry.md)");
         return Err(Status::invalid_argument(told));
