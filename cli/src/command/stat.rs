@@ -184,7 +184,7 @@ async fn watch(control: &mut Control, args: &StatArgs) -> anyhow::Result<()> {
     } else {
         (None, mpsc::channel(1).1)
     };
-    let mut sort = args.sort;
+    let (mut sort, mut interrupts) = (args.sort, terminal::interrupts()?);
     let mut every = tokio::time::interval(FRAME);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut answer = ask(control, args).await?;
@@ -194,7 +194,7 @@ async fn watch(control: &mut Control, args: &StatArgs) -> anyhow::Result<()> {
         }
         tokio::select! {
             biased;
-            Ok(()) = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupts.recv() => return Ok(()),
             Some(key) = keys.recv() => match (key, Sort::of_key(key)) {
                 (b'q', _) => return Ok(()),
                 (_, Some(wanted)) => sort = wanted,

@@ -143,13 +143,12 @@ pub(crate) fn run(args: TapArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
         let mut control = args.place.connect().await?;
         let mut stream = control.tap(args.request()).await.map_err(|status| client::refused(&status))?.into_inner();
-        let mut shown = Shown::new(&args);
+        let (mut shown, mut interrupts) = (Shown::new(&args), terminal::interrupts()?);
         let end = Instant::now() + args.lasts.unwrap_or(FOR_EVER);
         let ended = loop {
             let news = tokio::select! {
                 biased;
-                // Without signals it ends when it is killed.
-                Ok(()) = tokio::signal::ctrl_c() => break Ok(()),
+                _ = interrupts.recv() => break Ok(()),
                 () = sleep_until(end) => break Ok(()),
                 news = stream.message() => news,
             };
