@@ -45,6 +45,8 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/signals.rs"]
+mod signals;
 #[path = "foreign/storefront.rs"]
 mod storefront;
 #[path = "foreign/tls.rs"]

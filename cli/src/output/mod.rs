@@ -3,6 +3,7 @@
 mod error;
 mod log;
 mod progress;
+pub(crate) mod requests;
 mod table;
 pub(crate) mod terminal;
 

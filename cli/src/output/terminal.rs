@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 
+use anyhow::Context as _;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Keys that wait to be looked at.
@@ -23,6 +25,14 @@ pub(crate) fn size() -> Option<(usize, usize)> {
 /// Whether colours are wanted where a person looks (<https://no-color.org>).
 pub(crate) fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Ctrl-C from now on, also while nobody waits for it.
+///
+/// # Errors
+/// The operating system gives no signals.
+pub(crate) fn interrupts() -> anyhow::Result<Signal> {
+    signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")
 }
 
 /// What others said, as one line that does nothing to a terminal.

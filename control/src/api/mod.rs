@@ -5,11 +5,14 @@ mod audit;
 pub(crate) mod away;
 mod consumers;
 mod explain;
+mod find;
 mod get;
 mod keys;
 pub(crate) mod live;
 mod ready;
 mod rotate;
+mod stat;
+mod tap;
 mod wait;
 
 use std::pin::Pin;
@@ -20,8 +23,8 @@ use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
 use proto::mesh::{
-    ApplyRequest, CanariesRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, SteerCanaryRequest, TokenRequest, TokenResponse,
-    WaitRequest,
+    ApplyRequest, CanariesRequest, ExplainRequest, FindRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, StatRequest,
+    SteerCanaryRequest, TapNews, TapRequest, TokenRequest, TokenResponse, WaitRequest,
 };
 use proto::names::{Mode, NodeId};
 use tokio::sync::mpsc;
@@ -76,9 +79,10 @@ impl Api {
     }
 
     /// Runs `work` beside the answer's stream; it ends when the caller hangs up or we stop.
-    fn progress<F>(&self, work: impl FnOnce(Arc<Board>, mpsc::Sender<Result<Progress, Status>>) -> F) -> Response<Progresses>
+    fn progress<F, T>(&self, work: impl FnOnce(Arc<Board>, mpsc::Sender<Result<T, Status>>) -> F) -> Response<Answers<T>>
     where
         F: Future<Output = ()> + Send + 'static,
+        T: Send + 'static,
     {
         let (sender, receiver) = mpsc::channel(16);
         let (gone, stop) = (sender.clone(), self.stop.clone());
@@ -98,7 +102,8 @@ impl Api {
     }
 }
 
-type Progresses = Pin<Box<dyn Stream<Item = Result<Progress, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Progresses = Answers<Progress>;
 
 fn timeout(given: Option<prost_types::Duration>) -> Duration {
     given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero()).unwrap_or(TIMEOUT_DEFAULT)
@@ -113,6 +118,7 @@ impl Control for Api {
     type ApplyStream = Progresses;
     type WaitStream = Progresses;
     type RotateRootStream = Progresses;
+    type TapStream = Answers<TapNews>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
@@ -148,6 +154,21 @@ impl Control for Api {
         let edition = self.edition()?;
         let json = explain::run(&self.board, &edition, request.into_inner()).await?;
         Ok(Response::new(Json { json: json.to_string(), note: String::new() }))
+    }
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Answers<TapNews>>, Status> {
+        let request = request.into_inner();
+        let edition = self.edition()?;
+        let tap = tap::begin(&self.board, &edition, &request)?;
+        Ok(self.progress(|board, sender| tap::run(board, tap, request, sender)))
+    }
+
+    async fn stat(&self, request: Request<StatRequest>) -> Result<Response<Json>, Status> {
+        stat::rows(&self.board, &request.into_inner()).map(Response::new)
+    }
+
+    async fn find(&self, request: Request<FindRequest>) -> Result<Response<Json>, Status> {
+        find::run(&self.board, request.into_inner()).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<TokenRequest>) -> Result<Response<TokenResponse>, Status> {

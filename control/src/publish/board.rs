@@ -18,6 +18,8 @@ use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
+use super::stats::StatBook;
+use super::taps::TapBook;
 use super::trust::Roots;
 use super::versions::VersionBook;
 use crate::clock::Clock;
@@ -150,7 +152,7 @@ pub struct Correspondent {
     pub certificate: Option<Certificate>,
     /// Cumulative traffic.
     pub traffic: Traffic,
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
     stream: u64,
 }
@@ -165,6 +167,9 @@ pub struct Board {
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     plaintext: Mutex<PlaintextBook>,
     calls: Mutex<CallBook>,
+    pub(super) stats: Mutex<StatBook>,
+    /// Who watches requests.
+    pub taps: Arc<TapBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -190,6 +195,8 @@ impl Board {
             plaintext: Mutex::default(),
             calls: Mutex::default(),
             versions: Mutex::default(),
+            stats: Mutex::default(),
+            taps: Arc::default(),
             next: 1.into(),
             events,
             clock,
@@ -534,7 +541,7 @@ impl Board {
         self.present().into_iter().map(row).collect()
     }
 
-    fn ticket(&self) -> u64 {
+    pub(super) fn ticket(&self) -> u64 {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -42,7 +42,7 @@ pub enum Deed {
 }
 
 /// Every call of the API. One that is not named here is taken for a change.
-const CALLS: [(&str, Deed); 10] = [
+const CALLS: [(&str, Deed); 13] = [
     ("Apply", Deed::Change),
     ("Wait", Deed::Look),
     ("Get", Deed::Look),
@@ -53,6 +53,9 @@ const CALLS: [(&str, Deed); 10] = [
     ("Health", Deed::Look),
     ("Canaries", Deed::Look),
     ("SteerCanary", Deed::Change),
+    ("Tap", Deed::Look),
+    ("Stat", Deed::Look),
+    ("Find", Deed::Look),
 ];
 
 fn deed(path: &str) -> Deed {

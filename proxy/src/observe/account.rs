@@ -22,6 +22,7 @@ use super::event::{Event, EventKind};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
+use super::tap::Watched;
 use super::trace::Context;
 use super::under_way::UnderWayPlace;
 use super::worker::{HeadersSay, Recorder};
@@ -55,6 +56,8 @@ pub struct Account {
     place: UnderWayPlace,
     /// Which of its rule's backends counts it as a version of a canary; [`NOWHERE`]: none.
     counted_at: u32,
+    /// Taps that may show it.
+    watched: Option<Watched>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -69,7 +72,13 @@ pub enum FromOutside {
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
         let (headers, place) = (HeadersSay::Theirs, UnderWayPlace::NONE);
-        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE }
+        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE, watched: None }
+    }
+
+    /// The same, watched by taps.
+    pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
+        self.watched = watched;
+        self
     }
 
     /// What its headers say of its trace by now.
@@ -547,7 +556,14 @@ impl Drop for Account {
                 }
             });
         }
+        let telemetry = &self.worker.telemetry;
+        let now = || telemetry.nanos_at(self.started + duration);
+        if let Some(watched) = &self.watched {
+            let (detail, ended) = noted.as_ref().map_or_else(|| (None, telemetry.clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
+            watched.ended(now(), &self.seen, detail, (duration, ended));
+        }
         if let Some((detail, ended)) = noted {
+            telemetry.kept.note(now, &self.seen, &detail, (duration, ended));
             self.worker.record(&self.seen, detail, duration, ended);
         }
     }

@@ -5,6 +5,7 @@ mod forms;
 mod queue;
 mod scrape;
 mod traces;
+mod taps;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

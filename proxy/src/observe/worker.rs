@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::authorize::Ruling;
 use engine::failure::Reason;
@@ -21,6 +21,7 @@ use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
+use super::tap::{KnownTaps, Watched};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms, Remote};
 use super::under_way::{Guess, Link, UnderWay};
@@ -39,7 +40,7 @@ const NOTES_KEPT_MAX: usize = 64;
 /// Number of the source `unknown`.
 pub(super) const SOURCE_UNKNOWN: u32 = 0;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// See the module. Not `Send`: nothing here is locked between threads.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ pub(super) struct Recorder {
     spans: Output,
     /// Of the last second in which spans were kept that were not sampled: which, and how many.
     kept: Cell<(u64, u32)>,
+    taps: RefCell<KnownTaps>,
     draw: Draw,
 }
 
@@ -161,6 +163,7 @@ impl Recorder {
             log: Output::default(),
             spans: Output::default(),
             kept: Cell::default(),
+            taps: RefCell::default(),
             draw,
         }
     }
@@ -213,6 +216,15 @@ impl Recorder {
 
     fn wide_draw(&self) -> u128 {
         u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
+    }
+
+    /// Whether taps may show an exchange that begins now; `parts`: of a request.
+    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+        let taps = &self.telemetry.taps;
+        if taps.turn() == 0 {
+            return None;
+        }
+        self.taps.borrow_mut().judge(taps, self.telemetry.nanos_at(now), direction, parts)
     }
 
     /// Fresh notes, in the room of used ones where there are any.

@@ -1,5 +1,7 @@
 //! The Reports stream beside ADS: what this proxy is and does goes up, questions come down.
 
+mod taps;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +27,8 @@ use crate::status::logs::LogFilter;
 use crate::tls::dial::Uplink;
 use crate::tls::{Credential, CredentialCell, TrustCell};
 use crate::xds::{Backoff, NodeIdentity};
+
+use taps::TapLeases;
 
 /// Reports waiting to be sent; beyond it the stream waits.
 const REPORTS_AHEAD: usize = 16;
@@ -116,6 +120,8 @@ impl Reporter {
         let mut due = Instant::now();
         let mut told = Traffic::default();
         let mut calls = CallsTold::default();
+        let mut routes = self.telemetry.routes_from_now();
+        let mut taps = TapLeases::default();
         let mut said_draining = false;
         while fine {
             fine = tokio::select! {
@@ -123,8 +129,7 @@ impl Reporter {
                 command = commands.message() => match command {
                     Ok(Some(command)) => {
                         backoff.reset();
-                        self.obey(command, &reports);
-                        true
+                        self.obey(command, &reports, &mut taps).await
                     }
                     Ok(None) => return Status::unavailable("the control plane closed the stream"),
                     Err(status) => return status,
@@ -144,11 +149,12 @@ impl Reporter {
                 },
                 () = sleep_until(due) => {
                     let (traffic, called) = (self.traffic(born), self.telemetry.calls(&mut calls));
+                    let routes = self.telemetry.routes(&mut routes);
                     due = Instant::now() + if traffic.canaries.is_empty() { TRAFFIC_EVERY } else { CANARIES_EVERY };
                     let mut fine = true;
-                    if traffic != told {
+                    if traffic != told || !routes.is_empty() {
                         told.clone_from(&traffic);
-                        fine &= send(Told::Traffic(traffic)).await;
+                        fine &= send(Told::Traffic(Traffic { routes, ..traffic })).await;
                         // A stream that carries reports is a working one.
                         backoff.reset();
                     }
@@ -193,19 +199,31 @@ impl Reporter {
         }
     }
 
-    /// Answers a command in a task of its own: an explanation may have to fetch. Beyond the bound it is answered "busy" at once.
-    fn obey(&self, command: Command, reports: &mpsc::Sender<Report>) {
+    /// Answers a command in a task of its own: an explanation may have to fetch. Beyond the bound it is answered "busy" at once. False: the
+    /// stream has ended.
+    async fn obey(&self, command: Command, reports: &mpsc::Sender<Report>, taps: &mut TapLeases) -> bool {
         let id = command.id;
         // A command of a newer control plane is passed over.
-        let Some(asked) = command.kind else { return };
+        let Some(asked) = command.kind else { return true };
+        let asked = match asked {
+            Asked::Tap(tap) => {
+                let Some(refused) = taps.obey(id, tap, &self.telemetry, reports) else { return true };
+                return reports.send(Report { kind: Some(Told::Tapped(refused)) }).await.is_ok();
+            }
+            other => other,
+        };
         let permit = Arc::clone(&self.answering).try_acquire_owned();
         let (snapshots, logs, mode, reports) = (self.snapshots.clone(), self.logs.clone(), self.node.id.mode, reports.clone());
         let at = Time::of(&self.telemetry);
+        let telemetry = Arc::clone(&self.telemetry);
         tokio::spawn(async move {
             let answered = match (permit, asked) {
                 (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
                 (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, at).await,
                 (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, at),
+                (Ok(_), Asked::Find(ask)) => Ok(telemetry.find(&ask.id)),
+                // It was obeyed before.
+                (Ok(_), Asked::Tap(_)) => return,
                 (Ok(_), Asked::LogLevel(ask)) => {
                     logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
                 }
@@ -220,6 +238,7 @@ impl Reporter {
             };
             let _ = reports.send(Report { kind: Some(Told::Answer(answer)) }).await;
         });
+        true
     }
 }
 
