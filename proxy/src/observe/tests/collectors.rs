@@ -1,7 +1,6 @@
 //! Collectors that answer in every way there is, and what becomes of spans: over memory pipes, in virtual time.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -79,7 +78,10 @@ impl Collectors {
         Self { script: Arc::new(Mutex::new(script.into_iter().collect())), ..Self::default() }
     }
 
-    async fn answer(self, port: u16, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(self, port: u16, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let path = request.uri().to_string();
         let content_type = request.headers()["content-type"].to_str().unwrap().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
