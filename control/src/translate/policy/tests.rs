@@ -446,7 +446,7 @@ fn what_belongs_to_a_proxy_is_not_said_of_calls() {
         }
     }
     let world = telling(&[("older", 1, ROUTE, "tracing: {samplePercent: 9}"), ("p", 2, ROUTE, "tracing: {samplePercent: 1}")]);
-    let key = crate::world::ObjectKey::new(Kind::Telemetry, "shop", "p");
+    let key = ObjectKey::new(Kind::Telemetry, "shop", "p");
     let status = format!("{:?}", statuses(&world)[&key]);
     assert!(status.contains("HTTPRoute") && status.contains("Conflicted"), "{status}");
 }
