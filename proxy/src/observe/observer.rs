@@ -17,7 +17,7 @@ use super::labels::{Direction, MetricFamily, Wire};
 use super::record::Outline;
 use super::telemetry::Telemetry;
 use super::trace::Forms;
-use super::worker::{Recorder, SOURCE_UNKNOWN, Terms, Traced};
+use super::worker::{Recorder, SOURCE_UNKNOWN, TraceTerms, Traced};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
@@ -138,7 +138,7 @@ impl Observer {
         let keep = settings.filter(|_| tracing).map_or(Keep::default(), |settings| settings.keep);
         let infers = tracing && settings.is_some_and(|settings| settings.infer_links);
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let terms = Terms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
+        let terms = TraceTerms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
         let traced = worker.trace(parts, forms, terms);
         let context = traced.context;
         let sampled = context.is_some_and(|context| context.sampled);

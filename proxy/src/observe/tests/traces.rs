@@ -208,8 +208,7 @@ async fn an_only_request_is_the_guessed_parent() {
         let (app, peer) = (world.caller(Direction::Outbound, &snapshot, false), world.caller(Direction::Inbound, &snapshot, true));
         let mut inbound = parts(&[("traceparent", if sampled { ON } else { OFF })]);
         let server = world.observer.begin_http(Direction::Inbound, &snapshot, &mut inbound, &peer);
-        let more: Vec<_> =
-            (0..others).map(|_| world.observer.begin_http(Direction::Inbound, &snapshot, &mut parts(&[]), &peer)).collect();
+        let more: Vec<_> = (0..others).map(|_| world.observer.begin_http(Direction::Inbound, &snapshot, &mut parts(&[]), &peer)).collect();
         let mut outbound = parts(&[]);
         if forwards {
             outbound.headers.insert("traceparent", inbound.headers["traceparent"].clone());
@@ -378,6 +377,10 @@ async fn baggage_passes_untouched() {
         let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
         account.governed(&says(Some(50), Some(true)), &mut parts, (&app, None));
         let all: Vec<_> = parts.headers.get_all("baggage").iter().map(|value| value.to_str().unwrap()).collect();
-        assert_eq!((all, parts.headers["tracestate"].to_str().unwrap()), (vec![given[1].1, given[2].1], given[3].1), "{percent} {incoming}");
+        assert_eq!(
+            (all, parts.headers["tracestate"].to_str().unwrap()),
+            (vec![given[1].1, given[2].1], given[3].1),
+            "{percent} {incoming}"
+        );
     }
 }
