@@ -138,7 +138,8 @@ impl Observer {
         let keep = settings.filter(|_| tracing).map_or(Keep::default(), |settings| settings.keep);
         let infers = tracing && settings.is_some_and(|settings| settings.infer_links);
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let terms = TraceTerms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
+        let infers_now = (infers && direction == Direction::Outbound).then_some(started);
+        let terms = TraceTerms { tracing, threshold, keeps: keep.is_any(), infers: infers_now };
         let traced = worker.trace(parts, forms, terms);
         let context = traced.context;
         let sampled = context.is_some_and(|context| context.sampled);

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::authorize::Ruling;
 use engine::failure::Reason;
@@ -72,8 +72,8 @@ pub(super) struct TraceTerms {
     pub(super) threshold: u64,
     /// A span may be kept that is not sampled: it needs an id.
     pub(super) keeps: bool,
-    /// It may be taken for a part of what the application is answering.
-    pub(super) infers: bool,
+    /// It may be taken for a part of what the application is answering now.
+    pub(super) infers: Option<Instant>,
 }
 
 /// What the headers of a request say of its trace by now.
@@ -173,8 +173,10 @@ impl Recorder {
             return Traced { context: found.remote.map(of_caller), ..Traced::default() };
         }
         let mut link = TraceLink::None;
-        if terms.infers && !(forms.traceparent || forms.b3_single || forms.b3_multi) {
-            (found.remote, found.sampled, link) = self.guessed();
+        if let Some(now) = terms.infers
+            && !(forms.traceparent || forms.b3_single || forms.b3_multi)
+        {
+            (found.remote, found.sampled, link) = self.guessed(now);
         }
         let parent = found.remote.map(|remote| remote.span_id);
         let (sampled, headers) = match found.sampled {
@@ -198,8 +200,8 @@ impl Recorder {
     }
 
     /// Of what an application's request is a part that says nothing of a trace.
-    fn guessed(&self) -> (Option<Remote>, Option<bool>, TraceLink) {
-        match self.under_way.borrow().guess(self.telemetry.clock.now()) {
+    fn guessed(&self, now: Instant) -> (Option<Remote>, Option<bool>, TraceLink) {
+        match self.under_way.borrow().guess(now) {
             Guess::Nothing => (None, None, TraceLink::None),
             Guess::Only(Context { trace_id, span_id, sampled, .. }) => {
                 (Some(Remote { trace_id, span_id }), Some(sampled), TraceLink::Inferred)
