@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
-use super::event::{Event, EventKind};
+use super::event::{EventKind, SpanEvent};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
@@ -225,7 +225,7 @@ impl Account {
     fn happened(&mut self, kind: EventKind, address: Option<SocketAddr>, reason: Option<Reason>) {
         if let Some(detail) = &mut self.detail {
             let (clock, started) = (&self.worker.telemetry.clock, self.started);
-            detail.happened(|| Event { kind, after: clock.now().saturating_duration_since(started), address, reason });
+            detail.happened(|| SpanEvent { kind, after: clock.now().saturating_duration_since(started), address, reason });
         }
     }
 

@@ -11,13 +11,13 @@ use engine::failure::{Blame, Reason};
 use http::Version;
 use parking_lot::Mutex;
 
-use super::ending::Kept;
-use super::event::Event;
+use super::ending::KeepCause;
+use super::event::SpanEvent;
 use super::labels::Wire;
 use super::record::{Detail, Outline, Word, Words};
 use super::shape::Shape;
 use super::trace::Context;
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use crate::io::Mailbox;
 
 /// Records of one worker that wait to be encoded; beyond, they are dropped and counted. At 20,000/s what comes in 0.8 s.
@@ -55,9 +55,9 @@ pub(super) struct Record {
     /// Our span, or the caller's unsampled trace.
     pub(super) context: Option<Context>,
     /// Why it has a span although it was not sampled.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeepCause>,
     /// How it came by its trace.
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
     /// Nanoseconds since 1970.
     pub(super) started_nanos: u64,
     pub(super) duration: Duration,
@@ -88,7 +88,7 @@ pub(super) struct Batch {
     shapes: Vec<Arc<Shape>>,
     text: String,
     retries: Vec<(SocketAddr, Reason)>,
-    events: Vec<Event>,
+    events: Vec<SpanEvent>,
 }
 
 impl Batch {
@@ -170,7 +170,7 @@ impl Batch {
     }
 
     /// What happened to a record's exchange; known to spans only.
-    pub(super) fn events(&self, record: &Record) -> &[Event] {
+    pub(super) fn events(&self, record: &Record) -> &[SpanEvent] {
         let start = record.events.0 as usize;
         self.events.get(start..start + usize::from(record.events.1)).unwrap_or_default()
     }

@@ -17,7 +17,7 @@ use super::labels::{Direction, MetricFamily, Wire};
 use super::record::{Outline, Word, text};
 use super::telemetry::Telemetry;
 use super::trace::Forms;
-use super::worker::{Recorder, SOURCE_UNKNOWN, Terms, Traced, X_REQUEST_ID};
+use super::worker::{Recorder, SOURCE_UNKNOWN, TraceTerms, Traced, X_REQUEST_ID};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
@@ -140,7 +140,8 @@ impl Observer {
         let keep = settings.filter(|_| tracing).map_or(Keep::default(), |settings| settings.keep);
         let infers = tracing && settings.is_some_and(|settings| settings.infer_links);
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let terms = Terms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
+        let infers_now = (infers && direction == Direction::Outbound).then_some(started);
+        let terms = TraceTerms { tracing, threshold, keeps: keep.is_any(), infers: infers_now };
         let traced = worker.trace(parts, forms, terms);
         let context = traced.context;
         let sampled = context.is_some_and(|context| context.sampled);

@@ -9,11 +9,11 @@ use engine::model::{Cluster, Endpoint, InboundPort, Keep, Rule, Settings, Snapsh
 use http::{HeaderMap, Version, header, request::Parts};
 
 use super::calls::CALL_NONE;
-use super::ending::{Ending, Kept};
-use super::event::{EVENTS_LISTED_MAX, Event};
+use super::ending::{Ending, KeepCause};
+use super::event::{EVENTS_LISTED_MAX, SpanEvent};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use crate::tls::{Peer, TlsFacts};
 
 /// Longest text of a request that is kept for log and span: all of them end within 64 KiB.
@@ -135,9 +135,9 @@ pub(super) struct Detail {
     /// What makes a span of it that was not sampled.
     pub(super) keep: Keep,
     /// Why one was made of it.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeepCause>,
     /// How it came by its trace.
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
     pub(super) head: Option<Head>,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
@@ -147,7 +147,7 @@ pub(super) struct Detail {
     pub(super) tls: Option<TlsFacts>,
     pub(super) retries: Vec<(SocketAddr, Reason)>,
     /// What happened, for its span.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<SpanEvent>,
     /// How many more.
     pub(super) events_dropped: u32,
     pub(super) attempt_started: Option<Instant>,
@@ -215,7 +215,7 @@ impl Detail {
             context: None,
             keep: Keep::default(),
             kept: None,
-            link: Link::None,
+            link: TraceLink::None,
             head: None,
             downstream,
             local,
@@ -257,7 +257,7 @@ impl Detail {
     }
 
     /// Notes an event, where there may be a span.
-    pub(super) fn happened(&mut self, event: impl FnOnce() -> Event) {
+    pub(super) fn happened(&mut self, event: impl FnOnce() -> SpanEvent) {
         if !self.is_sampled() && !self.keep.is_any() {
             return;
         }

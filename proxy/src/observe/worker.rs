@@ -24,7 +24,7 @@ use super::shapes::Shapes;
 use super::tap::{KnownTaps, Watched};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms, Remote};
-use super::under_way::{Guess, Link, UnderWay};
+use super::under_way::{Guess, TraceLink, UnderWay};
 use crate::ground::fold::Folding;
 use crate::io::Draw;
 use crate::tls::Peer;
@@ -67,15 +67,15 @@ pub(super) struct Recorder {
 
 /// How a request's trace is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct TraceTerms {
     /// Spans go somewhere.
     pub(super) tracing: bool,
     /// Chance of a new trace to be sampled, of 2^32.
     pub(super) threshold: u64,
     /// A span may be kept that is not sampled: it needs an id.
     pub(super) keeps: bool,
-    /// It may be taken for a part of what the application is answering.
-    pub(super) infers: bool,
+    /// It may be taken for a part of what the application is answering now.
+    pub(super) infers: Option<Instant>,
 }
 
 /// What the headers of a request say of its trace by now.
@@ -96,7 +96,7 @@ pub(super) struct Traced {
     /// `None`: no trace.
     pub(super) context: Option<Context>,
     pub(super) headers: HeadersSay,
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
 }
 
 /// Where records of one kind go; opened with the first.
@@ -169,15 +169,17 @@ impl Recorder {
     }
 
     /// Continues or starts a trace. The caller's decision holds; without one a draw decides.
-    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, terms: Terms) -> Traced {
+    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, terms: TraceTerms) -> Traced {
         let mut found = trace::read(&parts.headers, forms);
         if !terms.tracing {
             let of_caller = |Remote { trace_id, span_id }| Context { trace_id, span_id: 0, parent: Some(span_id), sampled: false };
             return Traced { context: found.remote.map(of_caller), ..Traced::default() };
         }
-        let mut link = Link::None;
-        if terms.infers && !(forms.traceparent || forms.b3_single || forms.b3_multi) {
-            (found.remote, found.sampled, link) = self.guessed();
+        let mut link = TraceLink::None;
+        if let Some(now) = terms.infers
+            && !(forms.traceparent || forms.b3_single || forms.b3_multi)
+        {
+            (found.remote, found.sampled, link) = self.guessed(now);
         }
         let parent = found.remote.map(|remote| remote.span_id);
         let (sampled, headers) = match found.sampled {
@@ -190,7 +192,7 @@ impl Recorder {
         let trace_id = found.remote.map(|remote| remote.trace_id);
         // A decision travels on as it is, but not without ids: stock B3 propagators drop a bare `b3: 0` and start a sampled trace. Where nobody
         // has decided, ours must travel, lest the next hop draws again.
-        let as_it_came = !sampled && headers == HeadersSay::Ours && link == Link::None && !terms.keeps;
+        let as_it_came = !sampled && headers == HeadersSay::Ours && link == TraceLink::None && !terms.keeps;
         if let Some(trace_id) = trace_id.filter(|_| as_it_came) {
             return Traced { context: Some(Context { trace_id, span_id: 0, parent, sampled }), headers: HeadersSay::Theirs, link };
         }
@@ -201,11 +203,13 @@ impl Recorder {
     }
 
     /// Of what an application's request is a part that says nothing of a trace.
-    fn guessed(&self) -> (Option<Remote>, Option<bool>, Link) {
-        match self.under_way.borrow().guess(self.telemetry.clock.now()) {
-            Guess::Nothing => (None, None, Link::None),
-            Guess::Only(Context { trace_id, span_id, sampled, .. }) => (Some(Remote { trace_id, span_id }), Some(sampled), Link::Inferred),
-            Guess::Several(count) => (None, None, Link::Candidates(count)),
+    fn guessed(&self, now: Instant) -> (Option<Remote>, Option<bool>, TraceLink) {
+        match self.under_way.borrow().guess(now) {
+            Guess::Nothing => (None, None, TraceLink::None),
+            Guess::Only(Context { trace_id, span_id, sampled, .. }) => {
+                (Some(Remote { trace_id, span_id }), Some(sampled), TraceLink::Inferred)
+            }
+            Guess::Several(count) => (None, None, TraceLink::Candidates(count)),
         }
     }
 
