@@ -44,10 +44,17 @@ struct Plane {
 }
 
 fn world(spec: &str) -> World {
-    let text = format!(
+    read(manifests(spec))
+}
+
+fn manifests(spec: &str) -> String {
+    format!(
         "{SHOP}---\napiVersion: meshwright.dev/v1alpha1\nkind: Canary\nmetadata: {{name: c, namespace: shop}}\n\
          spec: {{serviceRef: {{name: catalog, port: 80}}, stable: v1, candidate: v2, {spec}}}\n"
-    );
+    )
+}
+
+fn read(text: String) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
     let mut changes = Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0);
     changes.push(Change::Synced(Origin::Folder));
@@ -219,10 +226,7 @@ async fn nobody_meets_a_candidate_that_is_not_ready() {
     // Aim: without a ready endpoint of the candidate no run begins, and that is said; once there is one it begins by itself.
     let folder = tempfile::tempdir().unwrap();
     let spec = "steps: [{weight: 10}]";
-    let mut lacking = world(spec);
-    let workload = lacking.get(&ObjectKey::new(Kind::Workload, "shop", "v2")).unwrap().key.clone();
-    lacking.apply(vec![Change::Deleted(workload)]);
-    let plane = Plane::start(folder.path(), lacking);
+    let plane = Plane::start(folder.path(), read(manifests(spec).replace("labels: {app: v2}", "labels: {app: other}")));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let row = plane.row();
     assert!(row["phase"].is_null() && row["weight"] == 0 && row["problem"].as_str().is_some_and(|why| why.contains("no ready endpoint")), "{row}");
