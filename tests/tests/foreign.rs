@@ -11,6 +11,8 @@ mod acme;
 mod browser;
 #[path = "foreign/callouts.rs"]
 mod callouts;
+#[path = "foreign/canary.rs"]
+mod canary;
 #[path = "foreign/curl.rs"]
 mod curl;
 #[path = "foreign/edge.rs"]

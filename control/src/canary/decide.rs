@@ -14,7 +14,8 @@ use crate::world::canary::{Canary, CanaryPhase, CanaryShare, CanaryStanding, Can
 pub const DECISIONS_MAX: usize = 32;
 /// Longest reason that is remembered, in characters.
 const WHY_CHARS_MAX: usize = 300;
-/// Where the test comes to no verdict, so many times `minRequests` without a harm that it could see are evidence enough.
+/// Where the test comes to no verdict, so many times `minRequests` without a harm that it could see are evidence enough for the next step; never for
+/// the last.
 pub const ENOUGH_TIMES: u64 = 10;
 
 /// One run of a canary.
@@ -32,6 +33,12 @@ pub struct CanaryRun {
     pub paused: Option<PauseCause>,
     /// What was decided, the oldest first.
     pub decisions: VecDeque<CanaryDecision>,
+    /// What was counted of the stable version in all of the run; it stays to be read after the end.
+    #[serde(default)]
+    pub stable: Tally,
+    /// The same of the candidate.
+    #[serde(default)]
+    pub candidate: Tally,
 }
 
 /// Why a canary is paused.
@@ -281,10 +288,12 @@ impl CanaryRun {
         if let Some(left) = step.hold.and_then(|hold| hold.checked_sub(held)).filter(|left| !left.is_zero()) {
             return Some(format!("held for another {} s: {}", left.as_secs() + 1, verdict.words));
         }
-        // Time alone promotes nothing.
-        let needs_evidence = step.hold.is_none() || self.is_last(spec);
-        let enough = verdict.good_enough || answered >= least.saturating_mul(ENOUGH_TIMES);
-        (needs_evidence && !enough).then(|| verdict.words.clone())
+        // Neither time nor many requests alone promote anything.
+        let enough = match self.is_last(spec) {
+            true => verdict.good_enough,
+            false => verdict.good_enough || step.hold.is_some() || answered >= least.saturating_mul(ENOUGH_TIMES),
+        };
+        (!enough).then(|| verdict.words.clone())
     }
 
     /// Whether the candidate has everything after this step.

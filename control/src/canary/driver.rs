@@ -22,12 +22,14 @@ use super::show;
 use super::tally::Tally;
 use crate::publish::board::{Board, Errand};
 use crate::store::Store;
-use crate::translate::canary_trouble;
+use crate::translate::{canary_trouble, canary_unready};
 use crate::world::canary::{Canary, CanaryAnalysis, CanaryBook, CanaryShare, content};
 use crate::world::{Object, ObjectKey, World};
 
 /// Between two looks while something may be decided.
 const TICK: Duration = Duration::from_millis(500);
+/// One comparison of both versions; see [`Sequential::compare`].
+const PERIOD: Duration = Duration::from_secs(2);
 /// Between two looks where nothing is under way.
 const REST: Duration = Duration::from_secs(30);
 /// Editions come in crowds: one look for those of this long.
@@ -85,6 +87,8 @@ struct Driven {
     gates: GatePanel,
     /// Why nothing changes.
     waiting: String,
+    /// Since when what comes is of the next comparison.
+    compared: Instant,
     /// Evidence has come since it was kept.
     unkept: bool,
 }
@@ -170,7 +174,7 @@ impl CanaryDriver {
         let kept = tokio::task::spawn_blocking(move || KeptCanary::load(&store)).await.unwrap_or_default();
         for KeptCanary { key, run, evidence } in kept {
             self.resumed.insert(run.standing.run.clone());
-            let driven = Driven { run, evidence, ..Driven::begin_with(CanaryRun::default(), &CanaryAnalysis::default()) };
+            let driven = Driven { run, evidence, ..Driven::begin_with(CanaryRun::default(), &CanaryAnalysis::default(), 1) };
             self.driven.insert(key, driven);
         }
     }
@@ -191,8 +195,7 @@ impl CanaryDriver {
         let gone = self.driven.len() != before;
         for (key, object) in &objects {
             let Some(spec) = content(object) else { continue };
-            let trouble = canary_trouble(world, object);
-            if self.renew(key, spec, trouble.as_deref()) {
+            if self.renew(world, key, spec, object) {
                 changed.insert((*key).clone());
             }
         }
@@ -200,7 +203,11 @@ impl CanaryDriver {
         for (key, object) in &objects {
             let Some(spec) = content(object) else { continue };
             let trouble = canary_trouble(world, object);
-            if self.drive(world, key, spec, trouble.as_deref()) {
+            let unready = canary_unready(world, object);
+            if let Some(driven) = self.driven.get_mut(key).filter(|driven| driven.run.is_outdated(spec)) {
+                // The stable version has everything meanwhile.
+                driven.waiting = unready.unwrap_or_default();
+            } else if self.drive(world, key, spec, trouble.as_deref()) {
                 changed.insert((*key).clone());
             }
         }
@@ -210,8 +217,8 @@ impl CanaryDriver {
         self.show(world);
     }
 
-    /// Begins a run where there is none, or another one is meant by now. True: one has begun.
-    fn renew(&mut self, key: &ObjectKey, spec: &Canary, trouble: Option<&str>) -> bool {
+    /// Begins a run where there is none, or another one is meant by now, once its candidate is ready. True: one has begun.
+    fn renew(&mut self, world: &World, key: &ObjectKey, spec: &Canary, object: &Object) -> bool {
         let why = match self.driven.get_mut(key) {
             Some(driven) if driven.run.is_outdated(spec) => "it says something else by now",
             Some(driven) => {
@@ -219,16 +226,18 @@ impl CanaryDriver {
                 driven.run.standing.digest = spec.digest();
                 return false;
             }
-            None if trouble.is_some() => return false,
             None => "it is new",
         };
-        self.begin(key, spec, why);
-        true
+        let begins = canary_unready(world, object).is_none() && (self.driven.contains_key(key) || canary_trouble(world, object).is_none());
+        if begins {
+            self.begin(key, spec, why);
+        }
+        begins
     }
 
     fn begin(&mut self, key: &ObjectKey, spec: &Canary, why: &str) {
         let now_ms = self.now_ms();
-        let mut driven = Driven::begin_with(CanaryRun::begin(key, spec, now_ms), &spec.analysis);
+        let mut driven = Driven::begin_with(CanaryRun::begin(key, spec, now_ms), &spec.analysis, comparisons(spec));
         // What was decided before stays to be read.
         driven.run.decisions = self.driven.get(key).map(|former| former.run.decisions.clone()).unwrap_or_default();
         let turn = CanaryTurn {
@@ -309,10 +318,11 @@ impl CanaryDriver {
         let edition = self.board.edition().ok_or("the manifests have not been read yet; try again in a moment")?;
         let object = edition.world.get(key).ok_or_else(|| format!("there is no {key}"))?;
         let spec = content(object).ok_or_else(|| format!("{key} is none"))?;
-        self.renew(key, spec, canary_trouble(&edition.world, object).as_deref());
+        self.renew(&edition.world, key, spec, object);
         let now_ms = self.now_ms();
-        let Some(driven) = self.driven.get_mut(key) else {
-            let why = canary_trouble(&edition.world, object).unwrap_or_default();
+        let unready = canary_unready(&edition.world, object);
+        let Some(driven) = self.driven.get_mut(key).filter(|driven| !driven.run.is_outdated(spec)) else {
+            let why = canary_trouble(&edition.world, object).or(unready).unwrap_or_default();
             return Err(format!("{key} has not begun: {why}"));
         };
         match driven.run.asked(spec, *verb)? {
@@ -321,7 +331,10 @@ impl CanaryDriver {
                 self.metrics.decided(turn.kind);
                 tracing::info!(canary = %key, turn = turn.kind.text(), "somebody said what becomes of a canary");
             }
-            None => self.begin(key, spec, "somebody asked for it"),
+            None => match unready {
+                Some(why) => return Err(format!("{key} cannot begin anew: {why}")),
+                None => self.begin(key, spec, "somebody asked for it"),
+            },
         }
         self.follow();
         self.tell(BTreeSet::from([key.clone()])).await;
@@ -358,7 +371,7 @@ impl CanaryDriver {
                     *phases.entry(driven.run.standing.phase.text()).or_insert(0) += 1;
                     driven.show(&object.key, spec, trouble.as_deref())
                 }
-                None => show::refused(&object.key, spec, trouble.as_deref()),
+                None => show::refused(&object.key, spec, trouble.or_else(|| canary_unready(world, object)).as_deref()),
             };
             rows.insert(object.key.clone(), row);
         }
@@ -368,15 +381,16 @@ impl CanaryDriver {
 }
 
 impl Driven {
-    fn begin_with(run: CanaryRun, analysis: &CanaryAnalysis) -> Self {
+    fn begin_with(run: CanaryRun, analysis: &CanaryAnalysis, comparisons: u32) -> Self {
         Self {
             run,
-            evidence: Sequential::new(asked(analysis, true)),
+            evidence: Sequential::new(asked(analysis, true, comparisons)),
             apart: None,
             stable: Tally::default(),
             candidate: Tally::default(),
             gates: GatePanel::default(),
             waiting: String::new(),
+            compared: Instant::now(),
             unkept: false,
         }
     }
@@ -389,13 +403,18 @@ impl Driven {
         if stable.requests == 0 && candidate.requests == 0 {
             return;
         }
-        self.stable.add(stable);
-        self.candidate.add(candidate);
+        for (all, more) in [(&mut self.stable, stable), (&mut self.run.stable, stable), (&mut self.candidate, candidate), (&mut self.run.candidate, candidate)] {
+            all.add(more);
+        }
         self.unkept = true;
-        if by_weight {
-            self.evidence.observe(stable, candidate);
-        } else {
-            self.apart.get_or_insert_with(|| Sequential::new(asked(&spec.analysis, false))).observe(stable, candidate);
+        let evidence = match by_weight {
+            true => &mut self.evidence,
+            false => self.apart.get_or_insert_with(|| Sequential::new(asked(&spec.analysis, false, comparisons(spec)))),
+        };
+        evidence.gather(stable, candidate);
+        if self.compared.elapsed() >= PERIOD {
+            evidence.compare();
+            self.compared = Instant::now();
         }
     }
 
@@ -423,8 +442,8 @@ impl Driven {
         let seen = show::Seen {
             run: &self.run,
             verdict: &self.verdict(),
-            stable: &self.stable,
-            candidate: &self.candidate,
+            stable: &self.run.stable,
+            candidate: &self.run.candidate,
             gates: self.gates.rows(),
             waiting: &self.waiting,
             trouble,
@@ -434,14 +453,21 @@ impl Driven {
 }
 
 /// What is asked of a candidate. `timed`: its latency, too.
-fn asked(analysis: &CanaryAnalysis, timed: bool) -> Analysis {
+fn asked(analysis: &CanaryAnalysis, timed: bool, comparisons: u32) -> Analysis {
     Analysis {
         max_error_increase: Some(analysis.errors_max_increase_percent / 100.0),
         quantile: analysis.latency_quantile / 100.0,
         max_latency_ratio: timed.then_some(analysis.latency_max_ratio),
         confidence: analysis.confidence,
+        comparisons,
         min_requests: analysis.min_requests,
     }
+}
+
+/// Comparisons of one run: all steps that go by weight are one, each other step is one.
+fn comparisons(spec: &Canary) -> u32 {
+    let apart = spec.steps.iter().filter(|step| !matches!(step.share, CanaryShare::Weight(_))).count();
+    1 + u32::try_from(apart).unwrap_or(u32::MAX - 1)
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct Analysis {
     pub max_latency_ratio: Option<f64>,
     /// 0.99: one canary in a hundred at most is found worse, or good enough, wrongly.
     pub confidence: f64,
+    /// So many comparisons of one canary, each with evidence of its own, share that.
+    pub comparisons: u32,
     /// Requests of the candidate below which it is never good enough.
     pub min_requests: u64,
 }
@@ -144,20 +146,24 @@ impl Sequential {
         (&self.stable, &self.candidate)
     }
 
-    /// What came of both since the last call, a few seconds in general. Both must have been met by chance in this time: what a match chose for the
-    /// candidate is no evidence.
-    pub fn observe(&mut self, stable: &Tally, candidate: &Tally) {
+    /// What came of both since the last call. Both must have been met by chance in this time: what a match chose for the candidate is no
+    /// evidence beside what chance did.
+    pub fn gather(&mut self, stable: &Tally, candidate: &Tally) {
         self.stable.add(stable);
         self.candidate.add(candidate);
-        if self.pending.1.requests == 0 {
-            // What the stable version did while the candidate had nothing to do is no match for what comes now.
-            self.pending.0 = Tally::default();
-        }
         self.pending.0.add(stable);
         self.pending.1.add(candidate);
+    }
+
+    /// A period is over, a few seconds long: what was gathered in it is compared, if it is enough; else it is put to what the next one brings.
+    pub fn compare(&mut self) {
         if self.pending.0.requests.min(self.pending.1.requests) >= ROUND_MIN {
             let (stable, candidate) = std::mem::take(&mut self.pending);
             self.round(&stable, &candidate);
+        }
+        if self.pending.1.requests == 0 {
+            // What the stable version did while the candidate had nothing to do is no match for what comes later.
+            self.pending.0 = Tally::default();
         }
     }
 
@@ -204,14 +210,18 @@ impl Sequential {
         ];
         let watched: Vec<(Cause, &Watch, Limits)> =
             watched.into_iter().filter_map(|(cause, watch, limits)| Some((cause, watch.as_ref()?, limits?))).collect();
-        let alpha = (1.0 - self.analysis.confidence) / watched.len().max(1) as f64;
+        let tests = watched.len().max(1) as f64 * f64::from(self.analysis.comparisons.max(1));
+        let alpha = (1.0 - self.analysis.confidence) / tests;
         let p_value = |cause: Cause| watched.iter().find(|(of, ..)| *of == cause).map_or(1.0, |(_, watch, _)| watch.p_value());
         let worse = watched.iter().filter(|(_, watch, _)| watch.p_value() <= alpha);
         let worse = worse.min_by(|one, other| one.1.p_value().total_cmp(&other.1.p_value())).map(|(cause, ..)| *cause);
         let good_log = self.analysis.good_log();
+        // Tunnels and copies have no time: where nothing was ever timed, errors alone say what is good.
+        let is_timed = |tally: &Tally| tally.buckets.iter().any(|count| *count > 0);
+        let timed: Vec<_> = watched.iter().filter(|(cause, ..)| *cause == Cause::Errors || is_timed(&self.stable) || is_timed(&self.candidate)).collect();
         let few = self.analysis.min_requests.saturating_sub(self.candidate.requests);
-        let good_enough = worse.is_none() && few == 0 && watched.iter().all(|(_, watch, _)| watch.good.log() >= good_log);
-        let needed: Option<Vec<u64>> = watched.iter().map(|(_, watch, limits)| watch.needed(*limits, good_log)).collect();
+        let good_enough = worse.is_none() && few == 0 && timed.iter().all(|(_, watch, _)| watch.good.log() >= good_log);
+        let needed: Option<Vec<u64>> = timed.iter().map(|(_, watch, limits)| watch.needed(*limits, good_log)).collect();
         let more_needed = needed.map(|all| all.into_iter().fold(few, u64::max)).filter(|_| worse.is_none() && !good_enough);
         let mut verdict = Verdict {
             p_value_errors: p_value(Cause::Errors),

@@ -283,4 +283,105 @@ mod tests {
         let gate = CanaryGate::Webhook { url: "http://me:secret@tests/".to_owned(), timeout: Duration::from_secs(1) };
         assert!(uri(&gate).unwrap_err().contains("password"));
     }
+
+    fn question() -> GateQuestion {
+        let mut candidate = Tally::default();
+        candidate.record(true, 3.0);
+        let canary = ObjectKey::new(crate::world::Kind::Canary, "shop", "catalog");
+        GateQuestion { canary, step: 2, steps: 3, weight: 25, stable: Tally::default(), candidate }
+    }
+
+    /// Whoever asks there gets this answer, byte for byte; nothing where it is empty. What was asked.
+    async fn server(answer: &'static str) -> (String, tokio::sync::oneshot::Receiver<String>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/verify", listener.local_addr().unwrap());
+        let (sender, asked) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = vec![0; 4096];
+            let mut read = 0;
+            let body = |text: &str| text.split_once("\r\n\r\n").is_some_and(|(_, body)| serde_json::from_str::<Value>(body).is_ok());
+            while !body(&String::from_utf8_lossy(&bytes[..read])) {
+                read += stream.read(&mut bytes[read..]).await.unwrap();
+            }
+            sender.send(String::from_utf8_lossy(&bytes[..read]).into_owned()).unwrap();
+            if answer.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        (url, asked)
+    }
+
+    /// Aim: a webhook is told the canary, the step and both versions' numbers, and its answer counts; one that is silent, or is not there, is away,
+    /// after its own time.
+    #[tokio::test]
+    async fn a_webhook_is_asked_and_waited_for() {
+        let call = async |url: String| {
+            let gate = CanaryGate::Webhook { url, timeout: Duration::from_millis(300) };
+            ask(&Index::default(), &gate, &question(), &GateRoots::default()).await
+        };
+        let (url, asked) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let said = call(url).await;
+        assert!(said.passed, "{said:?}");
+        let asked = asked.await.unwrap();
+        let body: Value = serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert!(asked.starts_with("POST /verify HTTP/1.1\r\n") && asked.contains("content-type: application/json"), "{asked}");
+        assert_eq!((&body["step"], &body["weight"], &body["canary"]["name"]), (&json!(2), &json!(25), &json!("catalog")));
+        assert_eq!((&body["candidate"]["requests"], &body["candidate"]["errors"], &body["stable"]["p99_ms"]), (&json!(1), &json!(1), &Value::Null));
+        let (silent, _asked) = server("").await;
+        for (url, told) in [(silent, "no answer within 300 ms"), ("http://127.0.0.1:1/".to_owned(), "127.0.0.1:1: ")] {
+            let said = call(url).await;
+            assert!(said.away && !said.passed && said.words.contains(told), "{said:?}");
+        }
+    }
+
+    /// Aim: a name of the mesh leads to its Service's endpoints, seen from the canary's namespace; any other is left to the resolver; pods that take
+    /// mesh TLS alone are said to.
+    #[test]
+    fn names_of_the_mesh_lead_to_endpoints() {
+        use crate::source::{FileChange, Folder};
+        use crate::world::{Allocations, World, WorldSettings};
+
+        let text = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: verify, namespace: shop, labels: {app: verify}}
+spec: {serviceAccount: verify, addresses: [10.1.0.1], ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: tests, namespace: shop}
+spec: {selector: {app: verify}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: MODE}}
+";
+        let found = |mode: &str, namespace: &str, url: &str| {
+            let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.replace("MODE", mode))) };
+            let mut world = World::new(WorldSettings::default(), Allocations::default());
+            world.apply(Folder::default().update(vec![change], 0));
+            known(world.index(), namespace, &url.parse().unwrap())
+        };
+        let endpoint: Vec<SocketAddr> = vec!["10.1.0.1:8080".parse().unwrap()];
+        for (namespace, url, addresses) in [
+            ("shop", "http://tests/verify", Some(&endpoint)),
+            ("other", "http://tests.shop/verify", Some(&endpoint)),
+            ("other", "http://tests.shop.svc/verify", Some(&endpoint)),
+            ("other", "http://tests.shop.svc.cluster.local:80/verify", Some(&endpoint)),
+            ("other", "http://tests/verify", None),
+            ("shop", "http://tests.example/verify", None),
+        ] {
+            assert_eq!(found("Permissive", namespace, url).as_ref().map(Option::as_ref), Ok(addresses), "{url}");
+        }
+        assert!(found("Permissive", "shop", "http://tests:81/").unwrap_err().contains("no ready endpoint"));
+        assert!(found("Strict", "shop", "http://tests/").unwrap_err().contains("mesh TLS alone"));
+    }
 }

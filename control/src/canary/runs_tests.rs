@@ -51,7 +51,7 @@ const STEPS: &[(f64, u32)] = &[(0.05, 30), (0.25, 30), (0.5, 30)];
 const WORLD: World = World { per_period: 200, weights: STEPS, rough: false };
 
 fn asked() -> Analysis {
-    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, min_requests: 200 }
+    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, comparisons: 1, min_requests: 200 }
 }
 
 /// What came of one version in one period.
@@ -94,7 +94,8 @@ fn run(seed: u64, world: World, stable: Version, candidate: Version) -> End {
             let mine = (0..world.per_period).filter(|_| rng.f64() < *weight).count() as u64;
             let first = period(&mut rng, &first_times.0[wave], world.per_period - mine, stable, WAVE[wave], world.rough);
             let second = period(&mut rng, &second_times.0[wave], mine, candidate, WAVE[wave], world.rough);
-            evidence.observe(&first, &second);
+            evidence.gather(&first, &second);
+            evidence.compare();
             let verdict = evidence.verdict();
             if verdict.good_enough {
                 good_at = good_at.or(Some(evidence.tallies().1.requests));

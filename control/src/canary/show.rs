@@ -15,7 +15,7 @@ pub(super) struct Seen<'a> {
     pub(super) run: &'a CanaryRun,
     /// What the test says.
     pub(super) verdict: &'a Verdict,
-    /// What was counted in this step.
+    /// What was counted in this run.
     pub(super) stable: &'a Tally,
     /// The same.
     pub(super) candidate: &'a Tally,

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 
 use proto::mesh::{self, BackendPolicy, CanaryVersion};
 use proto::names::BAD_BACKEND;
+use proto::xds::core::HealthStatus;
 use proto::xds::route::HeaderMatcher;
 use proto::xds::route::weighted_cluster::ClusterWeight;
 
 use super::advice::Finding;
 use super::attach::{self, Backend};
+use super::endpoint;
 use super::protocol::{self, Protocol};
 use super::refusal::WhyNot;
 use super::rule::{Frontend, attach_policy};
@@ -143,6 +145,16 @@ pub(super) fn unresolved(index: &Index, object: &Object) -> Option<WhyNot> {
 /// Why nothing is decided about a canary just now: it is refused, or a version is missing.
 pub fn canary_trouble(world: &World, object: &Object) -> Option<String> {
     refusal(world, object).or_else(|| unresolved(world.index(), object)).map(|why| why.message)
+}
+
+/// Why a run cannot begin yet: nobody of the candidate is ready, and whoever met it would meet a failure.
+pub fn canary_unready(world: &World, object: &Object) -> Option<String> {
+    let (index, spec) = (world.index(), content(object)?);
+    let name = (object.key.namespace.clone(), spec.candidate.clone());
+    let view = index.services.get(&name)?;
+    let targets = endpoint::targets(index, view, endpoint::port_of(view, spec.port)?);
+    let ready = targets.iter().any(|target| target.health == HealthStatus::Healthy);
+    (!ready).then(|| format!("Service {}/{} has no ready endpoint yet", name.0, name.1))
 }
 
 fn speaks(index: &Index, service: &Name, port: u16) -> Option<Protocol> {

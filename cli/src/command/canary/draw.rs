@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::output::terminal::harmless;
 use crate::output::{Columns, milliseconds};
 
-/// Decisions that are drawn, the newest last; `-o json` has all that are kept.
+/// Decisions that are drawn, the newest, and last where the eye is; `-o json` has all that are kept.
 const DECISIONS_SHOWN: usize = 8;
 /// Width of the bar of weights.
 const BAR: usize = 40;
@@ -47,41 +47,48 @@ pub(super) fn all(rows: &[Value], colours: bool) -> String {
 }
 
 fn one(row: &Value, paint: Paint) -> String {
-    let text = |field: &str| harmless(row[field].as_str().unwrap_or_default());
-    let name = paint.bold(&format!("{}/{}", text("namespace"), text("name")));
-    let (stable, candidate) = (text("stable_service"), text("candidate_service"));
-    let mut drawn = format!("{name}   {}   {stable} -> {candidate}\n\n", paint.phase(&text("phase")));
+    let name = paint.bold(&format!("{}/{}", text(&row["namespace"]), text(&row["name"])));
+    let phase = row["phase"].as_str().map_or_else(|| paint.phase("Not begun"), |phase| paint.phase(&harmless(phase)));
+    let versions = format!("{} -> {}", text(&row["stable"]["service"]), text(&row["candidate"]["service"]));
+    let mut drawn = format!("{name}   {phase}   {versions}\n\n");
     drawn += &format!("  {}\n  {}\n\n", steps(row, paint), bar(row["weight"].as_u64().unwrap_or(0)));
-    drawn += &indented(&versions(row));
-    if let Some(tests) = tests(row) {
+    drawn += &indented(&table(row));
+    if let Some(tests) = tests(&row["verdict"]) {
         drawn += &format!("  {tests}\n");
     }
-    let waiting = text("why");
-    if !waiting.is_empty() {
-        drawn += &format!("\n  {}\n", paint.bold(&waiting));
+    for gate in row["gates"].as_array().into_iter().flatten() {
+        let said = if gate["why"].is_string() { text(&gate["why"]) } else { format!("{}: not asked yet", text(&gate["gate"])) };
+        drawn += &format!("  {} {said}\n", if gate["verdict"] == "Passed" { "✓" } else { "·" });
+    }
+    // Why nothing is decided, what it waits for, or how it ended.
+    if let Some(why) = ["problem", "waiting_for", "reason"].into_iter().find_map(|field| row[field].as_str()).filter(|why| !why.is_empty()) {
+        drawn += &format!("\n  {}\n", paint.bold(&harmless(why)));
     }
     let decisions = row["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !decisions.is_empty() {
         drawn.push('\n');
     }
-    // The newest are first in the answer, and last on the screen, where the eye is.
-    for decision in decisions.iter().take(DECISIONS_SHOWN).rev() {
-        let words = harmless(decision["words"].as_str().or(decision["verdict"].as_str()).unwrap_or_default());
-        drawn += &format!("  {}  {words}\n", paint.dim(clock(decision)));
+    for decision in decisions.iter().skip(decisions.len().saturating_sub(DECISIONS_SHOWN)) {
+        let clock = decision["time"].as_str().and_then(|time| time.get(11..19)).unwrap_or("--:--:--");
+        drawn += &format!("  {}  {}\n", paint.dim(clock), words(decision));
     }
     drawn
 }
 
-/// `10:31:07` of a time.
-fn clock(decision: &Value) -> &str {
-    decision["time"].as_str().and_then(|time| time.get(11..19)).unwrap_or("--:--:--")
+fn text(value: &Value) -> String {
+    harmless(value.as_str().unwrap_or_default())
+}
+
+/// What was decided, and why.
+fn words(decision: &Value) -> String {
+    let why = text(&decision["why"]);
+    let colon = if why.is_empty() { "" } else { ": " };
+    format!("{}{colon}{why}", text(&decision["verdict"]))
 }
 
 /// One decision, as a line of its own.
 pub(super) fn decision(row: &Value, decision: &Value) -> String {
-    let text = |value: &Value| harmless(value.as_str().unwrap_or_default());
-    let words = if decision["words"].is_string() { &decision["words"] } else { &decision["verdict"] };
-    format!("{} {}/{} {}", text(&decision["time"]), text(&row["namespace"]), text(&row["name"]), text(words))
+    format!("{} {}/{} {}", text(&decision["time"]), text(&row["namespace"]), text(&row["name"]), words(decision))
 }
 
 /// All steps, those that are done ticked, and the one that it is at marked.
@@ -113,7 +120,7 @@ fn bar(weight: u64) -> String {
 }
 
 /// Both versions, in the run's own numbers.
-fn versions(row: &Value) -> String {
+fn table(row: &Value) -> String {
     let mut table = Columns::new(&[("", ""), ("REQUESTS", ""), ("FAILED", ""), ("P50", ""), ("P99", "")]);
     for name in ["stable", "candidate"] {
         let version = &row[name];
@@ -126,8 +133,8 @@ fn versions(row: &Value) -> String {
 }
 
 /// How sure it is that the candidate is worse.
-fn tests(row: &Value) -> Option<String> {
-    let told = |field: &str, name: &str| row[field].as_f64().map(|p_value| format!("{name}: p = {}", p_words(p_value)));
+fn tests(verdict: &Value) -> Option<String> {
+    let told = |field: &str, name: &str| verdict[field].as_f64().map(|p_value| format!("{name}: p = {}", p_words(p_value)));
     let told: Vec<String> = [told("p_value_errors", "more errors"), told("p_value_latency", "slower")].into_iter().flatten().collect();
     (!told.is_empty()).then(|| format!("worse?  {}", told.join("   ")))
 }
@@ -150,16 +157,22 @@ mod tests {
         let steps = json!([
             {"match": ["x-beta: 1"]}, {"mirror_percent": 10.0}, {"weight": 20, "hold_ms": 10_000.0}, {"weight": 50, "approve": true}, {"weight": 100}
         ]);
+        let over = matches!(phase, "Promoted" | "RolledBack");
+        let verdict = json!({"p_value_errors": 0.000_012, "p_value_latency": 0.44, "words": "not enough evidence yet"});
         json!({
-            "namespace": "shop", "name": "catalog", "stable_service": "catalog-v1", "candidate_service": "catalog-v2",
-            "phase": phase, "step": step, "weight": weight, "steps": steps,
-            "stable": {"requests": 1940, "errors": 2, "p50_ms": 1.9, "p99_ms": 8.41},
-            "candidate": {"requests": 481, "errors": 24, "p50_ms": 2.0, "p99_ms": 8.1},
-            "p_value_errors": 0.000_012, "p_value_latency": 0.44,
-            "why": "needs about 230 more requests of the candidate",
+            "namespace": "shop", "name": "catalog", "phase": phase, "step": step, "weight": weight, "steps": steps,
+            "stable": {"service": "catalog-v1", "requests": 1940, "errors": 2, "p50_ms": 1.9, "p99_ms": 8.41},
+            "candidate": {"service": "catalog-v2", "requests": 481, "errors": 24, "p50_ms": 2.0, "p99_ms": 8.1},
+            "verdict": if over { Value::Null } else { verdict },
+            "reason": "worse: 4.99 % of 481 requests failed, 0.10 % of the stable version's 1940",
+            "waiting_for": if over { Value::Null } else { json!("not enough evidence yet: needs about 230 more requests of the candidate") },
+            "gates": [
+                {"gate": "webhook http://tests/", "verdict": "NotAsked", "why": null},
+                {"gate": "prometheus http://p:9090", "verdict": "Passed", "why": "prometheus http://p:9090: 0.2"},
+            ],
             "decisions": [
-                {"time": "2026-12-01T12:31:19.123Z", "verdict": "RolledBack", "words": "worse: \u{1b}[2J4.99 % failed"},
-                {"time": "2026-12-01T12:31:07Z", "verdict": "Advance", "words": "step 3 of 5: 20 %"},
+                {"time": "2026-12-01T12:31:07Z", "verdict": "Advance", "why": "step 2 is over"},
+                {"time": "2026-12-01T12:31:19.123Z", "verdict": "Rollback", "why": "worse: \u{1b}[2J4.99 % failed"},
             ],
         })
     }
@@ -195,6 +208,6 @@ mod tests {
     #[test]
     fn decisions_are_lines() {
         let row = row("Progressing", 3, 20);
-        assert_eq!(decision(&row, &row["decisions"][1]), "2026-12-01T12:31:07Z shop/catalog step 3 of 5: 20 %");
+        assert_eq!(decision(&row, &row["decisions"][0]), "2026-12-01T12:31:07Z shop/catalog Advance: step 2 is over");
     }
 }
