@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
+use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFilter, LogFormat, LogSink, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -84,6 +84,12 @@ pub struct Settings {
     pub access_log: bool,
     /// In which form.
     pub log_format: LogFormat,
+    /// Which exchanges are told of; `None`: all.
+    pub log_filter: Option<Arc<LogFilter>>,
+    /// Share of the exchanges that went well that is written, of 2^32.
+    pub log_success_threshold: u64,
+    /// Where lines go; none: to standard output.
+    pub log_sinks: Vec<LogSink>,
     /// OTLP/gRPC endpoint for spans, if any.
     pub otlp_endpoint: Option<String>,
     /// Chance of a new trace to be sampled, of 2^32.
