@@ -272,6 +272,9 @@ fn describe(world: &World) -> String {
         let set = snapshot.settings.as_ref().unwrap();
         let (deny, log, otlp) = (set.outside_mesh_denied, set.access_log, set.otlp_endpoint.as_deref().unwrap_or("none"));
         writeln!(out, "  proxy {} deny {deny} log {log} otlp {otlp} {:?}", set.trust_domain, set.span_attributes).unwrap();
+        if let Some(zipkin) = &set.zipkin_endpoint {
+            writeln!(out, "  spans by {:?}, and to {zipkin}", set.otlp_protocol).unwrap();
+        }
         writeln!(out, "  life {:?} at {} % series {}", set.leaf_life, set.rotate_at_percent, set.metric_series_max).unwrap();
         writeln!(out, "  account {} addresses {:?}", set.service_account, set.own_addresses).unwrap();
         set.probes.iter().for_each(|probe| writeln!(out, "  probe {} {}", probe.port, probe.path.as_deref().unwrap_or("tcp")).unwrap());

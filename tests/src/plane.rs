@@ -87,6 +87,7 @@ impl Plane {
             ca_file: None,
             external: ExternalArgs::default(),
             otlp_endpoint: None,
+        otlp_protocol: control::world::telemetry::OtlpProtocol::Grpc,
             log_level: "info".to_owned(),
         }
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::serve::tls::CertificateNames;
+use crate::world::telemetry::{Otlp, OtlpProtocol};
 use crate::world::{Origin, Ranges, WorldSettings};
 
 /// The control plane's Unix socket within the data folder.
@@ -62,9 +63,12 @@ pub struct ControlArgs {
     /// An authority of the user's own
     #[command(flatten)]
     pub external: ExternalArgs,
-    /// Where proxies send spans unless a Telemetry object says so
+    /// Where proxies, and the control plane itself, send spans unless a Telemetry object says so
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+    /// How spans travel there: `grpc` or `http/protobuf`
+    #[arg(long, value_name = "PROTOCOL", default_value = "grpc", env = "OTEL_EXPORTER_OTLP_PROTOCOL", value_parser = otlp_protocol)]
+    pub otlp_protocol: OtlpProtocol,
     /// Log filter, such as `info` or `control=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESHWRIGHT_LOG")]
     pub log_level: String,
@@ -112,10 +116,12 @@ impl ControlArgs {
         let mut ranges = Ranges::default();
         pick("--service-cidr", &self.service_cidr, &mut ranges.services)?;
         pick("--instance-cidr", &self.instance_cidr, &mut ranges.instances)?;
-        let (bridge, otlp_endpoint) = (self.bridge_address, self.otlp_endpoint.clone());
+        let protocol = self.otlp_protocol;
+        let given = self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty());
+        let (bridge, otlp) = (self.bridge_address, given.map(|endpoint| Otlp { endpoint, protocol }));
         let cluster_ranges = self.service_cidr.iter().chain(&self.instance_cidr).map(IpNet::trunc).collect();
         let in_cluster = self.kubernetes;
-        Ok(WorldSettings { origins, in_cluster, cluster_ranges, ranges, bridge, otlp_endpoint, folder, ..WorldSettings::default() })
+        Ok(WorldSettings { origins, in_cluster, cluster_ranges, ranges, bridge, otlp, folder, ..WorldSettings::default() })
     }
 
     /// Names on our certificate: every address we may be reached at, and what was asked for.
@@ -148,6 +154,15 @@ fn folder(config: &Path) -> anyhow::Result<PathBuf> {
         bail!("--config {}: not a folder", config.display());
     }
     Ok(folder)
+}
+
+/// As OpenTelemetry's specification spells it; empty: the default.
+fn otlp_protocol(text: &str) -> Result<OtlpProtocol, String> {
+    match text {
+        "grpc" | "" => Ok(OtlpProtocol::Grpc),
+        "http/protobuf" => Ok(OtlpProtocol::Http),
+        _ => Err(format!("`{text}` is not spoken; give `grpc` or `http/protobuf`")),
+    }
 }
 
 /// Plaintext leaves no machine.
@@ -219,6 +234,17 @@ mod tests {
         assert_eq!(ranges(&["--kubernetes"]), Vec::<String>::new());
         assert_eq!(ranges(&["--kubernetes", "--service-cidr", "10.32.0.1/16"]), ["10.32.0.0/16"]);
         assert_eq!(ranges(&[]).len(), 4);
+    }
+
+    #[test]
+    fn spans_travel_as_the_environment_says() {
+        // Aim: both spellings are known, an empty variable says nothing, and what is not spoken is refused by name.
+        let otlp = |flags: &[&str]| parse(flags).world().unwrap().otlp.map(|otlp| (otlp.endpoint, otlp.protocol));
+        assert_eq!(otlp(&[]), None);
+        let http = |endpoint: &str| Some((endpoint.to_owned(), OtlpProtocol::Http));
+        assert_eq!(otlp(&["--otlp-endpoint", "http://c:4318", "--otlp-protocol", "http/protobuf"]), http("http://c:4318"));
+        assert_eq!(otlp(&["--otlp-endpoint", "", "--otlp-protocol", ""]), None);
+        assert!(try_parse(&["--otlp-protocol", "http/json"]).unwrap_err().to_string().contains("http/protobuf"));
     }
 
     #[test]

@@ -27,7 +27,8 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
     let fields = [
         ("accessLog.enabled", spec.access_log.is_some()),
         ("accessLog.format", spec.log_format.is_some()),
-        ("tracing.otlp", spec.otlp_endpoint.is_some()),
+        ("tracing.otlp", spec.otlp.is_some()),
+        ("tracing.zipkin", spec.zipkin_endpoint.is_some()),
         ("tracing.samplePercent", spec.sample_percent.is_some()),
         ("tracing.attributes", spec.attributes.is_some()),
         ("metrics.seriesMax", spec.series_max.is_some()),

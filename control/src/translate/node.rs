@@ -13,7 +13,7 @@ use proto::xds::core::HealthStatus;
 use super::cluster::targets;
 use super::edge::client;
 use super::edge_listeners::{self, Family};
-use super::{attach, dns, settings};
+use super::{attach, collectors, dns};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};
@@ -25,7 +25,7 @@ pub fn node_order(world: &World) -> NodeOrder {
     NodeOrder {
         instances: started.filter_map(|instance| instance_order(world, instance)).collect(),
         gateways: gateways(world),
-        relays: settings::relays(world),
+        relays: collectors::relays(world),
         services: index.services.values().filter_map(|view| virtual_service(index, view)).collect(),
         epoch: 0,
         synced: world.synced(),

@@ -1,25 +1,18 @@
 //! ProxyConfig: what a proxy must know about itself, and what it is to tell about its traffic.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
 use proto::mesh::access_log::Format;
-use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
-use proto::names::Mode;
+use proto::mesh::{AccessLog, AppProbe, ProxyConfig, Tracing};
+use proto::names::{Mode, NodeId};
 
 use super::mtls::{AppliesTo, applies, place};
-use super::{Audience, edge_account};
+use super::{Audience, collectors, edge_account};
 use crate::world::telemetry::{LogForm, Telemetry};
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Name, Object, Spec, World};
-
-/// First port at which the node agent relays loopback OTLP endpoints.
-const RELAY_PORT_FIRST: u16 = 15400;
-/// Most relays.
-const RELAYS_MAX: usize = 100;
-/// Share of new traces where nobody says one.
-const SAMPLE_PERCENT_DEFAULT: f64 = 100.0;
 
 /// The content of a Telemetry.
 pub(super) fn content(object: &Object) -> Option<&Telemetry> {
@@ -61,7 +54,8 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
     for (_, spec) in found {
         all.access_log = all.access_log.or(spec.access_log);
         all.log_format = all.log_format.take().or_else(|| spec.log_format.clone());
-        all.otlp_endpoint = all.otlp_endpoint.take().or_else(|| spec.otlp_endpoint.clone());
+        all.otlp = all.otlp.take().or_else(|| spec.otlp.clone());
+        all.zipkin_endpoint = all.zipkin_endpoint.take().or_else(|| spec.zipkin_endpoint.clone());
         all.sample_percent = all.sample_percent.or(spec.sample_percent);
         all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
         all.series_max = all.series_max.or(spec.series_max);
@@ -69,18 +63,17 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
     all
 }
 
-/// The relays that the node agent runs: one per loopback OTLP endpoint, which means the host's. None without a bridge.
-pub(super) fn relays(world: &World) -> Vec<RelayOrder> {
-    if world.settings().bridge.is_none() {
-        return Vec::new();
-    }
-    let told = world.index().telemetries.iter().filter_map(|object| content(object)?.otlp_endpoint.as_deref());
-    let targets: BTreeSet<&str> = told.chain(world.settings().otlp_endpoint.as_deref()).filter(|endpoint| is_loopback(endpoint)).collect();
-    let order = |(place, endpoint): (u16, &str)| {
-        let target = endpoint.trim_start_matches("http://").to_owned();
-        RelayOrder { port: u32::from(RELAY_PORT_FIRST + place), target }
+/// What the control plane is told of its own spans: what holds for a workload of the mesh's own namespace that nothing selects.
+pub fn own_tracing(world: &World) -> Tracing {
+    let namespace = proto::annotations::ROOT_NAMESPACE.to_owned();
+    let audience = Audience {
+        node: NodeId { mode: Mode::Sidecar, namespace, instance: String::new() },
+        workload: String::new(),
+        labels: BTreeMap::new(),
+        service_account: String::new(),
+        addresses: Vec::new(),
     };
-    (0..).zip(targets).take(RELAYS_MAX).map(order).collect()
+    collectors::tracing(world, &telemetry(world.index(), &audience))
 }
 
 /// What the sidecar asks the application for a kubelet: just what the workload's readiness probe asks. A command is the node's to run.
@@ -95,25 +88,6 @@ fn probes(workload: &Workload) -> Vec<AppProbe> {
     probe.into_iter().collect()
 }
 
-fn is_loopback(endpoint: &str) -> bool {
-    let uri: Option<http::Uri> = endpoint.parse().ok();
-    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-}
-
-/// What is meant by an endpoint, seen from inside the fabric.
-fn relayed(world: &World, endpoint: &str) -> String {
-    let target = endpoint.trim_start_matches("http://");
-    let relay = relays(world).into_iter().find(|relay| relay.target == target);
-    match (relay, world.settings().bridge) {
-        (Some(relay), Some(bridge)) => {
-            let port = u16::try_from(relay.port).unwrap_or(RELAY_PORT_FIRST);
-            format!("http://{}", std::net::SocketAddr::new(bridge, port))
-        }
-        _ => endpoint.to_owned(),
-    }
-}
-
 /// Whose word on callers from outside is believed.
 fn gateways(index: &Index) -> Vec<String> {
     let identity = |name: &Name| Identity::new(&index.mesh.trust_domain, &name.0, &edge_account(&name.1)).ok();
@@ -124,7 +98,6 @@ fn gateways(index: &Index) -> Vec<String> {
 pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let index = world.index();
     let telemetry = telemetry(index, audience);
-    let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
     let instance = index.instances.get(&(audience.node.namespace.clone(), audience.node.instance.clone()));
     let sidecar = instance.filter(|_| audience.node.mode == Mode::Sidecar);
     let (region, zone) = sidecar.map_or(("", ""), |one| (&one.locality.0, &one.locality.1));
@@ -134,11 +107,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         mesh_cidrs: world.settings().mesh_ranges().iter().map(ToString::to_string).collect(),
         dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
         access_log: Some(access_log(&telemetry)),
-        tracing: Some(Tracing {
-            otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
-            sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),
-            attributes: telemetry.attributes.unwrap_or_default(),
-        }),
+        tracing: Some(collectors::tracing(world, &telemetry)),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,
         metric_series_max: telemetry.series_max.unwrap_or(METRIC_SERIES_MAX.into()),

@@ -87,8 +87,8 @@ pub struct WorldSettings {
     pub ranges: Ranges,
     /// The fabric's own address, where a node agent relays loopback OTLP endpoints; `None`: nobody relays.
     pub bridge: Option<IpAddr>,
-    /// OTLP endpoint for proxies whose Telemetry names none (flag or `OTEL_EXPORTER_OTLP_ENDPOINT`).
-    pub otlp_endpoint: Option<String>,
+    /// Where spans of proxies whose Telemetry says nothing go (flags, or `OTEL_EXPORTER_OTLP_…`).
+    pub otlp: Option<telemetry::Otlp>,
     /// The manifests' folder, absolute: relative working directories start there.
     pub folder: PathBuf,
     /// What tokens of sessions are made with.
@@ -106,7 +106,7 @@ impl Default for WorldSettings {
             cluster_ranges: Vec::new(),
             ranges: Ranges::default(),
             bridge: None,
-            otlp_endpoint: None,
+            otlp: None,
             folder: PathBuf::default(),
             session_key: SessionKey::default(),
             assume_ready: false,

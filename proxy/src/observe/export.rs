@@ -1,20 +1,21 @@
-//! Finished spans leave by OTLP/gRPC, in requests of many, from the control thread. The endpoint is that of each span's own snapshot, so a
+//! Finished spans leave for collectors, in requests of many, from the control thread. Where they go is said by each span's own snapshot, so a
 //! change of the mesh's configuration takes effect with the next span.
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::batch::{Batch, Outbox};
-use super::collector::{Collector, Undelivered};
-use super::span::{Spans, envelope, resource_of};
+use super::collector::Way;
+use super::lane::{Carrier, Lane, Load, Make, Spans};
+use super::span;
 use super::telemetry::{Telemetry, TelemetryOptions};
 use crate::io::Clock;
 
@@ -27,33 +28,36 @@ const REQUEST_EVERY: Duration = Duration::from_secs(2);
 const OWN_SPANS_TOGETHER_MAX: usize = 64;
 /// What is still queued at the end gets so long to leave.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A failing collector is complained about once in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Buffers kept for the next request while spans come.
+const ROOMS_MAX: usize = 2;
 
-/// Encodes and sends the spans that workers and own tasks leave; made by [`start`].
+/// Encodes the spans that workers and own tasks leave, and hands them to the lanes; made by [`start`].
 #[derive(Debug)]
 pub struct Exporter {
     telemetry: Arc<Telemetry>,
     own: mpsc::Receiver<Box<SpanData>>,
     rung: Arc<Notify>,
-    spans: Spans,
+    spans: span::Spans,
     request: Request,
+    /// Of requests that were sent, to be used again.
+    rooms: Vec<Arc<Vec<u8>>>,
     /// Of the proxy's own tasks.
     own_waiting: Vec<SpanData>,
     /// Those that they ended under.
     own_settings: Option<Arc<Settings>>,
     /// When they are sent at the latest; `None`: there are none.
     own_due: Option<Instant>,
-    collector: Option<Collector>,
-    complained: Option<std::time::Instant>,
+    lanes: [Lane; 2],
+    /// Until it runs.
+    carriers: Vec<Carrier>,
 }
 
 /// Spans that share endpoint and resource, encoded.
 #[derive(Debug, Default)]
 struct Request {
     settings: Option<Arc<Settings>>,
-    /// As fields of `ScopeSpans`; whoever sends them shares it for as long as that takes.
-    spans: Arc<Vec<u8>>,
+    /// As fields of `ScopeSpans`.
+    spans: Vec<u8>,
     count: u64,
     /// When it is sent at the latest; `None`: it is empty.
     due: Option<Instant>,
@@ -71,17 +75,21 @@ impl Exporter {
         let rung = Arc::new(Notify::new());
         let ring = Arc::clone(&rung);
         telemetry.spans.bell.rings(move || ring.notify_one());
+        let way = Way { network: telemetry.options.network.clone(), tls: telemetry.options.tls.clone() };
+        let (otlp, carries_otlp) = Lane::new(Make::Otlp, &telemetry, way.clone());
+        let (zipkin, carries_zipkin) = Lane::new(Make::Zipkin, &telemetry, way);
         Self {
             telemetry,
             own,
             rung,
-            spans: Spans::default(),
+            spans: span::Spans::default(),
             request: Request::default(),
+            rooms: Vec::new(),
             own_waiting: Vec::new(),
             own_settings: None,
             own_due: None,
-            collector: None,
-            complained: None,
+            lanes: [otlp, zipkin],
+            carriers: vec![carries_otlp, carries_zipkin],
         }
     }
 
@@ -89,12 +97,17 @@ impl Exporter {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut own_end = false;
+        let mut carried = JoinSet::new();
+        for carrier in std::mem::take(&mut self.carriers) {
+            carried.spawn(carrier.run());
+        }
         loop {
-            if !self.gather().await && self.due().is_none() {
+            if !self.gather() && self.due().is_none() {
                 self.telemetry.spans.forget_spares();
+                self.rooms.clear();
                 // Once more after having said so: see `Bell::rest`.
                 self.telemetry.spans.bell.rest();
-                self.gather().await;
+                self.gather();
             }
             let due = self.due();
             tokio::select! {
@@ -102,150 +115,110 @@ impl Exporter {
                 () = &mut stop => break,
                 () = self.rung.notified() => {}
                 span = self.own.recv(), if !own_end => match span {
-                    Some(span) => self.add_own(*span).await,
+                    Some(span) => self.add_own(*span),
                     None => own_end = true,
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.gather().await;
-                    self.send_all().await;
+                    self.gather();
+                    self.send_all();
                 }
             }
         }
-        let last = async {
-            self.own.close();
-            while let Some(span) = self.own.recv().await {
-                self.add_own(*span).await;
-            }
-            self.gather().await;
-            self.send_all().await;
-        };
+        self.own.close();
+        while let Some(span) = self.own.recv().await {
+            self.add_own(*span);
+        }
+        self.gather();
+        self.send_all();
+        // The carriers end with what they have.
+        drop(self);
         // Nobody is left who could act on spans that did not make it.
-        let _ = tokio::time::timeout(LAST_EXPORT_TIMEOUT, last).await;
+        let _ = tokio::time::timeout(LAST_EXPORT_TIMEOUT, async { while carried.join_next().await.is_some() {} }).await;
     }
 
     /// Encodes what the workers have left; full requests are sent. Whether there was anything.
-    async fn gather(&mut self) -> bool {
+    fn gather(&mut self) -> bool {
         let mut any = false;
         for outbox in self.telemetry.spans.all() {
             let Some(batch) = outbox.take() else { continue };
             any = true;
-            self.encode(&outbox, batch).await;
+            self.encode(&outbox, batch);
         }
         any
     }
 
-    async fn encode(&mut self, outbox: &Outbox, batch: Box<Batch>) {
+    fn encode(&mut self, outbox: &Outbox, batch: Box<Batch>) {
         for record in &batch.records {
             let settings = &batch.shape(record).settings;
             if !self.request.is_for(settings) || self.request.spans.len() >= REQUEST_BYTES {
-                self.send().await;
+                self.send();
             }
             let (request, spans) = (&mut self.request, &mut self.spans);
             request.add(settings, |out| spans.push(out, &batch, record));
         }
         outbox.give_back(batch);
         if self.request.spans.len() >= REQUEST_BYTES {
-            self.send().await;
+            self.send();
         }
     }
 
-    /// A span of the proxy's own tasks: rare, so the library sends it.
-    async fn add_own(&mut self, span: SpanData) {
+    /// A span of the proxy's own tasks.
+    fn add_own(&mut self, span: SpanData) {
         let settings = self.telemetry.settings.load_full();
         let same = self.own_settings.as_ref().map(Arc::as_ptr) == settings.as_ref().map(Arc::as_ptr);
         if self.own_waiting.len() >= OWN_SPANS_TOGETHER_MAX || !same {
-            self.send_own().await;
+            self.send_own();
         }
         self.own_settings = settings;
         self.own_waiting.push(span);
         self.own_due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
     }
 
-    async fn send_own(&mut self) {
+    fn send_own(&mut self) {
         let spans = std::mem::take(&mut self.own_waiting);
         let count = spans.len() as u64;
         if count > 0 {
-            let sent = self.sent_own(spans).await;
-            self.told(count, sent);
+            self.give(&Load { settings: self.own_settings.clone(), spans: Spans::Own(Arc::new(spans)), count });
         }
         self.own_due = None;
     }
 
-    async fn sent_own(&mut self, spans: Vec<SpanData>) -> Result<u64, Undelivered> {
-        let count = spans.len() as u64;
-        let settings = self.own_settings.clone();
-        let resource = resource_of(settings.as_deref(), &self.telemetry.options.instance);
-        match self.collector(settings.as_deref())? {
-            Some(collector) => collector.export_own(&resource, spans).await.map(|()| 0),
-            None => Ok(count),
+    /// Hands the request at hand to the lanes.
+    fn send(&mut self) {
+        let room = self.room();
+        let Request { settings, spans, count, .. } = std::mem::replace(&mut self.request, Request { spans: room, ..Request::default() });
+        if count == 0 {
+            return;
+        }
+        let spans = Arc::new(spans);
+        self.give(&Load { settings, spans: Spans::Encoded(Arc::clone(&spans)), count });
+        if self.rooms.len() < ROOMS_MAX {
+            self.rooms.push(spans);
         }
     }
 
-    /// Sends the request at hand.
-    async fn send(&mut self) {
-        let count = self.request.count;
-        if count > 0 {
-            let sent = self.sent().await;
-            self.told(count, sent);
-        }
-        self.request.clear();
+    /// A buffer that nobody needs any more, or a new one.
+    fn room(&mut self) -> Vec<u8> {
+        let free = self.rooms.iter().position(|room| Arc::strong_count(room) == 1);
+        let mut room = free.and_then(|free| Arc::into_inner(self.rooms.swap_remove(free))).unwrap_or_default();
+        room.clear();
+        room.shrink_to(2 * REQUEST_BYTES);
+        room
     }
 
-    /// Sends all there is: traffic's first, which is more and has more to lose.
-    async fn send_all(&mut self) {
-        self.send().await;
-        self.send_own().await;
+    fn give(&self, load: &Load) {
+        self.lanes.iter().for_each(|lane| lane.give(load, &self.telemetry));
+    }
+
+    /// Sends all there is.
+    fn send_all(&mut self) {
+        self.send();
+        self.send_own();
     }
 
     /// When something is sent at the latest.
     fn due(&self) -> Option<Instant> {
         [self.request.due, self.own_due].into_iter().flatten().min()
-    }
-
-    /// Counts what became of `count` spans: how many of them were refused, or why all are lost.
-    fn told(&mut self, count: u64, sent: Result<u64, Undelivered>) {
-        let lost = match sent {
-            Ok(rejected) => rejected.min(count),
-            Err(refused) => {
-                self.complain(&refused);
-                count
-            }
-        };
-        self.telemetry.spans_exported.fetch_add(count - lost, Ordering::Relaxed);
-        self.telemetry.spans_lost.fetch_add(lost, Ordering::Relaxed);
-    }
-
-    /// Where spans of these settings go. `None`: nowhere any more, and nobody is missing them.
-    fn collector(&mut self, settings: Option<&Settings>) -> Result<Option<&mut Collector>, Undelivered> {
-        let Some(endpoint) = self.telemetry.otlp_endpoint(settings) else { return Ok(None) };
-        if self.collector.as_ref().is_none_or(|collector| collector.endpoint() != endpoint) {
-            self.collector = Some(Collector::new(endpoint, &self.telemetry.options.network)?);
-        }
-        Ok(self.collector.as_mut())
-    }
-
-    /// Sends the request at hand to where its settings say; how many spans were refused.
-    async fn sent(&mut self) -> Result<u64, Undelivered> {
-        let Request { settings, spans, count, .. } = &self.request;
-        let (settings, spans, count) = (settings.clone(), Arc::clone(spans), *count);
-        let envelope = envelope(settings.as_deref(), &self.telemetry.options.instance, spans.len());
-        match self.collector(settings.as_deref())? {
-            Some(collector) => collector.export(envelope, spans).await,
-            None => Ok(count),
-        }
-    }
-
-    fn complain(&mut self, refused: &Undelivered) {
-        let now = self.telemetry.clock.now();
-        if self.complained.is_some_and(|last| now.saturating_duration_since(last) < COMPLAIN_EVERY) {
-            return;
-        }
-        self.complained = Some(now);
-        tracing::warn!(
-            endpoint = %refused.endpoint,
-            error = %refused.why,
-            "spans cannot be exported and are dropped; check that an OTLP/gRPC collector listens there (said once a minute)"
-        );
     }
 }
 
@@ -259,22 +232,10 @@ impl Request {
         if self.count == 0 {
             self.settings.clone_from(settings);
         }
-        // Nobody shares it but while it is sent.
-        if write(Arc::make_mut(&mut self.spans)) {
+        if write(&mut self.spans) {
             self.count += 1;
             self.due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
         }
-    }
-
-    /// Empty again, with its room where that is the usual.
-    fn clear(&mut self) {
-        let mut spans = std::mem::take(&mut self.spans);
-        if let Some(room) = Arc::get_mut(&mut spans) {
-            room.clear();
-            room.shrink_to(2 * REQUEST_BYTES);
-            self.spans = spans;
-        }
-        (self.count, self.due, self.settings) = (0, None, None);
     }
 }
 

@@ -131,7 +131,7 @@ impl Observer {
         let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
-        let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
+        let tracing = worker.telemetry.traces(settings);
         if !logged && !tracing {
             return Account::new(Rc::clone(worker), seen, None, started);
         }

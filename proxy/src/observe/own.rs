@@ -12,13 +12,14 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::drops::DropReason;
 use super::span::scope;
 use super::telemetry::Telemetry;
 
 /// Modules whose spans are exported. Not all: a span about exporting spans would never end.
 const TARGETS: [&str; 4] = ["proxy::identity", "proxy::xds", "proxy::reports", "proxy::dns"];
 
-/// A layer for the proxy's subscriber: spans of its own tasks join the queue of the traffic's spans while an OTLP endpoint is
+/// A layer for the proxy's subscriber: spans of its own tasks join the queue of the traffic's spans while an endpoint is
 /// known, and are dropped otherwise.
 pub fn own_tasks_layer<S>(telemetry: &Arc<Telemetry>) -> impl Layer<S> + Send + Sync + use<S>
 where
@@ -45,8 +46,8 @@ impl SpanProcessor for Queue {
 
     fn on_end(&self, span: SpanData) {
         let settings = self.telemetry.settings.load();
-        if self.telemetry.otlp_endpoint(settings.as_deref()).is_some() && self.telemetry.own_spans.try_send(Box::new(span)).is_err() {
-            self.telemetry.spans_lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if self.telemetry.traces(settings.as_deref()) && self.telemetry.own_spans.try_send(Box::new(span)).is_err() {
+            self.telemetry.spans_dropped.add(DropReason::QueueFull, 1);
         }
     }
 

@@ -39,7 +39,7 @@ struct Scrape {
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
-    spans_dropped: u64,
+    spans_dropped: Vec<(&'static str, u64)>,
     lines_dropped: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
@@ -85,7 +85,7 @@ impl Telemetry {
             mirrors_dropped: self.readings.mirrors_dropped.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
-            spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
+            spans_dropped: self.spans_dropped.rows(registry.total(|shard| &shard.spans_dropped)),
             lines_dropped: registry.total(|shard| &shard.lines_dropped) + self.access.lost(),
             connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
                 let occupancy = self.readings.occupancy(direction);
@@ -311,7 +311,11 @@ impl Scrape {
             self.overflow,
         )?;
         number(encoder, "meshwright_spans_exported", "Spans that a collector took", self.spans_exported)?;
-        number(encoder, "meshwright_spans_dropped", "Spans lost to a full queue or a failing collector", self.spans_dropped)?;
+        let help = "Spans lost to a full queue or a failing collector";
+        let mut dropped = encoder.encode_descriptor("meshwright_spans_dropped", help, None, MetricType::Counter)?;
+        for (reason, count) in &self.spans_dropped {
+            ConstCounter::new(*count).encode(dropped.encode_family(&[("reason", *reason)])?)?;
+        }
         number(
             encoder,
             "meshwright_access_log_dropped",

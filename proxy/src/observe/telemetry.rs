@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use engine::Moment;
 use engine::callout::{CalloutKind, Callouts};
 use engine::limit::LimitMemories;
-use engine::model::Settings;
+use engine::model::{OtlpProtocol, Settings};
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use super::access::{AccessLog, LogLines};
 use super::auth::AuthCounts;
 use super::batch::Outboxes;
 use super::calls::CallShard;
+use super::drops::Drops;
 use super::edge::EdgeReadings;
 use super::egress::EgressCalls;
 use super::labels::Direction;
@@ -26,6 +27,7 @@ use super::series::Registry;
 
 use crate::ground::tally::Floods;
 use crate::io::{Clock, Network};
+use crate::tls::Tls;
 
 /// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
 const OWN_SPANS_MAX: usize = 256;
@@ -35,14 +37,18 @@ const OWN_SPANS_MAX: usize = 256;
 pub struct TelemetryOptions {
     /// Name of the instance, for `service.instance.id`.
     pub instance: String,
-    /// OTLP/gRPC endpoint given by flag; wins over the mesh's configuration.
+    /// OTLP endpoint given by flag; wins over the mesh's configuration.
     pub otlp_endpoint: Option<String>,
     /// Endpoint used where neither flag nor configuration names one: `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub otlp_fallback: Option<String>,
+    /// How spans travel to either.
+    pub otlp_protocol: OtlpProtocol,
     /// Where access log lines go.
     pub log: LogLines,
     /// How collectors are reached: as the proxy's own connections, which redirection leaves alone.
     pub network: Network,
+    /// For collectors that prove a name; `None`: those are not reached.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for TelemetryOptions {
@@ -51,8 +57,10 @@ impl Default for TelemetryOptions {
             instance: String::new(),
             otlp_endpoint: None,
             otlp_fallback: None,
+            otlp_protocol: OtlpProtocol::Grpc,
             log: LogLines::Stdout,
             network: Network::Kernel { mark: None },
+            tls: None,
         }
     }
 }
@@ -141,7 +149,7 @@ pub struct Telemetry {
     /// Services that policies ask and that are away, since when; seconds since 1970. As many as the live snapshot names.
     pub(super) services_away: Mutex<BTreeMap<(CalloutKind, Arc<str>), u64>>,
     pub(super) spans_exported: AtomicU64,
-    pub(super) spans_lost: AtomicU64,
+    pub(super) spans_dropped: Drops,
 }
 
 impl Telemetry {
@@ -175,7 +183,7 @@ impl Telemetry {
             settings: ArcSwapOption::empty(),
             services_away: Mutex::default(),
             spans_exported: AtomicU64::new(0),
-            spans_lost: AtomicU64::new(0),
+            spans_dropped: Drops::default(),
         });
         (telemetry, own)
     }
@@ -188,11 +196,5 @@ impl Telemetry {
     /// Writes out what the access log still holds, and stops it. Waits at most a second.
     pub fn close_log(&self) {
         self.access.close();
-    }
-
-    /// Where spans go under these settings: flag, then configuration, then environment.
-    pub(super) fn otlp_endpoint<'a>(&'a self, settings: Option<&'a Settings>) -> Option<&'a str> {
-        let configured = settings.and_then(|settings| settings.otlp_endpoint.as_deref());
-        self.options.otlp_endpoint.as_deref().or(configured).or(self.options.otlp_fallback.as_deref())
     }
 }

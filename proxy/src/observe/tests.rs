@@ -1,5 +1,6 @@
 //! Whole exchanges, from begin to what metrics, log and span say of them.
 
+mod collectors;
 mod forms;
 mod queue;
 mod scrape;
@@ -36,6 +37,8 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         access_log,
         log_format: engine::model::LogFormat::Json,
         otlp_endpoint: otlp.map(str::to_owned),
+        otlp_protocol: engine::model::OtlpProtocol::Grpc,
+        zipkin_endpoint: None,
         sample_threshold: (sample_percent << 32) / 100,
         span_attributes: [("env".to_owned(), "test".to_owned())].into(),
         leaf_life: Duration::from_secs(60),
@@ -509,7 +512,7 @@ async fn spans_leave_by_otlp() {
         assert!(attributes.contains(&wanted), "{wanted} in {attributes:?}");
     }
     let text = world.telemetry.render();
-    assert!(text.contains("meshwright_spans_exported_total 1\n") && text.contains("meshwright_spans_dropped_total 1\n"), "{text}");
+    assert!(text.contains("meshwright_spans_exported_total 1\n") && text.contains("meshwright_spans_dropped_total{reason=\"expired\"} 1\n"), "{text}");
 }
 
 /// Aim: a partial success is success for all but the spans that the collector says it refused, and those count as lost; what is left at
@@ -535,7 +538,7 @@ async fn a_partial_success_is_counted() {
     let lost = 2 * taken.len();
     let text = world.telemetry.render();
     assert!(text.contains(&format!("meshwright_spans_exported_total {}\n", 1000 - lost)), "{text}");
-    assert!(text.contains(&format!("meshwright_spans_dropped_total {lost}\n")), "{text}");
+    assert!(text.contains(&format!("meshwright_spans_dropped_total{{reason=\"rejected\"}} {lost}\n")), "{text}");
 }
 
 /// Aim: spans of the proxy's own tasks join the queue while an endpoint is known; others, and those before, do not.

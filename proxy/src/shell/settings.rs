@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
+use engine::model::OtlpProtocol;
 use proto::names::{Mode, NodeId};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -175,9 +176,12 @@ pub struct ProxyArgs {
     /// Log filter: a level or directives
     #[arg(long, env = "MESHWRIGHT_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
     pub log_level: String,
-    /// OTLP/gRPC endpoint for spans; wins over the mesh's configuration
+    /// OTLP endpoint for spans; wins over the mesh's configuration
     #[arg(long, env = "MESHWRIGHT_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// How spans travel there, and to OTEL_EXPORTER_OTLP_ENDPOINT: `grpc` or `http/protobuf`
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", value_name = "PROTOCOL", default_value = "grpc", value_parser = otlp_protocol)]
+    pub otlp_protocol: OtlpProtocol,
     /// Redirect target of outbound connections; 0: none
     #[arg(long, env = "MESHWRIGHT_OUTBOUND_PORT", value_name = "PORT", default_value_t = 15001)]
     pub outbound_port: u16,
@@ -247,6 +251,8 @@ pub struct Bootstrap {
     pub otlp_endpoint: Option<String>,
     /// OTLP endpoint by `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub otlp_fallback: Option<String>,
+    /// How spans travel to either.
+    pub otlp_protocol: OtlpProtocol,
     /// Ports.
     pub ports: Ports,
 }
@@ -318,7 +324,8 @@ impl ProxyArgs {
             maps: self.map,
             sockets_fd: self.sockets_fd,
             log_level: self.log_level,
-            otlp_endpoint: self.otlp_endpoint,
+            otlp_endpoint: self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
+            otlp_protocol: self.otlp_protocol,
         })
     }
 
@@ -393,6 +400,15 @@ fn node(mode: Mode, namespace: &str, workload: &str, instance: &str) -> NodeIden
 }
 
 /// An error of the command line (exit code 2), of the kind that clap makes by itself.
+/// As OpenTelemetry's specification spells it; empty: the default.
+fn otlp_protocol(text: &str) -> Result<OtlpProtocol, String> {
+    match text {
+        "grpc" | "" => Ok(OtlpProtocol::Grpc),
+        "http/protobuf" => Ok(OtlpProtocol::Http),
+        _ => Err(format!("`{text}` is not spoken; give `grpc` or `http/protobuf`")),
+    }
+}
+
 fn wrong(text: String) -> anyhow::Error {
     clap::Error::raw(ErrorKind::ValueValidation, text + "\n").into()
 }

@@ -16,6 +16,8 @@ pub fn settings() -> Settings {
         access_log: false,
         log_format: engine::model::LogFormat::Json,
         otlp_endpoint: None,
+        otlp_protocol: engine::model::OtlpProtocol::Grpc,
+        zipkin_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::new(),
         leaf_life: Duration::from_secs(24 * 3600),

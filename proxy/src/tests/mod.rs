@@ -354,6 +354,8 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         access_log: false,
         log_format: engine::model::LogFormat::Json,
         otlp_endpoint: None,
+        otlp_protocol: engine::model::OtlpProtocol::Grpc,
+        zipkin_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::default(),
         leaf_life: Duration::from_secs(3600),

@@ -69,6 +69,7 @@ fn args(folder: &Path) -> ControlArgs {
         ca_file: None,
         external: ExternalArgs::default(),
         otlp_endpoint: None,
+        otlp_protocol: control::world::telemetry::OtlpProtocol::Grpc,
         log_level: "info".to_owned(),
     }
 }

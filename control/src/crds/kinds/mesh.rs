@@ -152,6 +152,8 @@ enum LogFormat {
 struct Tracing {
     /// Where they go.
     otlp: Option<Otlp>,
+    /// Where they go as Zipkin's JSON, beside that or in its place.
+    zipkin: Option<Zipkin>,
     /// Share of new traces that is sampled.
     sample_percent: Option<Percent>,
     /// Attributes of every span.
@@ -161,17 +163,26 @@ struct Tracing {
 /// Where spans go.
 #[derive(JsonSchema)]
 struct Otlp {
-    /// As http://HOST:4317.
-    #[schemars(regex(pattern = "^(?i:http)://([^/@?#\\s]*@)?[^/@?#\\s]+:[0-9]{1,5}/?([?][^\\s]*)?$"))]
+    /// As http://HOST:4317, with protocol Http as http://HOST:4318; or https.
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+:[0-9]{1,5}(/[^?#\\s]*)?$"))]
     endpoint: String,
-    /// How they travel.
+    /// How they travel. Default: Grpc.
     protocol: Option<OtlpProtocol>,
+}
+
+/// Where spans go as Zipkin's JSON.
+#[derive(JsonSchema)]
+struct Zipkin {
+    /// As http://HOST:9411/api/v2/spans; or https.
+    #[schemars(regex(pattern = "^(?i:https?)://[^/@?#\\s]+:[0-9]{1,5}/[^#\\s]+$"))]
+    endpoint: String,
 }
 
 /// How spans travel.
 #[derive(JsonSchema)]
 enum OtlpProtocol {
     Grpc,
+    Http,
 }
 
 /// Metrics.

@@ -4,6 +4,8 @@ mod access_log;
 mod metrics;
 mod tracing;
 
+pub use tracing::{Otlp, OtlpProtocol};
+
 use std::collections::BTreeMap;
 
 use super::door::Fields;
@@ -33,8 +35,10 @@ pub struct Telemetry {
     pub access_log: Option<bool>,
     /// In which form.
     pub log_format: Option<LogForm>,
-    /// OTLP/gRPC endpoint of spans.
-    pub otlp_endpoint: Option<String>,
+    /// Where spans go by OTLP.
+    pub otlp: Option<Otlp>,
+    /// Where they go as Zipkin's JSON.
+    pub zipkin_endpoint: Option<String>,
     /// Share of new traces.
     pub sample_percent: Option<f64>,
     /// Attributes of every span.

@@ -67,6 +67,6 @@ pub use secret::{Held, Made, OwnCertificate, Secret, SecretCell, TICKET_KEY_BYTE
 pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, SessionTerms, SessionToken, session_token};
 pub use set::EndpointSet;
 pub(crate) use set::{Spread, Tier};
-pub use snapshot::{AppProbe, DnsAnswer, Locality, Settings, Snapshot};
+pub use snapshot::{AppProbe, DnsAnswer, Locality, OtlpProtocol, Settings, Snapshot};
 pub(crate) use trust::sha256;
 pub use trust::{Revocation, Revoked, Trust};

@@ -90,8 +90,12 @@ pub struct Settings {
     pub log_success_threshold: u64,
     /// Where lines go; none: to standard output.
     pub log_sinks: Vec<LogSink>,
-    /// OTLP/gRPC endpoint for spans, if any.
+    /// OTLP endpoint for spans, if any.
     pub otlp_endpoint: Option<String>,
+    /// How they travel there.
+    pub otlp_protocol: OtlpProtocol,
+    /// Where spans go as Zipkin's JSON, if anywhere.
+    pub zipkin_endpoint: Option<String>,
     /// Chance of a new trace to be sampled, of 2^32.
     pub sample_threshold: u64,
     /// Attributes added to every span.
@@ -120,6 +124,16 @@ pub struct Settings {
     pub gateways: Vec<String>,
     /// Whether calls of the proxy's own lead nobody to its own machine.
     pub loopback_barred: bool,
+}
+
+/// How spans travel by OTLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OtlpProtocol {
+    /// As calls of gRPC.
+    #[default]
+    Grpc,
+    /// As protobuf in requests of HTTP/1.1.
+    Http,
 }
 
 /// A probe of the application, as its workload declares it.

@@ -55,7 +55,7 @@ async fn spans_beyond_the_bound_are_counted() {
         account(&world, &snapshot, &app, "/", &endpoint);
     }
     let text = world.telemetry.render();
-    assert!(text.contains("meshwright_spans_dropped_total 10\n"), "{text}");
+    assert!(text.contains("meshwright_spans_dropped_total{reason=\"queue_full\"} 10\n"), "{text}");
 }
 
 /// Aim: a log that nobody reads keeps no worker waiting; what is lost meanwhile is counted, and all else arrives whole, in order.

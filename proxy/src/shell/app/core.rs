@@ -72,7 +72,8 @@ impl Core {
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(WallTime(clock));
         let tls = Tls::new(Arc::clone(&credentials), Arc::clone(&trust), Arc::clone(&time)).context("mesh TLS cannot be set up")?;
         let control = ControlTls::new(member.control_roots, &credentials, &trust, &time).context("--control-ca")?;
-        let options = TelemetryOptions { network: network.clone(), ..options };
+        let tls = Arc::new(tls);
+        let options = TelemetryOptions { network: network.clone(), tls: Some(Arc::clone(&tls)), ..options };
         let (telemetry, exporter) = crate::observe::start(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {
@@ -80,7 +81,7 @@ impl Core {
             dialer: Dialer::new(network.clone(), member.control, control),
             means: Means {
                 snapshots,
-                tls: Arc::new(tls),
+                tls,
                 telemetry,
                 network,
                 hashing: Hashing::of(std::thread::available_parallelism().map_or(1, usize::from)),

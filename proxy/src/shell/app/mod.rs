@@ -128,6 +128,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
         instance: bootstrap.subject.instance.clone(),
         otlp_endpoint: bootstrap.otlp_endpoint,
         otlp_fallback: bootstrap.otlp_fallback,
+        otlp_protocol: bootstrap.otlp_protocol,
         ..TelemetryOptions::default()
     };
     let member = Membership {

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
+use proto::mesh::tracing;
 use proto::mesh::{AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
 use super::access_log::Log;
 use super::secret::authorities;
 use super::{duration, same_name};
-use crate::model::{self, DnsAnswer, Locality, Settings};
+use crate::model::{self, DnsAnswer, Locality, OtlpProtocol, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -54,7 +55,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
     }
-    let Tracing { otlp_endpoint, sample_percent: percent, attributes } = tracing.clone().unwrap_or_default();
+    let Tracing { otlp_endpoint, sample_percent: percent, attributes, protocol, zipkin_endpoint } = tracing.clone().unwrap_or_default();
     for (field, count) in [
         ("mesh_cidrs", mesh_cidrs.len()),
         ("dns_zones", dns_zones.len()),
@@ -85,7 +86,9 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         log_filter: log.filter,
         log_success_threshold: log.success_threshold,
         log_sinks: log.sinks,
-        otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
+        otlp_endpoint: judged_endpoint("tracing.otlp_endpoint", &otlp_endpoint)?,
+        otlp_protocol: judged_protocol(protocol)?,
+        zipkin_endpoint: judged_endpoint("tracing.zipkin_endpoint", &zipkin_endpoint)?,
         sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
         span_attributes: attributes,
         leaf_life: judged_leaf_life(leaf_life.as_ref())?,
@@ -134,13 +137,21 @@ fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn judged_otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
+fn judged_protocol(number: i32) -> Result<OtlpProtocol, Wrong> {
+    match tracing::OtlpProtocol::try_from(number) {
+        Ok(tracing::OtlpProtocol::Grpc) => Ok(OtlpProtocol::Grpc),
+        Ok(tracing::OtlpProtocol::Http) => Ok(OtlpProtocol::Http),
+        Err(_) => Err(Wrong::new("tracing.protocol", format!("{number} is none of ours"))),
+    }
+}
+
+fn judged_endpoint(field: &str, text: &str) -> Result<Option<String>, Wrong> {
     if text.is_empty() {
         return Ok(None);
     }
     let uri: Option<http::Uri> = text.parse().ok();
     let good = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new("tracing.otlp_endpoint", "is not of the form http://HOST:PORT")) }
+    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new(field, "is not of the form http://HOST:PORT")) }
 }
 
 fn parse_all<T>(texts: &[String], field: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Wrong> {

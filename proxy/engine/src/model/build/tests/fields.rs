@@ -342,7 +342,12 @@ fn good() -> Vec<Resource> {
         mesh_cidrs: vec!["10.0.0.0/8".into()],
         dns_zones: vec!["cluster.local".into()],
         access_log: Some(access_log()),
-        tracing: Some(Tracing { otlp_endpoint: "http://127.0.0.1:4317".into(), sample_percent: 1.0, ..Tracing::default() }),
+        tracing: Some(Tracing {
+            otlp_endpoint: "http://127.0.0.1:4317".into(),
+            zipkin_endpoint: "http://127.0.0.1:9411/api/v2/spans".into(),
+            sample_percent: 1.0,
+            ..Tracing::default()
+        }),
         leaf_life: seconds(3600),
         namespace: "shop".into(),
         workload: "frontend".into(),
