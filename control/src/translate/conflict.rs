@@ -32,6 +32,9 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         ("tracing.samplePercent", spec.sample_percent.is_some()),
         ("tracing.attributes", spec.attributes.is_some()),
         ("metrics.seriesMax", spec.series_max.is_some()),
+        ("accessLog.filter", spec.log_filter.is_some()),
+        ("accessLog.sampleSuccessPercent", spec.log_success_percent.is_some()),
+        ("accessLog.sinks", spec.log_sinks.is_some()),
     ];
     Some((&spec.selector, fields.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()).collect()))
 }

@@ -180,7 +180,7 @@ fn status(out: &mut Vec<u8>, small: &mut Vec<u8>, batch: &Batch, record: &Record
 }
 
 /// The host without its port.
-fn host_name(host: &str) -> &str {
+pub(super) fn host_name(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

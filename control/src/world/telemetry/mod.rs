@@ -4,6 +4,7 @@ mod access_log;
 mod metrics;
 mod tracing;
 
+pub use access_log::LogTarget;
 pub use tracing::{Otlp, OtlpProtocol};
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use super::traffic::{PolicyTarget, TARGETS_MAX};
 pub enum LogForm {
     /// One JSON object each.
     Json,
+    /// The same of some fields, in that order.
+    Fields(Vec<String>),
     /// As Apache and nginx write them.
     Combined,
     /// By a template that the proxies' engine has read.
@@ -45,6 +48,14 @@ pub struct Telemetry {
     pub attributes: Option<BTreeMap<String, String>>,
     /// Bound on metric label sets.
     pub series_max: Option<u32>,
+
+    /// A condition in CEL: what it does not hold for is not logged.
+    pub log_filter: Option<String>,
+    /// Share of requests that succeeded that is logged.
+    pub log_success_percent: Option<f64>,
+
+    /// Where lines of the access log go.
+    pub log_sinks: Option<Vec<LogTarget>>,
 }
 
 impl Telemetry {
