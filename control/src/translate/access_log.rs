@@ -103,7 +103,9 @@ mod tests {
     /// Aim: a Service is told by its name in the mesh, a loopback collector by the relay that the node agent runs for it.
     #[test]
     fn sinks_are_told_as_proxies_reach_them() {
-        let world = made("{als: {backendRef: {name: als, port: 9000}}}, {otlp: {endpoint: 'http://127.0.0.1:4317'}}, {otlp: {endpoint: 'http://c.obs:4317'}}");
+        let world = made(
+            "{als: {backendRef: {name: als, port: 9000}}}, {otlp: {endpoint: 'http://127.0.0.1:4317'}}, {otlp: {endpoint: 'http://c.obs:4317'}}",
+        );
         let sent = sent(&world, &telemetry(&world));
         let relay = super::super::collectors::relays(&world).remove(0);
         assert_eq!(relay.target, "127.0.0.1:4317");

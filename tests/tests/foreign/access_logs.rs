@@ -125,14 +125,16 @@ fn the_access_log_goes_where_it_is_told() {
     assert_eq!((call("/told?token=SECRET-2").as_str(), call("/silent").as_str()), ("200", "200"));
 
     // Two lines in each file: one of the edge, one of the store's sidecar.
-    let come = |name: &str| eventually("lines have come", Duration::from_secs(40), || (!lines(&at(name)).is_empty()).then(|| lines(&at(name))));
+    let come =
+        |name: &str| eventually("lines have come", Duration::from_secs(40), || (!lines(&at(name)).is_empty()).then(|| lines(&at(name))));
     let (edge, store) = (come("edge.log"), come("store.log"));
     assert_eq!((edge.len(), store.len()), (1, 1), "{edge:?} {store:?}");
     assert_eq!((&edge[0]["path"], &edge[0]["status"], &edge[0]["direction"]), (&json!("/told?token=***"), &json!(200), &json!("outbound")));
     assert_eq!(store[0]["source"]["identity"], "spiffe://cluster.local/ns/shop/sa/edge");
     assert_eq!(edge[0].as_object().unwrap().keys().count(), 7);
 
-    let both = |name: &str| eventually("both have told", Duration::from_secs(40), || (lines(&at(name)).len() >= 2).then(|| lines(&at(name))));
+    let both =
+        |name: &str| eventually("both have told", Duration::from_secs(40), || (lines(&at(name)).len() >= 2).then(|| lines(&at(name))));
     let records = both("otlp");
     let mut services: Vec<&str> = records.iter().filter_map(|record| record["service"].as_str()).collect();
     services.sort_unstable();

@@ -137,7 +137,9 @@ fn sink(at: &Cursor<'_>) -> Option<LogTarget> {
 fn file(mut fields: Fields<'_>) -> Option<LogTarget> {
     let path = fields.need("path").and_then(|at| {
         let path = at.text()?;
-        LogFile::judge_path(&path).map_err(|why| at.error(format!("as the path of a file: {why}"), "write for example /var/log/meshwright/{instance}.log")).ok()?;
+        LogFile::judge_path(&path)
+            .map_err(|why| at.error(format!("as the path of a file: {why}"), "write for example /var/log/meshwright/{instance}.log"))
+            .ok()?;
         Some(path)
     });
     let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);

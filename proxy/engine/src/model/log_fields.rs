@@ -130,10 +130,7 @@ mod tests {
             shown(&["time", "source.workload", "path", "source.namespace"]).unwrap(),
             r#"{"time":<Time>,"source":{"workload":<SourceWorkload>,"namespace":<SourceNamespace>},"path":<Path>}"#
         );
-        assert_eq!(
-            shown(&["mtls"]).unwrap(),
-            r#"{"mtls":{"version":<TlsVersion>,"cipher":<TlsCipher>,"group":<TlsGroup>}}"#
-        );
+        assert_eq!(shown(&["mtls"]).unwrap(), r#"{"mtls":{"version":<TlsVersion>,"cipher":<TlsCipher>,"group":<TlsGroup>}}"#);
         let many = vec!["status"; LOG_FIELDS_MAX + 1];
         for (names, wanted) in [
             (&[][..], "no fields"),

@@ -95,7 +95,10 @@ impl LogFile {
         while let Some((_, behind)) = rest.split_once('{') {
             let (name, behind) = behind.split_once('}').ok_or("a `{` in it is never closed")?;
             if !NAMES.contains(&name) {
-                return Err(format!("`{{{}}}` stands for nothing; there are {{namespace}}, {{workload}} and {{instance}}", name.escape_debug()));
+                return Err(format!(
+                    "`{{{}}}` stands for nothing; there are {{namespace}}, {{workload}} and {{instance}}",
+                    name.escape_debug()
+                ));
             }
             rest = behind;
         }

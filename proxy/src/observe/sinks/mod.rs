@@ -27,6 +27,9 @@ pub use als::ToServices;
 pub(super) use page::{Page, Wants};
 use queue::{SheetSender, queue};
 
+/// Where lines go where nothing else is said.
+const STDOUT: &[LogSink] = &[LogSink::Stdout];
+
 /// What sinks need.
 #[derive(Clone, Debug)]
 pub(super) struct SinkMeans {
@@ -96,7 +99,7 @@ impl Sinks {
     pub(super) fn arrange(&mut self, settings: Option<&Arc<Settings>>) {
         let wanted = match settings {
             Some(settings) if !settings.log_sinks.is_empty() => settings.log_sinks.as_slice(),
-            _ => &[LogSink::Stdout],
+            _ => STDOUT,
         };
         let alone = wanted.len() == 1 && !self.stdout_queued;
         self.open.retain(|open| wanted.contains(&open.sink) && (alone || !matches!(open.delivery, Delivery::Direct(_))));
@@ -120,7 +123,7 @@ impl Sinks {
 
     fn opened(&mut self, sink: &LogSink, alone: bool, settings: Option<&Arc<Settings>>) -> io::Result<Delivery> {
         let means = self.means.clone();
-        let names = settings.map_or(("", ""), |settings| (&settings.namespace, &settings.workload));
+        let names = settings.map_or(("", ""), |settings| (settings.namespace.as_str(), settings.workload.as_str()));
         let (sender, queue) = queue();
         let thread = match sink {
             LogSink::Stdout => {
@@ -153,8 +156,14 @@ impl Sinks {
             return;
         }
         for Open { sink, delivery } in &mut self.open {
-            let lost = match delivery {
-                Delivery::Direct(out) => if out.write_all(page.lines()).is_err() { page.count() } else { 0 },
+            let lost: u64 = match delivery {
+                Delivery::Direct(out) => {
+                    if out.write_all(page.lines()).is_err() {
+                        page.count()
+                    } else {
+                        0
+                    }
+                }
                 Delivery::Queued(sender, _) => page.sheets(sink.kind()).filter_map(|sheet| sender.send(sheet).err()).sum(),
                 Delivery::Gone => page.count(),
             };

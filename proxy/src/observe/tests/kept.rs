@@ -84,7 +84,8 @@ async fn only_what_the_filter_holds_for_is_written() {
 #[tokio::test(start_paused = true)]
 async fn of_what_went_well_a_share_is_written() {
     let draw = Draw::seeded(5);
-    let answers: Vec<_> = (0..2000).map(|n| (if n % 100 == 0 { 500 } else { 200 }, Some(u128::from(draw.next()) << 64 | u128::from(draw.next())))).collect();
+    let answers: Vec<_> =
+        (0..2000).map(|n| (if n % 100 == 0 { 500 } else { 200 }, Some(u128::from(draw.next()) << 64 | u128::from(draw.next())))).collect();
     let kept = |threshold: u64, answers: &[(u16, Option<u128>)]| -> Vec<String> {
         let (lines, _) = lines(Settings { log_success_threshold: threshold, ..settings(true, None, 0) }, answers);
         lines.iter().map(|line| line["request_id"].as_str().unwrap().to_owned()).collect()

@@ -182,7 +182,10 @@ async fn every_sink_gets_every_line_and_no_secret() {
     let said = |record: &LogRecord, key: &str| {
         record.attributes.iter().find(|one| one.key == key).map(|one| format!("{:?}", one.value.as_ref().unwrap().value.as_ref().unwrap()))
     };
-    assert_eq!((fine.severity_text.as_str(), failed.severity_text.as_str(), fine.event_name.as_str()), ("INFO", "ERROR", "meshwright.access"));
+    assert_eq!(
+        (fine.severity_text.as_str(), failed.severity_text.as_str(), fine.event_name.as_str()),
+        ("INFO", "ERROR", "meshwright.access")
+    );
     assert_eq!((fine.trace_id.len(), fine.span_id.len(), fine.flags), (16, 8, 1));
     for (key, wanted) in [
         ("http.request.method", "StringValue(\"GET\")"),
@@ -218,7 +221,10 @@ async fn a_service_is_told_in_envoys_words() {
     let messages = taker.messages.lock();
     let node = messages[0].identifier.as_ref().unwrap();
     let told = node.node.as_ref().unwrap();
-    assert_eq!((told.id.as_str(), told.cluster.as_str(), node.log_name.as_str()), ("sidecar/shop/frontend-0", "shop/frontend", "meshwright"));
+    assert_eq!(
+        (told.id.as_str(), told.cluster.as_str(), node.log_name.as_str()),
+        ("sidecar/shop/frontend-0", "shop/frontend", "meshwright")
+    );
     assert!(messages[1].identifier.is_none());
     let Some(LogEntries::HttpLogs(logs)) = &messages[0].log_entries else { panic!("{messages:?}") };
     let entry = &logs.log_entry[0];

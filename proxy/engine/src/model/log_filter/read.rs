@@ -223,7 +223,11 @@ fn outcome(name: &str, of_something: bool, sorts: &[Sort]) -> Option<Sort> {
         }
         (operators::IN, [one, List(of)]) if *one != Truth && of.is_none_or(|text| text == (*one == Text)) => Truth,
         (operators::ADD, [Text, Text]) => Text,
-        (operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE, [one, other]) if one == other && one.is_number() => *one,
+        (operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE, [one, other])
+            if one == other && one.is_number() =>
+        {
+            *one
+        }
         (operators::MODULO, [Whole, Whole]) => Whole,
         (operators::NEGATE, [one]) if one.is_number() => *one,
         ("size", [Text | List(_)]) => Whole,

@@ -83,13 +83,14 @@ fn filters_say_what_they_say() {
         ("request.method + request.path == 'GET/v1/items'", false, true),
         ("string(response.code).startsWith('5')", false, true),
         ("request.method in [direction, 'GET']", false, true),
+        ("double(attempts) * 1.5 == 3.0", false, true),
     ] {
         let filter = LogFilter::compile(text).unwrap_or_else(|why| panic!("{text}: {why}"));
         assert_eq!(matches!(filter.judge, Judge::Test(_)), simple, "{text}");
         assert_eq!((filter.holds(&Ended), by_library(text)), (Some(wanted), Some(wanted)), "{text}");
     }
     // What comes to nothing is no answer.
-    assert_eq!(LogFilter::compile("1 / request.bytes > 0 && int(request.method) > 0").unwrap().holds(&Ended), None);
+    assert_eq!(LogFilter::compile("int(request.method) > 0").unwrap().holds(&Ended), None);
     assert_eq!(LogFilter::compile("attempts / (attempts - 2) == 1").unwrap().holds(&Ended), None);
 }
 
