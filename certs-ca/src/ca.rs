@@ -303,6 +303,23 @@ impl Ca {
     /// # Errors
     /// See [`CaError`].
     pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
+        let span = tracing::info_span!(
+            target: "meshwright::traces",
+            "certificate",
+            meshwright.identity = %application.csr.identity,
+            meshwright.instance = application.instance.chars().take(300).collect::<String>(),
+            meshwright.attestation = proof.attestation().text(),
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
+        );
+        let issued = span.in_scope(|| self.issued(application, proof));
+        if let Err(error) = &issued {
+            span.record("otel.status_code", "ERROR").record("otel.status_description", tracing::field::display(error));
+        }
+        issued
+    }
+
+    fn issued(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
         let Application { csr, instance, life, .. } = *application;
         if !is_name(instance) {
             return Err(CaError::Name(instance.chars().take(300).collect(), "an instance's name"));

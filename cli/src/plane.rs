@@ -17,6 +17,7 @@ use control::publish::trust::{Phase, Root, Roots};
 use control::serve::admit::Gate;
 use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use control::settings::{ControlArgs, ExternalArgs};
+use control::traces::Traces;
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
@@ -65,6 +66,7 @@ pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, cl
         authority: Arc::new(authority),
         worlds: watch::Sender::default(),
         in_turn,
+        traces: Traces::default(),
     }
 }
 
@@ -92,6 +94,7 @@ fn joined(ca: Ca, clock: Clock, leaves_out: Option<String>) -> Means {
         authority: Arc::new(Joined { ca, leaves_out }),
         certificates: Box::new(move |routes, gate, stop| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate)), stop))),
         cluster: None,
+        traces: Traces::default(),
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod acme;
 pub mod api;
 pub mod app;
+pub mod canary;
 pub mod clock;
 pub mod crds;
 pub mod node;
@@ -18,5 +19,6 @@ pub mod settings;
 pub mod source;
 pub mod status;
 pub mod store;
+pub mod traces;
 pub mod translate;
 pub mod world;

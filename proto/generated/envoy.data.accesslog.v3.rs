@@ -116,8 +116,6 @@ pub struct AccessLogCommon {
     pub tls_properties: ::core::option::Option<TlsProperties>,
     #[prost(message, optional, tag = "5")]
     pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    #[prost(message, optional, tag = "9")]
-    pub time_to_first_upstream_rx_byte: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "12")]
     pub time_to_last_downstream_tx_byte: ::core::option::Option<::prost_types::Duration>,
     #[prost(message, optional, tag = "13")]

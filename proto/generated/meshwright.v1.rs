@@ -1415,7 +1415,7 @@ impl ::prost::Name for EarlyHeader {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
-    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<report::Kind>,
 }
 /// Nested message and enum types in `Report`.
@@ -1434,6 +1434,8 @@ pub mod report {
         Certificate(super::Certificate),
         #[prost(message, tag = "6")]
         Calls(super::Calls),
+        #[prost(message, tag = "7")]
+        Tapped(super::Tapped),
     }
 }
 impl ::prost::Name for Report {
@@ -1549,9 +1551,16 @@ pub struct Traffic {
     /// Stores of limits that do not answer now.
     #[prost(message, repeated, tag = "13")]
     pub stores_away: ::prost::alloc::vec::Vec<StoreAway>,
+    /// What versions of canaries have answered, of those that some rule leads to now.
+    #[prost(message, repeated, tag = "15")]
+    pub canaries: ::prost::alloc::vec::Vec<CanaryTraffic>,
     /// Other services that policies ask, of which the last question brought no answer.
     #[prost(message, repeated, tag = "14")]
     pub services_away: ::prost::alloc::vec::Vec<ServiceAway>,
+    /// Not cumulative: what was counted since the last report on this stream, the first since its beginning. At most 256 rows, the busiest; what
+    /// further ones counted is in one per direction (`rest`).
+    #[prost(message, repeated, tag = "16")]
+    pub routes: ::prost::alloc::vec::Vec<RouteTraffic>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -1561,6 +1570,44 @@ impl ::prost::Name for Traffic {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Traffic".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RouteTraffic {
+    #[prost(string, tag = "1")]
+    pub direction: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME; empty: a Service's own default.
+    #[prost(string, tag = "2")]
+    pub route: ::prost::alloc::string::String,
+    /// Of the service that was called.
+    #[prost(string, tag = "3")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub service: ::prost::alloc::string::String,
+    /// Inbound: who called; "unknown": who proved nothing.
+    #[prost(string, tag = "5")]
+    pub source_namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub source_workload: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "7")]
+    pub requests: u64,
+    #[prost(uint64, tag = "8")]
+    pub failures: u64,
+    /// Counts per bucket of the request duration histogram, bounds as in the metric.
+    #[prost(uint64, repeated, tag = "9")]
+    pub duration_buckets: ::prost::alloc::vec::Vec<u64>,
+    /// It counts several, which are not told apart.
+    #[prost(bool, tag = "10")]
+    pub rest: bool,
+}
+impl ::prost::Name for RouteTraffic {
+    const NAME: &'static str = "RouteTraffic";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RouteTraffic".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RouteTraffic".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1584,6 +1631,40 @@ impl ::prost::Name for ServiceAway {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ServiceAway".into()
+    }
+}
+/// What one version of a canary has answered to this proxy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanaryTraffic {
+    /// NAMESPACE/NAME of the Canary.
+    #[prost(string, tag = "1")]
+    pub canary: ::prost::alloc::string::String,
+    /// The run of it that the rules are of.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// The candidate; else the stable version.
+    #[prost(bool, tag = "3")]
+    pub candidate: bool,
+    /// Names this row's counter in all the mesh: one of another name began at nothing.
+    #[prost(uint64, tag = "4")]
+    pub counter: u64,
+    #[prost(uint64, tag = "5")]
+    pub requests: u64,
+    /// The server's or the mesh's fault; never the caller's, nor a policy's.
+    #[prost(uint64, tag = "6")]
+    pub failures: u64,
+    /// How long they took, per bucket of `proto::canary`. Copies of requests and tunnels have no time of their own and are in none.
+    #[prost(uint64, repeated, tag = "7")]
+    pub duration_buckets: ::prost::alloc::vec::Vec<u64>,
+}
+impl ::prost::Name for CanaryTraffic {
+    const NAME: &'static str = "CanaryTraffic";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanaryTraffic".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanaryTraffic".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1754,11 +1835,38 @@ impl ::prost::Name for Call {
         "type.googleapis.com/meshwright.v1.Call".into()
     }
 }
+/// What a tap shows of exchanges that ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tapped {
+    #[prost(uint64, tag = "1")]
+    pub tap: u64,
+    /// Lines of the access log, JSON.
+    #[prost(string, repeated, tag = "2")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Exchanges that its filter took since the last message, and how many of these are not among the lines.
+    #[prost(uint64, tag = "3")]
+    pub seen: u64,
+    #[prost(uint64, tag = "4")]
+    pub dropped: u64,
+    /// Why it shows nothing, or nothing more.
+    #[prost(string, tag = "5")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Tapped {
+    const NAME: &'static str = "Tapped";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Tapped".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Tapped".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "command::Kind", tags = "2, 3, 4")]
+    #[prost(oneof = "command::Kind", tags = "2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<command::Kind>,
 }
 /// Nested message and enum types in `Command`.
@@ -1771,6 +1879,10 @@ pub mod command {
         Dump(super::DumpCommand),
         #[prost(message, tag = "4")]
         LogLevel(super::LogLevelCommand),
+        #[prost(message, tag = "5")]
+        Tap(super::TapCommand),
+        #[prost(message, tag = "6")]
+        Find(super::FindCommand),
     }
 }
 impl ::prost::Name for Command {
@@ -1781,6 +1893,104 @@ impl ::prost::Name for Command {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Command".into()
+    }
+}
+/// Shows exchanges as they end; the command's id is the tap's. The same again renews the lease, nothing else.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TapCommand {
+    #[prost(message, optional, tag = "1")]
+    pub filter: ::core::option::Option<TapFilter>,
+    /// After so long without another command the tap ends; none: now.
+    #[prost(message, optional, tag = "2")]
+    pub lease: ::core::option::Option<::prost_types::Duration>,
+    /// Lines that may be sent in a second.
+    #[prost(uint32, tag = "3")]
+    pub lines_per_sec: u32,
+}
+impl ::prost::Name for TapCommand {
+    const NAME: &'static str = "TapCommand";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TapCommand".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TapCommand".into()
+    }
+}
+/// All that is said must hold.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TapFilter {
+    /// "inbound", "outbound"; empty: both.
+    #[prost(string, tag = "1")]
+    pub direction: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME, or NAME in any namespace; empty: any.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub route: ::prost::alloc::string::String,
+    /// One of them; none: whatever it ended with.
+    #[prost(message, repeated, tag = "4")]
+    pub statuses: ::prost::alloc::vec::Vec<StatusRange>,
+    #[prost(string, tag = "5")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub path_prefix: ::prost::alloc::string::String,
+    /// An empty value: the header is there.
+    #[prost(message, repeated, tag = "7")]
+    pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// As a line spells it; empty: any, and none.
+    #[prost(string, tag = "8")]
+    pub reason: ::prost::alloc::string::String,
+    /// The server's or the mesh's fault, as metrics count failures.
+    #[prost(bool, tag = "9")]
+    pub failed: bool,
+    /// It took at least so long.
+    #[prost(message, optional, tag = "10")]
+    pub slower: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for TapFilter {
+    const NAME: &'static str = "TapFilter";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TapFilter".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TapFilter".into()
+    }
+}
+/// Both included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusRange {
+    #[prost(uint32, tag = "1")]
+    pub from: u32,
+    #[prost(uint32, tag = "2")]
+    pub to: u32,
+}
+impl ::prost::Name for StatusRange {
+    const NAME: &'static str = "StatusRange";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.StatusRange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.StatusRange".into()
+    }
+}
+/// Asks for what is kept of a request: one that failed or was slow of late. The answer is a JSON array of access log lines.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindCommand {
+    /// Its x-request-id, or the id of its trace.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FindCommand {
+    const NAME: &'static str = "FindCommand";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.FindCommand".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.FindCommand".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2335,6 +2545,101 @@ impl ::prost::Name for ExplainRequest {
         "type.googleapis.com/meshwright.v1.ExplainRequest".into()
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TapRequest {
+    /// Of the proxies; empty: all.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// A workload or an instance, `gateway/NAME` a Gateway; empty: all.
+    #[prost(string, tag = "2")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<TapFilter>,
+    /// Of each proxy; 0: 100.
+    #[prost(uint32, tag = "4")]
+    pub lines_per_sec: u32,
+}
+impl ::prost::Name for TapRequest {
+    const NAME: &'static str = "TapRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TapRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TapRequest".into()
+    }
+}
+/// Counts are of this message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TapNews {
+    /// Lines of the access log, JSON.
+    #[prost(string, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Exchanges that the filter took, and how many of these are not among the lines.
+    #[prost(uint64, tag = "2")]
+    pub seen: u64,
+    #[prost(uint64, tag = "3")]
+    pub dropped: u64,
+    /// How many proxies are tapped now.
+    #[prost(uint32, tag = "4")]
+    pub proxies: u32,
+    /// A sentence for people; empty: there is nothing to say.
+    #[prost(string, tag = "5")]
+    pub note: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TapNews {
+    const NAME: &'static str = "TapNews";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TapNews".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TapNews".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatRequest {
+    /// services, routes, workloads.
+    #[prost(string, tag = "1")]
+    pub view: ::prost::alloc::string::String,
+    /// Filters; empty: all.
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Only what this NAMESPACE/WORKLOAD calls; empty: whoever calls.
+    #[prost(string, tag = "4")]
+    pub from: ::prost::alloc::string::String,
+    /// Of the time that just passed; none: 10 s.
+    #[prost(message, optional, tag = "5")]
+    pub window: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for StatRequest {
+    const NAME: &'static str = "StatRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.StatRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.StatRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindRequest {
+    /// An x-request-id or the id of a trace.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FindRequest {
+    const NAME: &'static str = "FindRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.FindRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.FindRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Json {
     #[prost(string, tag = "1")]
@@ -2351,6 +2656,44 @@ impl ::prost::Name for Json {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Json".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanariesRequest {
+    /// Filters; empty: all.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CanariesRequest {
+    const NAME: &'static str = "CanariesRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanariesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanariesRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SteerCanaryRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// promote, abort, pause, resume or approve.
+    #[prost(string, tag = "3")]
+    pub verb: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SteerCanaryRequest {
+    const NAME: &'static str = "SteerCanaryRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.SteerCanaryRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.SteerCanaryRequest".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3029,6 +3372,50 @@ pub mod control_client {
                 .insert(GrpcMethod::new("meshwright.v1.Control", "CreateToken"));
             self.inner.unary(req, path, codec).await
         }
+        /// Canaries and how they stand, as `canary status -o json` prints them: a list.
+        pub async fn canaries(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CanariesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Canaries",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Canaries"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what is to become of one; the answer is its row.
+        pub async fn steer_canary(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SteerCanaryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/SteerCanary",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "SteerCanary"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Errors and warnings of the configuration now in force, as `analyze -o json` prints them.
         pub async fn health(
             &mut self,
@@ -3049,6 +3436,74 @@ pub mod control_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("meshwright.v1.Control", "Health"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Shows requests as they end, until the caller hangs up.
+        pub async fn tap(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TapRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TapNews>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Tap",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("meshwright.v1.Control", "Tap"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Rates, success and latency of what is called now.
+        pub async fn stat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StatRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Stat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Stat"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What the proxies keep of one request, hop by hop.
+        pub async fn find(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Find",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Find"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -3116,10 +3571,41 @@ pub mod control_server {
             &self,
             request: tonic::Request<super::TokenRequest>,
         ) -> std::result::Result<tonic::Response<super::TokenResponse>, tonic::Status>;
+        /// Canaries and how they stand, as `canary status -o json` prints them: a list.
+        async fn canaries(
+            &self,
+            request: tonic::Request<super::CanariesRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// Says what is to become of one; the answer is its row.
+        async fn steer_canary(
+            &self,
+            request: tonic::Request<super::SteerCanaryRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
         /// Errors and warnings of the configuration now in force, as `analyze -o json` prints them.
         async fn health(
             &self,
             request: tonic::Request<super::HealthRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// Server streaming response type for the Tap method.
+        type TapStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TapNews, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Shows requests as they end, until the caller hangs up.
+        async fn tap(
+            &self,
+            request: tonic::Request<super::TapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TapStream>, tonic::Status>;
+        /// Rates, success and latency of what is called now.
+        async fn stat(
+            &self,
+            request: tonic::Request<super::StatRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// What the proxies keep of one request, hop by hop.
+        async fn find(
+            &self,
+            request: tonic::Request<super::FindRequest>,
         ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -3508,6 +3994,94 @@ pub mod control_server {
                     };
                     Box::pin(fut)
                 }
+                "/meshwright.v1.Control/Canaries" => {
+                    #[allow(non_camel_case_types)]
+                    struct CanariesSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::CanariesRequest>
+                    for CanariesSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CanariesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::canaries(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CanariesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/SteerCanary" => {
+                    #[allow(non_camel_case_types)]
+                    struct SteerCanarySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::SteerCanaryRequest>
+                    for SteerCanarySvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SteerCanaryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::steer_canary(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SteerCanarySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/meshwright.v1.Control/Health" => {
                     #[allow(non_camel_case_types)]
                     struct HealthSvc<T: Control>(pub Arc<T>);
@@ -3536,6 +4110,138 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = HealthSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Tap" => {
+                    #[allow(non_camel_case_types)]
+                    struct TapSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::TapRequest>
+                    for TapSvc<T> {
+                        type Response = super::TapNews;
+                        type ResponseStream = T::TapStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TapRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::tap(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Stat" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::StatRequest>
+                    for StatSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::stat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Find" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::FindRequest>
+                    for FindSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::find(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5823,6 +6529,8 @@ pub struct RoutePolicy {
     /// What edge kinds say, at a Gateway.
     #[prost(message, optional, tag = "10")]
     pub edge: ::core::option::Option<EdgePolicy>,
+    #[prost(message, optional, tag = "11")]
+    pub telemetry: ::core::option::Option<RouteTelemetry>,
 }
 impl ::prost::Name for RoutePolicy {
     const NAME: &'static str = "RoutePolicy";
@@ -5834,11 +6542,44 @@ impl ::prost::Name for RoutePolicy {
         "type.googleapis.com/meshwright.v1.RoutePolicy".into()
     }
 }
+/// What is told of a rule's requests, where that is not what the proxy tells of others.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteTelemetry {
+    /// Of new traces, 0 to 100.
+    #[prost(double, optional, tag = "1")]
+    pub sample_percent: ::core::option::Option<f64>,
+    #[prost(bool, optional, tag = "2")]
+    pub keep_errors: ::core::option::Option<bool>,
+    /// 0: none is kept for being slow.
+    #[prost(message, optional, tag = "3")]
+    pub keep_slower: ::core::option::Option<::prost_types::Duration>,
+    #[prost(bool, optional, tag = "4")]
+    pub log_enabled: ::core::option::Option<bool>,
+    /// A condition in CEL; only what it holds for is logged.
+    #[prost(string, optional, tag = "5")]
+    pub log_filter: ::core::option::Option<::prost::alloc::string::String>,
+    /// Of requests that succeeded, 0 to 100.
+    #[prost(double, optional, tag = "6")]
+    pub log_sample_success_percent: ::core::option::Option<f64>,
+}
+impl ::prost::Name for RouteTelemetry {
+    const NAME: &'static str = "RouteTelemetry";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RouteTelemetry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RouteTelemetry".into()
+    }
+}
 /// The same for one weighted backend of a rule.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BackendPolicy {
     #[prost(message, optional, tag = "1")]
     pub filters: ::core::option::Option<Filters>,
+    /// Its requests are counted as this version's.
+    #[prost(message, optional, tag = "2")]
+    pub canary: ::core::option::Option<CanaryVersion>,
 }
 impl ::prost::Name for BackendPolicy {
     const NAME: &'static str = "BackendPolicy";
@@ -5848,6 +6589,29 @@ impl ::prost::Name for BackendPolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.BackendPolicy".into()
+    }
+}
+/// One version of what a Canary compares.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanaryVersion {
+    /// NAMESPACE/NAME of the Canary.
+    #[prost(string, tag = "1")]
+    pub canary: ::prost::alloc::string::String,
+    /// Which run of it.
+    #[prost(string, tag = "2")]
+    pub run: ::prost::alloc::string::String,
+    /// The candidate; else the stable version.
+    #[prost(bool, tag = "3")]
+    pub candidate: bool,
+}
+impl ::prost::Name for CanaryVersion {
+    const NAME: &'static str = "CanaryVersion";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CanaryVersion".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CanaryVersion".into()
     }
 }
 /// Gateway API's filters, in the order in which they run; header modifiers are Envoy's own fields.
@@ -5995,6 +6759,9 @@ pub struct Mirror {
     /// Of 1,000,000 requests.
     #[prost(uint32, tag = "2")]
     pub per_million: u32,
+    /// What becomes of the copies is counted as this version's.
+    #[prost(message, optional, tag = "3")]
+    pub canary: ::core::option::Option<CanaryVersion>,
 }
 impl ::prost::Name for Mirror {
     const NAME: &'static str = "Mirror";
@@ -6871,6 +7638,15 @@ pub struct Tracing {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Whether spans of requests that failed are kept, sampled or not.
+    #[prost(bool, tag = "4")]
+    pub keep_errors: bool,
+    /// The same of requests that took longer; absent or 0: none.
+    #[prost(message, optional, tag = "5")]
+    pub keep_slower: ::core::option::Option<::prost_types::Duration>,
+    /// Whether a request of an application that passes on no trace is taken for a part of the only one that it is answering.
+    #[prost(bool, tag = "6")]
+    pub infer_links: bool,
     #[prost(enumeration = "tracing::OtlpProtocol", tag = "10")]
     pub protocol: i32,
     /// Where spans go as JSON of Zipkin's version 2, "<http://host:port/api/v2/spans";> empty: nowhere.

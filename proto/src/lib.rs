@@ -1,6 +1,7 @@
 //! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, pods, origins, defaults, refusals.
 
 pub mod annotations;
+pub mod canary;
 pub mod defaults;
 pub mod epoch;
 pub mod identity;

@@ -13,11 +13,14 @@ use control::serve::listen::{Io, virtual_door};
 use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
-use proto::mesh::{ApplyRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
+use proto::mesh::{
+    ApplyRequest, CanariesRequest, Document, FindRequest, GetRequest, RootsRequest, RotateRootRequest, StatRequest, TapNews, TapRequest, TokenRequest,
+};
 use proxy::io::{Clock, Network};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// Port of xDS and certificates.
@@ -242,6 +245,14 @@ impl Desk {
         Ok(serde_json::from_str(&self.client().await?.roots(RootsRequest {}).await?.into_inner().json)?)
     }
 
+    /// `canary status -o json` of all of them.
+    ///
+    /// # Errors
+    /// The control plane does not run.
+    pub async fn canaries(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.client().await?.canaries(CanariesRequest::default()).await?.into_inner().json)?)
+    }
+
     /// `get KIND -o json`.
     ///
     /// # Errors
@@ -249,6 +260,34 @@ impl Desk {
     pub async fn get(&self, kind: &str) -> anyhow::Result<Value> {
         let request = GetRequest { kind: kind.to_owned(), ..Default::default() };
         Ok(serde_json::from_str(&self.client().await?.get(request).await?.into_inner().json)?)
+    }
+
+    /// `tap`.
+    ///
+    /// # Errors
+    /// The control plane does not run or refuses.
+    pub async fn tap(&self, request: TapRequest) -> anyhow::Result<Streaming<TapNews>> {
+        Ok(self.client().await?.tap(request).await?.into_inner())
+    }
+
+    /// `stat VIEW -o json` over the last 30 s.
+    ///
+    /// # Errors
+    /// The control plane does not run or refuses.
+    pub async fn stat(&self, view: &str) -> anyhow::Result<Value> {
+        let window = Some(prost_types::Duration { seconds: 30, nanos: 0 });
+        let request = StatRequest { view: view.to_owned(), window, ..Default::default() };
+        Ok(serde_json::from_str(&self.client().await?.stat(request).await?.into_inner().json)?)
+    }
+
+    /// `explain ID -o json`.
+    ///
+    /// # Errors
+    /// The control plane does not run or refuses.
+    pub async fn find(&self, id: &str) -> anyhow::Result<Value> {
+        let answer = self.client().await?.find(FindRequest { id: id.to_owned() }).await?.into_inner();
+        anyhow::ensure!(answer.note.is_empty(), "{}", answer.note);
+        Ok(serde_json::from_str(&answer.json)?)
     }
 
     /// `token create`, tried again while the manifests are not read yet.

@@ -47,7 +47,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (2, &["source", "crds"]),
     (3, &["translate"]),
     (4, &["publish"]),
-    (5, &["serve", "store", "rotation", "acme"]),
+    (5, &["serve", "store", "rotation", "acme", "traces", "canary"]),
     (6, &["api", "node", "status"]),
     (7, &["settings", "app", "lib"]),
 ];

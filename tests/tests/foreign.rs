@@ -13,6 +13,8 @@ mod acme;
 mod browser;
 #[path = "foreign/callouts.rs"]
 mod callouts;
+#[path = "foreign/canary.rs"]
+mod canary;
 #[path = "foreign/curl.rs"]
 mod curl;
 #[path = "foreign/edge.rs"]
@@ -45,11 +47,15 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/signals.rs"]
+mod signals;
 #[path = "foreign/storefront.rs"]
 mod storefront;
 #[path = "foreign/tls.rs"]
 mod tls;
 #[path = "foreign/tokens.rs"]
 mod tokens;
+#[path = "foreign/traces.rs"]
+mod traces;
 #[path = "foreign/zero_trust.rs"]
 mod zero_trust;

@@ -13,5 +13,7 @@ mod fuzz;
 mod mesh;
 #[path = "it/pages.rs"]
 mod pages;
+#[path = "it/signals.rs"]
+mod signals;
 #[path = "it/spiffe.rs"]
 mod spiffe;

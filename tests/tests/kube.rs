@@ -5,6 +5,8 @@
 
 #[path = "kube/acme.rs"]
 mod acme;
+#[path = "kube/canary.rs"]
+mod canary;
 #[path = "kube/faults.rs"]
 mod faults;
 #[path = "kube/gateway.rs"]

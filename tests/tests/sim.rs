@@ -2,6 +2,10 @@
 
 #[path = "sim/amplification.rs"]
 mod amplification;
+#[path = "sim/canaries.rs"]
+mod canaries;
+#[path = "sim/canary.rs"]
+mod canary;
 #[path = "sim/month.rs"]
 mod month;
 #[path = "sim/overload.rs"]

@@ -8,7 +8,9 @@ use apiserver::client::{Access, connect};
 use clap::Args;
 use cli::hooks::{Hooks, LINGER};
 use cli::plane::{means, replica};
+use control::app::{Means, Replica};
 use control::settings::ControlArgs as Flags;
+use control::traces::Traces;
 use injector::bundle::HookService;
 use proxy::io::{Clock, Draw};
 use proxy::shell::rights;
@@ -57,21 +59,30 @@ pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
-    output::log(&args.log_level, "control=debug")?;
+    let (traces, export) = control::traces::start(std::env::var("POD_NAME").unwrap_or_else(|_| "control".to_owned()));
+    output::log_beside(&args.log_level, "control=debug", traces.layer())?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).event_interval(TURNS_BEFORE_LOOK).enable_all().build()?;
     runtime.block_on(async {
-        if args.kubernetes {
-            return in_cluster(args, hooks).await;
-        }
-        let means = means(&args.data_dir, &args.external, Clock::System)?;
-        control::app::run(args, means).await
+        let ended = CancellationToken::new();
+        let exporting = tokio::spawn(export.run(ended.clone()));
+        let run = async {
+            if args.kubernetes {
+                return in_cluster(args, hooks, traces).await;
+            }
+            let means = Means { traces, ..means(&args.data_dir, &args.external, Clock::System)? };
+            control::app::run(args, means).await
+        };
+        let result = run.await;
+        ended.cancel();
+        exporting.await?;
+        result
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// One of several replicas of a cluster's control plane.
-async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
+async fn in_cluster(args: Flags, hooks: HookArgs, traces: Traces) -> anyhow::Result<()> {
     let kubeconfig = args.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
     let client = connect(&Access { kubeconfig, context: None }, "control").await?;
     // As `meshwright install` says it to the pod; a process outside of one is in the namespace that its kubeconfig names.
@@ -91,7 +102,7 @@ async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
         leaving: leaving.clone(),
     };
     let (believed, stop) = (watch::Sender::default(), CancellationToken::new());
-    let replica = replica(&args, client, &namespace, &me, Clock::System, hooks.in_turn(&believed));
+    let replica = Replica { traces, ..replica(&args, client, &namespace, &me, Clock::System, hooks.in_turn(&believed)) };
     let mut serving = tokio::spawn(hooks.serve(replica.worlds.subscribe(), believed, stop.clone()));
     let turns = control::app::run_replica(args, replica);
     tokio::pin!(turns);

@@ -7,17 +7,20 @@ use clap::Args;
 use proto::mesh::{ExplainRequest, Header};
 use serde_json::Value;
 
-use super::token;
+use super::{hops, token};
 use crate::client::{self, WhichMesh};
-use crate::output::{self, Columns, TextOrJson};
+use crate::output::{self, Columns, TextOrJson, usage};
 
 /// Arguments of `meshwright explain`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright explain --from shop/frontend -H x-beta:1 GET http://catalog/items")]
+#[command(
+    override_usage = "meshwright explain --from NS/WORKLOAD [OPTIONS] METHOD URL\n       meshwright explain [OPTIONS] ID",
+    after_help = "Examples:\n  meshwright explain --from shop/frontend -H x-beta:1 GET http://catalog/items\n  meshwright explain 5f0c954e-2b7d-4c1e-9a39-0a7b8e2f6d11\n    What became of the request with this x-request-id (or trace id), if it failed or was slow of late."
+)]
 pub(crate) struct ExplainArgs {
     /// The workload (or instance) that would send the request
     #[arg(long, value_name = "NS/WORKLOAD", value_parser = token::workload)]
-    from: String,
+    from: Option<String>,
     /// A request header; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
@@ -30,12 +33,12 @@ pub(crate) struct ExplainArgs {
     /// A token that the request shows as Authorization: Bearer
     #[arg(long, value_name = "JWT", value_parser = bearer)]
     bearer: Option<String>,
-    /// The request's method
-    #[arg(value_parser = method)]
+    /// The request's method; or alone the x-request-id or trace id of one that was made
+    #[arg(value_name = "METHOD|ID")]
     method: String,
     /// The request's URL, with the host as the workload would write it
     #[arg(value_parser = url)]
-    url: String,
+    url: Option<String>,
     #[command(flatten)]
     place: WhichMesh,
     /// How to print it
@@ -78,15 +81,20 @@ fn url(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    let Some(url) = args.url.clone() else { return of_one(&args) };
+    let Some(from) = args.from.clone() else {
+        return Err(usage("say with --from NS/WORKLOAD who would send it".to_owned()));
+    };
+    let method = method(&args.method).map_err(usage)?;
     output::block_on(async {
         let mut control = args.place.connect().await?;
-        let heading = format!("{} from {} would send {} {}", "a request", args.from, args.method, args.url);
+        let heading = format!("a request from {from} would send {method} {url}");
         let bearer = args.bearer.map(|token| ("authorization".to_owned(), format!("Bearer {token}")));
         let headers = args.headers.into_iter().chain(bearer).map(|(name, value)| Header { name, value }).collect();
         let request = ExplainRequest {
-            from: args.from,
-            method: args.method,
-            url: args.url,
+            from,
+            method,
+            url,
             headers,
             consumer: args.consumer.unwrap_or_default(),
             address: args.address.map(|address| address.to_string()).unwrap_or_default(),
@@ -98,6 +106,16 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// A request that was made, by its id.
+fn of_one(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let of_a_plan = args.from.is_some() || !args.headers.is_empty() || args.consumer.is_some() || args.address.is_some() || args.bearer.is_some();
+    if of_a_plan {
+        return Err(usage(format!("`{}` is no METHOD URL; write for example GET http://catalog/items, or an id and nothing else", args.method)));
+    }
+    let known = output::block_on(hops::run(&args.place, &args.method, args.output))?;
+    Ok(if known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One side's verdict, then the server's beneath it.

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod analyze;
 mod apply;
 mod ca;
+mod canary;
 mod check;
 mod completions;
 mod control;
@@ -19,6 +20,7 @@ mod exec;
 mod explain;
 mod get;
 mod hook;
+mod hops;
 mod identity;
 mod inject;
 mod injector;
@@ -28,6 +30,8 @@ mod key;
 mod logs;
 mod policy;
 mod proxy;
+mod stat;
+mod tap;
 mod token;
 mod uninstall;
 mod up;
@@ -64,8 +68,12 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Shows what is live: objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext.
     Get(get::GetArgs),
-    /// Says which listener, route, policies and endpoints a request would meet.
+    /// Says which listener, route, policies and endpoints a request would meet, or what became of one that failed.
     Explain(explain::ExplainArgs),
+    /// Shows requests as they end.
+    Tap(tap::TapArgs),
+    /// Shows rate, success and latency per service, route or workload.
+    Stat(stat::StatArgs),
     /// Suggests least-privilege policies from observed traffic.
     Policy(policy::PolicyArgs),
     /// Validates a folder of manifests offline.
@@ -76,6 +84,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Makes, lists, replaces and revokes API keys of consumers.
     Key(key::KeyArgs),
+    /// Shows canaries, and promotes, rolls back, pauses or approves them.
+    Canary(canary::CanaryArgs),
     /// Shows the certificate authority's work.
     Ca(ca::CaArgs),
     /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
@@ -124,11 +134,14 @@ impl Cli {
             Command::Wait(args) => wait::run(args),
             Command::Get(args) => get::run(args),
             Command::Explain(args) => explain::run(args),
+            Command::Tap(args) => tap::run(args),
+            Command::Stat(args) => stat::run(args),
             Command::Policy(args) => policy::run(args),
             Command::Analyze(args) => analyze::run(args),
             Command::Check(args) => check::run(args),
             Command::Token(args) => token::run(args),
             Command::Key(args) => key::run(args),
+            Command::Canary(args) => canary::run(args),
             Command::Ca(args) => ca::run(args),
             Command::Identity(args) => identity::run(args),
             Command::Control(args) => control::run(args),
@@ -180,11 +193,31 @@ mod tests {
             "meshwright explain --from shop/frontend http://catalog/",
             "meshwright explain --from shop/frontend GET /items",
             "meshwright explain --from shop/frontend -H nonsense GET http://catalog/",
+            "meshwright explain",
+            "meshwright explain GET http://catalog/",
+            "meshwright explain --from shop/frontend r1",
+            "meshwright explain r1 -H x-beta:1",
+            "meshwright tap --status 6xx",
+            "meshwright tap --reason because",
+            "meshwright tap --direction up",
+            "meshwright tap -H authorization:x",
+            "meshwright tap --slower 0s",
+            "meshwright tap --rate 0",
+            "meshwright tap --max 0",
+            "meshwright tap --for soon",
+            "meshwright stat pods",
+            "meshwright stat --window 2m",
+            "meshwright stat --window 1500ms",
+            "meshwright stat --sort size",
+            "meshwright stat --from frontend",
             "meshwright token create --workload catalog",
             "meshwright token create --workload shop/catalog --life 0s",
             "meshwright key create acme",
             "meshwright key revoke partners/acme",
             "meshwright key rotate partners/acme --overlap 0s",
+            "meshwright canary",
+            "meshwright canary abort -n shop",
+            "meshwright canary status -o yaml",
             "meshwright ca audit --since yesterday",
             "meshwright identity --control nonsense --control-ca x --token-file y --dir z",
             "meshwright identity --control 192.0.2.1:1 --control-ca x --token-file y",

@@ -51,8 +51,6 @@ fn everywhere() -> Vec<Value> {
         rule("gateway.networking.x-k8s.io", &["xbackends/status"], &["patch"]),
         rule("meshwright.dev", &ours, &read),
         rule("meshwright.dev", &our_statuses.each_ref().map(String::as_str), &["patch"]),
-        // Known by name, and asked for by later versions.
-        rule("meshwright.dev", &["canaries"], &watched),
         // Roots and certificates that policies and Gateways refer to: watched one by one, by name, but which ones only those objects know.
         rule("", &["configmaps", "secrets"], &watched),
         // Of which version Gateway API is.

@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use super::usage;
 
@@ -11,11 +13,21 @@ use super::usage;
 /// # Errors
 /// It is no filter.
 pub(crate) fn log(filter: &str, instead: &str) -> anyhow::Result<()> {
-    // The client of a cluster writes a line for each failed call; whoever calls says what matters of it, once.
+    log_beside(filter, instead, None::<fmt::Layer<Registry>>)
+}
+
+/// The same beside another layer, which has a filter of its own.
+///
+/// # Errors
+/// It is no filter.
+pub(crate) fn log_beside(filter: &str, instead: &str, other: Option<impl Layer<Registry> + Send + Sync>) -> anyhow::Result<()> {
+    // The client of a cluster writes a line for each failed call, and a library each span that is not taken; whoever calls says what matters of
+    // it, once. Spans for collectors are no part of a line.
     let quiet = if filter.contains("kube") { "" } else { ",kube_client=off" };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
+    let filter = EnvFilter::try_new(format!("{filter}{quiet},opentelemetry=off,meshwright::traces=off"))
         .map_err(|error| usage(format!("--log-level {filter}: {error}; use `info`, or `{instead}`")))?;
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).with_filter(filter);
+    tracing_subscriber::registry().with(other.map(Layer::boxed).into_iter().chain([lines.boxed()]).collect::<Vec<_>>()).init();
     Ok(())
 }

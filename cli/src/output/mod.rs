@@ -3,7 +3,9 @@
 mod error;
 mod log;
 mod progress;
+pub(crate) mod requests;
 mod table;
+pub(crate) mod terminal;
 
 use std::io::{self, Write};
 
@@ -11,7 +13,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 pub(crate) use error::{install_panic_hook, print_error, usage};
-pub(crate) use log::log;
+pub(crate) use log::{log, log_beside};
 pub(crate) use progress::ProgressLine;
 pub(crate) use table::Columns;
 

@@ -258,14 +258,9 @@ impl Fleet {
                 Err(error) => mesh.screen.notice(format!("telemetry to {} is not relayed: {error:#}", order.target)),
             }
         }
-        let running = self.relays.iter().filter_map(|(port, (target, _))| Some((authority(target).to_owned(), u16::try_from(*port).ok()?)));
+        let running = self.relays.iter().filter_map(|(port, (target, _))| Some((relay::authority(target).to_owned(), u16::try_from(*port).ok()?)));
         mesh.relays.replace(running.collect());
     }
-}
-
-/// `HOST:PORT` of an endpoint.
-pub(crate) fn authority(endpoint: &str) -> &str {
-    endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/')
 }
 
 /// Starts a relay from the bridge's addresses to a target that the host reaches.
@@ -275,7 +270,7 @@ pub(crate) fn relay_to_host(mesh: &Rc<Mesh>, port: u32, target: &str) -> anyhow:
     for address in mesh.settings.ranges.bridge_here() {
         listeners.push(mesh.fabric.borrow().listen(SocketAddr::new(address.addr(), port))?);
     }
-    let target = authority(target).to_owned();
+    let target = relay::authority(target).to_owned();
     Ok(spawn_local(async move {
         let relays = listeners.into_iter().map(|listener| {
             let target = target.clone();

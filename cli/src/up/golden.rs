@@ -1,92 +1,38 @@
-//! Golden metrics of the whole mesh as one line: rate, success and p99 per Service, from two looks at cumulative counters. Pure.
+//! Golden metrics of the whole mesh as one line: rate, success and p99 per Service, out of what `stat` says. Pure.
 
-use std::collections::BTreeMap;
-
-use proxy::observe::BUCKET_BOUNDS_SECS;
 use serde_json::Value;
+
+use crate::output::milliseconds;
 
 /// Services on the line; a terminal is about that wide.
 const SERVICES_MAX: usize = 4;
+/// Where the histogram ends: what takes longer takes at least so long.
+const LATENCY_MAX_MS: f64 = 10_000.0;
 
-/// Counters of one Service, summed over its callers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct ServiceTotal {
-    requests: u64,
-    failures: u64,
-    buckets: Vec<u64>,
+/// The line for rows of `stat services`, busiest Services first.
+pub(crate) fn line(rows: &Value) -> String {
+    let rate = |row: &Value| row["rps"].as_f64().unwrap_or_default();
+    let mut rows: Vec<&Value> = rows.as_array().into_iter().flatten().filter(|row| rate(row) > 0.0 && row["service"].is_string()).collect();
+    if rows.is_empty() {
+        return "no requests now".to_owned();
+    }
+    rows.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+    let more = rows.len().saturating_sub(SERVICES_MAX);
+    let mut parts: Vec<String> = rows.into_iter().take(SERVICES_MAX).map(service).collect();
+    if more > 0 {
+        parts.push(format!("{more} more"));
+    }
+    parts.join(" · ")
 }
 
-/// One look.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sample {
-    services: BTreeMap<String, ServiceTotal>,
-}
-
-impl Sample {
-    /// Reads `get traffic`: what the callers' proxies (and edges) saw, for they see failures that never reached a server.
-    pub(crate) fn read(answer: &Value) -> Self {
-        let mut services: BTreeMap<String, ServiceTotal> = BTreeMap::new();
-        let rows = answer.as_object().into_iter().flat_map(|proxies| proxies.values()).filter_map(Value::as_array).flatten();
-        for row in rows.filter(|row| row["direction"] == "outbound") {
-            let text = |field: &str| row[field].as_str().unwrap_or_default();
-            let number = |field: &str| row[field].as_u64().unwrap_or_default();
-            let sum = services.entry(format!("{}/{}", text("namespace"), text("service"))).or_default();
-            sum.requests += number("requests");
-            sum.failures += number("failures");
-            let counts = row["duration_buckets"].as_array().into_iter().flatten().map(|count| count.as_u64().unwrap_or_default());
-            for (at, count) in counts.enumerate() {
-                if sum.buckets.len() <= at {
-                    sum.buckets.push(0);
-                }
-                sum.buckets[at] += count;
-            }
-        }
-        Self { services }
-    }
-
-    /// The line for what happened since `before`, busiest Services first.
-    pub(crate) fn line(&self, before: &Self, secs: f64) -> String {
-        let none = ServiceTotal::default();
-        let mut rows: Vec<(u64, String)> = self
-            .services
-            .iter()
-            .filter_map(|(name, now)| {
-                let then = before.services.get(name).unwrap_or(&none);
-                // A proxy that started anew counts from zero.
-                let requests = now.requests.checked_sub(then.requests).filter(|requests| *requests > 0)?;
-                let failures = now.failures.saturating_sub(then.failures).min(requests);
-                let success = 100.0 * (1.0 - failures as f64 / requests as f64);
-                let p99 = quantile(now, then, 0.99).map(|ms| format!(" p99 {ms}")).unwrap_or_default();
-                Some((requests, format!("{name} {:.0}/s {success:.1}%{p99}", requests as f64 / secs)))
-            })
-            .collect();
-        if rows.is_empty() {
-            return "no requests now".to_owned();
-        }
-        rows.sort_by(|a, b| b.cmp(a));
-        let more = rows.len().saturating_sub(SERVICES_MAX);
-        let mut parts: Vec<String> = rows.into_iter().take(SERVICES_MAX).map(|(_, text)| text).collect();
-        if more > 0 {
-            parts.push(format!("{more} more"));
-        }
-        parts.join(" · ")
-    }
-}
-
-/// The upper bound of the bucket that the quantile falls into, as text with its unit.
-fn quantile(now: &ServiceTotal, then: &ServiceTotal, q: f64) -> Option<String> {
-    let fresh: Vec<u64> =
-        now.buckets.iter().enumerate().map(|(at, count)| count.saturating_sub(then.buckets.get(at).copied().unwrap_or(0))).collect();
-    let total: u64 = fresh.iter().sum();
-    if total == 0 {
-        return None;
-    }
-    let mut seen = 0;
-    let at = fresh.iter().position(|count| {
-        seen += count;
-        seen as f64 >= q * total as f64
-    })?;
-    Some(BUCKET_BOUNDS_SECS.get(at).map_or_else(|| "> 10 s".to_owned(), |secs| format!("< {} ms", secs * 1000.0)))
+fn service(row: &Value) -> String {
+    let text = |field: &str| row[field].as_str().unwrap_or_default();
+    let number = |field: &str| row[field].as_f64();
+    // Cut and not rounded: a failure never reads as 100 %.
+    let success = number("success").map(|success| format!(" {:.1}%", (success * 10.0).floor() / 10.0)).unwrap_or_default();
+    let latency = |ms: f64| if ms < LATENCY_MAX_MS { milliseconds(ms) } else { "> 10 s".to_owned() };
+    let p99 = number("p99_ms").map(|ms| format!(" p99 {}", latency(ms))).unwrap_or_default();
+    format!("{}/{} {:.0}/s{success}{p99}", text("namespace"), text("service"), number("rps").unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -95,18 +41,18 @@ mod tests {
 
     use super::*;
 
-    /// Aim: rates are differences, callers are summed, inbound rows do not count twice, and a restarted proxy does not yield nonsense.
+    /// Aim: the busiest come first, idle ones and what is no answer are left out, a failure never reads as 100 %.
     #[test]
-    fn a_line_from_two_looks() {
-        let row = |direction: &str, requests: u64, failures: u64, buckets: [u64; 3]| json!({"direction": direction, "namespace": "shop", "service": "catalog", "requests": requests, "failures": failures, "duration_buckets": buckets});
-        let before = Sample::read(&json!({"shop/web": [row("outbound", 10, 0, [10, 0, 0])]}));
-        let after = Sample::read(&json!({
-            "shop/web": [row("outbound", 20, 1, [19, 0, 1])],
-            "shop/edge": [row("outbound", 10, 0, [10, 0, 0])],
-            "shop/catalog": [row("inbound", 30, 1, [30, 0, 0])],
-        }));
-        assert_eq!(after.line(&before, 2.0), "shop/catalog 10/s 95.0% p99 < 2.5 ms");
-        assert_eq!(before.line(&after, 1.0), "no requests now");
-        assert_eq!(Sample::read(&json!([])).line(&Sample::default(), 1.0), "no requests now");
+    fn rows_make_a_line() {
+        let row = |service: &str, rps: f64, success: f64, p99_ms: f64| {
+            json!({"namespace": "shop", "service": service, "rps": rps, "success": success, "p99_ms": p99_ms})
+        };
+        let rows = json!([row("store", 1.0, 100.0, 20_000.0), row("catalog", 10.0, 99.99, 2.25), row("idle", 0.0, 100.0, 1.0)]);
+        assert_eq!(line(&rows), "shop/catalog 10/s 99.9% p99 2.2 ms · shop/store 1/s 100.0% p99 > 10 s");
+        let many: Value = (0..6).map(|n| row(&format!("s{n}"), 1.0, 100.0, 1.0)).collect();
+        assert!(line(&many).ends_with(" · 2 more"), "{}", line(&many));
+        for none in [json!([]), json!({}), json!([1, "x"])] {
+            assert_eq!(line(&none), "no requests now");
+        }
     }
 }

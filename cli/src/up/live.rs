@@ -1,16 +1,15 @@
 //! From "starting" to "live", and what is shown then: URLs, what runs, what to try, and the golden metrics once a second.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use proto::mesh::{GetRequest, WaitRequest};
+use proto::mesh::{StatRequest, WaitRequest};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::gateway::url;
-use super::golden::Sample;
+use super::golden;
 use super::mesh::Mesh;
 use super::screen::News;
 use crate::output::Columns;
@@ -23,8 +22,6 @@ const WAIT_SECS: i64 = 30;
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause between two looks at the metrics.
 const METRICS: Duration = Duration::from_secs(1);
-/// Looks that the window of the rates spans.
-const LOOKS_MAX: usize = 6;
 
 /// Waits until everything declared is live, says so, and then shows metrics on a terminal. Never returns.
 pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Instant) {
@@ -41,22 +38,13 @@ pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Inst
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     mesh.screen.tell(&News::Live { epoch, instances, elapsed_ms });
     summary(mesh, folder);
-    // Proxies report every few seconds: a window that long shows a steady rate.
-    let mut looks: VecDeque<(Sample, Instant)> = VecDeque::with_capacity(LOOKS_MAX);
     loop {
         sleep(METRICS).await;
-        if !mesh.screen.moves() {
-            continue;
+        if mesh.screen.moves()
+            && let Ok(rows) = golden_metrics(mesh).await
+        {
+            mesh.screen.moving(&golden::line(&rows));
         }
-        let Ok(now) = sample(mesh).await else { continue };
-        let at = Instant::now();
-        if let Some((before, since)) = looks.front() {
-            mesh.screen.moving(&now.line(before, at.duration_since(*since).as_secs_f64()));
-        }
-        if looks.len() == LOOKS_MAX {
-            looks.pop_front();
-        }
-        looks.push_back((now, at));
     }
 }
 
@@ -131,10 +119,10 @@ fn this_program() -> String {
     }
 }
 
-async fn sample(mesh: &Mesh) -> anyhow::Result<Sample> {
+/// What `stat` says of services.
+async fn golden_metrics(mesh: &Mesh) -> anyhow::Result<Value> {
     let mut control = client::connect_to(&mesh.state.join(CONTROL_SOCKET)).await?;
-    let request = GetRequest { kind: "traffic".to_owned(), ..GetRequest::default() };
-    Ok(Sample::read(&serde_json::from_str(&control.get(request).await?.into_inner().json)?))
+    Ok(serde_json::from_str(&control.stat(StatRequest::default()).await?.into_inner().json)?)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::book::{InstanceRecord, InstancesFile};
 use super::process::{Backoff, Process, last_line};
+use super::relay::authority;
 use super::rights::Rights;
 use super::screen::{News, Screen};
 use super::{UpSettings, tidy};
@@ -86,7 +87,7 @@ pub(crate) struct Mesh {
     pub(crate) rewrite: Notify,
     /// Bounds simultaneous starts.
     pub(crate) starts: Arc<Semaphore>,
-    /// `HOST:PORT` of `OTEL_EXPORTER_OTLP_ENDPOINT` where that is the host's loopback.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` where that is the host's loopback.
     pub(crate) otlp: Option<String>,
     /// Port on the bridge of each relay to the host, by target.
     pub(crate) relays: RefCell<BTreeMap<String, u16>>,
@@ -211,9 +212,12 @@ impl Mesh {
     /// Environment that workloads see instead of the host's: the relay where an endpoint on the host's loopback is meant.
     pub(crate) fn workload_env(&self) -> Vec<(OsString, OsString)> {
         let [bridge, _] = self.settings.ranges.bridge();
-        let relays = self.relays.borrow();
-        let port = self.otlp.as_ref().and_then(|target| relays.get(target));
-        port.map(|port| (OTLP_ENV.into(), format!("http://{}:{port}", bridge.addr()).into())).into_iter().collect()
+        let relayed = |endpoint: &String| {
+            let target = authority(endpoint);
+            let port = *self.relays.borrow().get(target)?;
+            Some((OTLP_ENV.into(), endpoint.replacen(target, &format!("{}:{port}", bridge.addr()), 1).into()))
+        };
+        self.otlp.as_ref().and_then(relayed).into_iter().collect()
     }
 
     /// The book as it stands.

@@ -263,14 +263,13 @@ fn serve_plaintext_xds(mesh: &Rc<Mesh>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The target of `OTEL_EXPORTER_OTLP_ENDPOINT` where it is the host's loopback: the control plane, which has the same variable, orders a
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` where it is the host's loopback: the control plane, which has the same variable, orders a
 /// relay for it.
 fn otlp_here() -> Option<String> {
     let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| endpoint.starts_with("http://"))?;
-    let target = agent::authority(&endpoint);
-    let (host, _) = target.rsplit_once(':')?;
+    let (host, _) = relay::authority(&endpoint).rsplit_once(':')?;
     let loopback = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    (host == "localhost" || loopback).then(|| target.to_owned())
+    (host == "localhost" || loopback).then_some(endpoint)
 }
 
 /// Waits for a future, but not for ever; for the end of parts.

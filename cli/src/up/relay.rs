@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_local;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::netns::Namespace;
@@ -25,21 +25,24 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Wait after an `accept` that failed (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts and copies until dropped; `dial` opens the far side for each connection.
+/// Accepts and copies until dropped, and what it carries ends with it: a client that keeps its connection must not go on to where nobody wants
+/// it. `dial` opens the far side for each connection.
 pub(crate) async fn run<F: Future<Output = anyhow::Result<TcpStream>> + 'static>(
     listener: std::net::TcpListener,
     dial: impl Fn(&TcpStream) -> F,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).context("cannot relay")?;
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut carried = JoinSet::new();
     loop {
+        while carried.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
         let Ok((mut near, _)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let far = dial(&near);
-        spawn_local(async move {
+        carried.spawn_local(async move {
             let _permit = permit;
             // A far side that does not answer shows to the near one as a closed connection, as it would through any router.
             if let Ok(Ok(mut far)) = timeout(CONNECT_MAX, far).await {
@@ -49,6 +52,12 @@ pub(crate) async fn run<F: Future<Output = anyhow::Result<TcpStream>> + 'static>
             }
         });
     }
+}
+
+/// `HOST:PORT` of an endpoint.
+pub(crate) fn authority(endpoint: &str) -> &str {
+    let rest = endpoint.strip_prefix("http://").unwrap_or(endpoint);
+    rest.split_once(['/', '?']).map_or(rest, |(authority, _)| authority)
 }
 
 /// Dials from the namespace of `up`.

@@ -83,7 +83,7 @@ impl Calls {
 ///
 /// # Errors
 /// There are none.
-pub(super) fn believing(roots: Option<&[u8]>, from: &str) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn believing(roots: Option<&[u8]>, from: &str) -> Result<Arc<ClientConfig>, String> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(pem) => {
@@ -112,7 +112,7 @@ impl HttpClient for Calls {
             if !may_lead(&uri, &directory) {
                 return Err(fault("the authority leads there without TLS, and is not followed".to_owned()));
             }
-            let answer = match timeout(CALL_MAX, call(&tls, request)).await {
+            let answer = match timeout(CALL_MAX, called(&tls, request)).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(why)) => return Err(fault(why)),
                 Err(_) => return Err(fault(format!("no answer within {} s", CALL_MAX.as_secs()))),
@@ -207,14 +207,33 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(SystemTime::from(at).duration_since(now).unwrap_or_default())
 }
 
-async fn call(tls: &Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, String> {
+async fn called(tls: &Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Bytes>, String> {
+    let secure = request.uri().scheme() != Some(&Scheme::HTTP);
+    call(secure.then_some(tls), None, request).await
+}
+
+/// Calls where the request's address leads: by TLS whoever is of that name, or in plaintext; at these addresses, or at those that its name
+/// has. Not bounded in time.
+///
+/// # Errors
+/// The name has no address, nobody takes the call, or there is no answer.
+pub(crate) async fn call<B>(
+    tls: Option<&Arc<ClientConfig>>,
+    known: Option<&[SocketAddr]>,
+    request: Request<B>,
+) -> Result<Response<Bytes>, String>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let uri = request.uri().clone();
     let host = uri.host().ok_or("its address names no host")?.trim_matches(['[', ']']).to_owned();
-    let secure = uri.scheme() != Some(&Scheme::HTTP);
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let found = lookup_host((host.as_str(), port)).await.map_err(|error| format!("its name: {error}"))?;
-    let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-    send(secure.then_some((tls, host.as_str())), &addresses, request).await
+    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+    let addresses: Vec<SocketAddr> = match known {
+        Some(known) => known.to_vec(),
+        None => lookup_host((host.as_str(), port)).await.map_err(|error| format!("its name: {error}"))?.take(ADDRESSES_MAX).collect(),
+    };
+    send(tls.map(|tls| (tls, host.as_str())), &addresses, request).await
 }
 
 /// Sends a request to the first of some addresses that takes a connection; by TLS to whoever is of that name. Not bounded in time.

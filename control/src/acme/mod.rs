@@ -3,7 +3,7 @@
 //! An order that fails touches nothing that is in force.
 
 mod accounts;
-mod calls;
+pub(crate) mod calls;
 mod counts;
 mod decide;
 mod dns;

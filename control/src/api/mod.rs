@@ -5,11 +5,14 @@ mod audit;
 pub(crate) mod away;
 mod consumers;
 mod explain;
+mod find;
 mod get;
 mod keys;
 pub(crate) mod live;
 mod ready;
 mod rotate;
+mod stat;
+mod tap;
 mod wait;
 
 use std::pin::Pin;
@@ -20,8 +23,8 @@ use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
 use proto::mesh::{
-    ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, TokenRequest, TokenResponse,
-    WaitRequest,
+    ApplyRequest, CanariesRequest, ExplainRequest, FindRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, StatRequest,
+    SteerCanaryRequest, TapNews, TapRequest, TokenRequest, TokenResponse, WaitRequest,
 };
 use proto::names::{Mode, NodeId};
 use tokio::sync::mpsc;
@@ -29,12 +32,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::canary::{CanaryHelm, CanaryVerb};
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::rotation::Rotation;
 use crate::serve::authority::{SharedAuthority, TokenOrder};
 use crate::store::Store;
 use crate::translate;
+use crate::world::{Kind, ObjectKey};
 
 /// Largest request: a folder of manifests.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -51,6 +56,7 @@ pub struct Api {
     authority: SharedAuthority,
     store: Arc<Store>,
     rotation: Rotation,
+    canaries: CanaryHelm,
     stop: CancellationToken,
 }
 
@@ -60,10 +66,10 @@ impl Api {
         board: Arc<Board>,
         authority: SharedAuthority,
         store: Arc<Store>,
-        rotation: Rotation,
+        (rotation, canaries): (Rotation, CanaryHelm),
         stop: CancellationToken,
     ) -> ControlServer<Self> {
-        ControlServer::new(Self { board, authority, store, rotation, stop })
+        ControlServer::new(Self { board, authority, store, rotation, canaries, stop })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
@@ -73,9 +79,10 @@ impl Api {
     }
 
     /// Runs `work` beside the answer's stream; it ends when the caller hangs up or we stop.
-    fn progress<F>(&self, work: impl FnOnce(Arc<Board>, mpsc::Sender<Result<Progress, Status>>) -> F) -> Response<Progresses>
+    fn progress<F, T>(&self, work: impl FnOnce(Arc<Board>, mpsc::Sender<Result<T, Status>>) -> F) -> Response<Answers<T>>
     where
         F: Future<Output = ()> + Send + 'static,
+        T: Send + 'static,
     {
         let (sender, receiver) = mpsc::channel(16);
         let (gone, stop) = (sender.clone(), self.stop.clone());
@@ -95,7 +102,8 @@ impl Api {
     }
 }
 
-type Progresses = Pin<Box<dyn Stream<Item = Result<Progress, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Progresses = Answers<Progress>;
 
 fn timeout(given: Option<prost_types::Duration>) -> Duration {
     given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero()).unwrap_or(TIMEOUT_DEFAULT)
@@ -110,6 +118,7 @@ impl Control for Api {
     type ApplyStream = Progresses;
     type WaitStream = Progresses;
     type RotateRootStream = Progresses;
+    type TapStream = Answers<TapNews>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
@@ -147,6 +156,21 @@ impl Control for Api {
         Ok(Response::new(Json { json: json.to_string(), note: String::new() }))
     }
 
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Answers<TapNews>>, Status> {
+        let request = request.into_inner();
+        let edition = self.edition()?;
+        let tap = tap::begin(&self.board, &edition, &request)?;
+        Ok(self.progress(|board, sender| tap::run(board, tap, request, sender)))
+    }
+
+    async fn stat(&self, request: Request<StatRequest>) -> Result<Response<Json>, Status> {
+        stat::rows(&self.board, &request.into_inner()).map(Response::new)
+    }
+
+    async fn find(&self, request: Request<FindRequest>) -> Result<Response<Json>, Status> {
+        find::run(&self.board, request.into_inner()).await.map(Response::new)
+    }
+
     async fn create_token(&self, request: Request<TokenRequest>) -> Result<Response<TokenResponse>, Status> {
         let request = request.into_inner();
         let edition = self.edition()?;
@@ -161,6 +185,24 @@ impl Control for Api {
         let token = tokio::task::spawn_blocking(move || authority.create_token(&order)).await;
         let token = token.map_err(|_| Status::internal("making a token ended unexpectedly"))?.map_err(Status::failed_precondition)?;
         Ok(Response::new(TokenResponse { token }))
+    }
+
+    async fn canaries(&self, request: Request<CanariesRequest>) -> Result<Response<Json>, Status> {
+        let CanariesRequest { namespace, name } = request.into_inner();
+        let rows = self.canaries.rows(&namespace, &name);
+        if rows.is_empty() && !name.is_empty() {
+            return Err(Status::not_found(format!("there is no Canary {namespace}/{name}")));
+        }
+        Ok(Response::new(Json { json: serde_json::Value::from(rows).to_string(), note: String::new() }))
+    }
+
+    async fn steer_canary(&self, request: Request<SteerCanaryRequest>) -> Result<Response<Json>, Status> {
+        let SteerCanaryRequest { namespace, name, verb } = request.into_inner();
+        let Some(verb) = CanaryVerb::find(&verb) else {
+            return Err(Status::invalid_argument(format!("`{verb}` is none of promote, abort, pause, resume and approve")));
+        };
+        let row = self.canaries.steer(ObjectKey::new(Kind::Canary, namespace, name), verb).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(Json { json: row.to_string(), note: String::new() }))
     }
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<Json>, Status> {

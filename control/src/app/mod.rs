@@ -5,6 +5,7 @@
 mod dates;
 mod mended;
 mod reading;
+mod rows;
 mod tokens;
 mod turns;
 mod writer;
@@ -26,6 +27,7 @@ use tonic::service::Routes;
 
 use crate::acme::AcmeOrders;
 use crate::api::Api;
+use crate::canary::CanaryDriver;
 use crate::clock::Clock;
 use crate::node::Agents;
 use crate::publish::board::{Board, Errand};
@@ -42,6 +44,7 @@ use crate::settings::ControlArgs;
 use crate::source::cluster::{Cluster, Pulses};
 use crate::source::{Folder, Watch};
 use crate::store::{Page, Row, Store};
+use crate::traces::Traces;
 use crate::world::{Change, Origin, SessionKey, World};
 pub use turns::{BOOK, InTurn, LEASE, OpenAuthority, Replica, SAFE, run_replica};
 use writer::Writer;
@@ -80,6 +83,8 @@ pub struct Means {
     pub certificates: Certificates,
     /// The way to the cluster whose objects are watched.
     pub cluster: Option<kube::Client>,
+    /// Where spans of its own work are made.
+    pub traces: Traces,
 }
 
 /// Runs the control plane until SIGTERM or SIGINT. Bad manifests never end it: they are told on stderr, by `get objects` and by
@@ -134,6 +139,7 @@ struct Ground {
     taken_over: bool,
     /// Where ordered certificates are written, if not to the store.
     cluster: Option<kube::Client>,
+    traces: Traces,
 }
 
 /// Reads the book and starts everything behind the doors. Simulations bring doors of their own ([`listen::virtual_door`]).
@@ -141,7 +147,7 @@ struct Ground {
 /// # Errors
 /// The folder or the data folder cannot be used, or the authority signs nothing.
 pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Assembled> {
-    let Means { clock, authority, certificates, cluster } = means;
+    let Means { clock, authority, certificates, cluster, traces } = means;
     let mut settings = args.world()?;
     if args.kubernetes != cluster.is_some() {
         bail!("a client of the cluster is needed exactly with --kubernetes");
@@ -150,9 +156,8 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     settings.session_key = session_key(&store)?;
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let (board, events) = Board::new(clock.clone());
-    let metrics = Arc::new(Metrics::default());
-    let ground =
-        Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over: false, cluster: cluster.clone() };
+    let (metrics, taken_over) = (Arc::new(Metrics::default()), false);
+    let ground = Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over, cluster: cluster.clone(), traces };
     let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
     if let Some(folder) = &args.config {
         plane.tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
@@ -175,16 +180,18 @@ fn stand(
     ground: Ground,
     stop: &CancellationToken,
 ) -> anyhow::Result<Assembled> {
-    let Ground { store, board, events, world, metrics, taken_over, cluster } = ground;
+    let Ground { store, board, events, world, metrics, taken_over, cluster, traces } = ground;
     let (tls, seating, lasts) = tls::config(&authority, args.names(), &clock)?;
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
     metrics.follow(&authority);
     metrics.publish(&board);
+    metrics.collect(traces.counts());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));
+    tasks.spawn(done(traces.follow(board.clone(), stop.clone())));
     tasks.spawn(done(seating.clone().keep(lasts, stop.clone())));
     tasks.spawn(done(seating.clone().follow(board.editions(), stop.clone())));
     let followers = Followers { clients: tls.roots.clone(), seating, files };
@@ -194,8 +201,11 @@ fn stand(
     let (orders, counted) = AcmeOrders::new(board.clone(), store.clone(), cluster);
     metrics.collect(Box::new(counted));
     tasks.spawn(done(orders.run(stop.clone())));
+    let (canaries, helm, counted) = CanaryDriver::new(board.clone(), store.clone());
+    metrics.collect(Box::new(counted));
+    tasks.spawn(done(canaries.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
-    let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
+    let api = || Api::service(board.clone(), authority.clone(), store.clone(), (rotation.clone(), helm.clone()), stop.clone());
     let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
     let limits = LimitDesk::service(board.clone(), stop.clone());
     let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(limits).add_service(guarded);

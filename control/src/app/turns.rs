@@ -33,6 +33,7 @@ use crate::settings::ControlArgs;
 use crate::source::cluster::{Cluster, Pulses};
 use crate::status::Recorder;
 use crate::store::{Shared, Store};
+use crate::traces::Traces;
 use crate::world::{Allocations, World};
 
 /// The lease by which replicas agree who serves.
@@ -73,6 +74,8 @@ pub struct Replica {
     pub worlds: watch::Sender<Option<World>>,
     /// For each turn.
     pub in_turn: InTurn,
+    /// Where spans of the holder's work are made.
+    pub traces: Traces,
 }
 
 /// Runs one replica until SIGTERM or SIGINT.
@@ -285,7 +288,8 @@ async fn begin(
     metrics.collect(Box::new(Renewals(tenure.clone())));
     let board = standby.board.clone();
     let cluster = Some(replica.client.clone());
-    let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true, cluster };
+    let traces = replica.traces.clone();
+    let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true, cluster, traces };
     let plane = stand(args, (means.clock, means.authority, means.certificates), ground, over)?;
     let mut tasks = open(doors, plane, over)?.tasks;
     tasks.spawn(done(show(board.editions(), replica.worlds.clone(), over.clone())));
@@ -435,6 +439,7 @@ mod tests {
             authority,
             worlds: watch::Sender::default(),
             in_turn: Arc::new(|_| Box::pin(std::future::ready(()))),
+            traces: Traces::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The one task that changes the world: events in, epochs and editions out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,16 +18,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::dates;
 use super::reading::{parse_one, read_all};
+use super::rows::{believed, origin, touched, word};
+use crate::canary::KeptCanary;
 use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
-use crate::publish::epoch::{Mark, Touched, UNCHANGED};
+use crate::publish::epoch::{Cause, Mark, Touched, UNCHANGED};
 use crate::publish::plaintext::cut;
 use crate::publish::trust::Roots;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
 use crate::store::{Page, Row, Store, StoreError};
 use crate::translate::statuses;
+use crate::world::canary::CanaryBook;
 use crate::world::problem::{Problem, Severity};
 use crate::world::sorted::Sorted;
 use crate::world::{Allocations, Applied, Change, ObjectKey, Origin, Outcome, World, reported};
@@ -73,6 +76,8 @@ pub(super) struct Writer {
     saving: JoinSet<()>,
     /// What runs has changed since.
     unsaved: bool,
+    /// What is worked on now, should it come to an epoch.
+    cause: Cause,
 }
 
 impl Writer {
@@ -112,6 +117,7 @@ impl Writer {
         if let Some(report) = store.load::<String>(Row::Runtime)?.and_then(|text| decode(&text)) {
             changes.push(reported(&report));
         }
+        changes.push(Change::Canaries(Arc::new(KeptCanary::book(&KeptCanary::load(&store)))));
         changes.extend(store.load(Row::Tickets)?.map(Change::Tickets));
         changes.extend(store.load(Row::LoginSeeds)?.map(Change::LoginSeeds));
         changes.push(Change::Clock { now_ms: board.clock.age_ms() });
@@ -120,6 +126,8 @@ impl Writer {
         let (page, saving) = (Page::default(), JoinSet::new());
         let (reserved, unkept, keeping) = (mark.number, Page::default(), JoinSet::new());
         let (serial, unsaved) = (0, false);
+        let from = if world.settings().in_cluster { Origin::Cluster } else { Origin::Folder };
+        let cause = Cause { from: from.text(), began_us: board.clock.us() };
         Ok(Self {
             board,
             store,
@@ -138,6 +146,7 @@ impl Writer {
             keeping,
             saving,
             unsaved,
+            cause,
         })
     }
 
@@ -190,6 +199,7 @@ impl Writer {
                     }
                     // Whoever asked may have given up.
                     Errand::Roots { roots, reply } => drop(reply.send(self.believe(roots).await)),
+                    Errand::Canaries { book, kept, changed, reply } => drop(reply.send(self.canaries((book, kept), &changed).await)),
                     Errand::Apply { documents, delete, reply } => drop(reply.send(self.apply(&documents, delete).await)),
                 }
             }
@@ -325,6 +335,7 @@ impl Writer {
 
     /// What folder and cluster say.
     async fn objects(&mut self, changes: Vec<Change>) {
+        self.cause(origin(&changes).map_or(self.cause.from, Origin::text));
         // Before the first edition nobody has seen anything, and a copy of all objects for each page of a list would be dear.
         let before = self.world.synced().then(|| self.world.clone());
         let applied = self.world.apply(changes);
@@ -356,6 +367,9 @@ impl Writer {
         self.write().await;
         tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the objects have been read");
         self.publish(Some(all));
+        if !same {
+            self.tell();
+        }
     }
 
     /// The next number, on disk before anybody sees it. Half of the way through those that are noted ahead the next ones are.
@@ -397,10 +411,25 @@ impl Writer {
             rows
         });
         self.publish(opened);
+        if fresh {
+            self.tell();
+        }
+    }
+
+    /// Work begins that may come to an epoch.
+    fn cause(&mut self, from: &'static str) {
+        self.cause = Cause { from, began_us: self.board.clock.us() };
+    }
+
+    /// Tells why there is the epoch that has begun.
+    fn tell(&self) {
+        let cause = self.cause;
+        self.board.write(|book, _| book.caused(cause));
     }
 
     /// Takes over whom the mesh believes, as an epoch of its own where that is something else; returns the epoch that holds it.
     async fn believe(&mut self, roots: Arc<Roots>) -> u64 {
+        self.cause("Roots");
         let before = std::mem::replace(&mut self.roots, roots);
         if self.world.synced() && before.digest() != self.roots.digest() {
             self.turn(content(&self.world, &self.roots));
@@ -408,6 +437,24 @@ impl Writer {
             let rows = believed(&before, &self.roots);
             tracing::info!(epoch = self.mark.number, roots = self.roots.digest(), "whom the mesh believes has changed");
             self.publish(Some(rows));
+            self.tell();
+        }
+        self.mark.number
+    }
+
+    /// How canaries stand from now on, kept before it is in force; another way for requests is an epoch. Returns the newest.
+    async fn canaries(&mut self, (book, kept): (Arc<CanaryBook>, Value), changed: &BTreeSet<ObjectKey>) -> u64 {
+        let applied = self.world.apply(vec![Change::Canaries(book)]);
+        self.page.put(Row::Canaries, &kept);
+        let content = content(&self.world, &self.roots);
+        let fresh = self.world.synced() && content != self.mark.content;
+        if fresh {
+            self.turn(content);
+        }
+        self.write().await;
+        if applied.runtime {
+            let there = changed.iter().filter(|key| self.world.get(key).is_some());
+            self.publish(fresh.then(|| there.map(|key| touched(key, "changed")).collect()));
         }
         self.mark.number
     }
@@ -420,6 +467,7 @@ impl Writer {
         if !self.world.synced() {
             return Err("the manifests have not been read yet; try again in a moment".to_owned());
         }
+        self.cause(Origin::Applied.text());
         let (candidates, problems) = read_all(files);
         let errors: Vec<String> = problems.iter().filter(|p| p.severity == Severity::Error).map(ToString::to_string).collect();
         if !errors.is_empty() && !delete {
@@ -530,34 +578,10 @@ fn decode(text: &str) -> Option<NodeReport> {
     NodeReport::decode(STANDARD.decode(text).ok()?.as_slice()).ok()
 }
 
-/// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.
+/// A digest of every object in force, of whom the mesh believes, and of where canaries are: what an epoch number stands for.
 fn content(world: &World, roots: &Roots) -> String {
-    proto::epoch::version(format!("objects {:032x} roots {}", world.content_hash(), roots.digest()).as_bytes())
-}
-
-fn touched(key: &ObjectKey, result: &'static str) -> Touched {
-    Touched { kind: key.kind.text().to_owned(), namespace: key.namespace.clone(), name: key.name.clone(), result }
-}
-
-/// Roots as objects of an epoch: one that is believed anew is created, one that issues from now on is changed, one that is dropped deleted.
-fn believed(before: &Roots, after: &Roots) -> Vec<Touched> {
-    let (former, now) = (before.fingerprints(), after.fingerprints());
-    let row = |name: &String, result| Touched { kind: "Root".to_owned(), namespace: String::new(), name: name.clone(), result };
-    let created = now.iter().filter(|root| !former.contains(root)).map(|root| row(root, "created"));
-    let issues = now.first().filter(|root| former.contains(root) && former.first() != Some(root)).map(|root| row(root, "changed"));
-    let deleted = former.iter().filter(|root| !now.contains(root)).map(|root| row(root, "deleted"));
-    created.chain(issues).chain(deleted).collect()
-}
-
-/// As `apply -o json` says it; a refused version is no result.
-fn word(outcome: Outcome) -> Option<&'static str> {
-    match outcome {
-        Outcome::Created => Some("created"),
-        Outcome::Changed => Some("changed"),
-        Outcome::Unchanged => Some(UNCHANGED),
-        Outcome::Deleted => Some("deleted"),
-        Outcome::Refused => None,
-    }
+    let canaries = world.index().canaried.digest();
+    proto::epoch::version(format!("objects {:032x} roots {}{canaries}", world.content_hash(), roots.digest()).as_bytes())
 }
 
 /// One problem on stderr.

@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 16] = [
+pub const DEFINITIONS: [Definition; 17] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -54,6 +54,20 @@ pub const DEFINITIONS: [Definition; 16] = [
         short: "mwba",
         columns: &[("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
         spec: structural::of::<kinds::BasicAuthSpec>,
+    },
+    Definition {
+        kind: Kind::Canary,
+        plural: "canaries",
+        short: "mwcan",
+        columns: &[
+            ("Service", "string", ".spec.serviceRef.name"),
+            ("Phase", "string", ".status.phase"),
+            ("Step", "integer", ".status.step"),
+            ("Weight", "integer", ".status.weight"),
+            ACCEPTED,
+            LIVE,
+        ],
+        spec: structural::of::<kinds::CanarySpec>,
     },
     Definition {
         kind: Kind::ClientPolicy,
@@ -215,7 +229,7 @@ impl Definition {
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": spec,
-                    "status": structural::of::<status::Standing>(),
+                    "status": if self.kind == Kind::Canary { structural::of::<status::CanaryState>() } else { structural::of::<status::Standing>() },
                 }),
             ),
         ]);

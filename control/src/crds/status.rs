@@ -14,6 +14,26 @@ pub(super) struct Standing {
     ancestors: Option<Vec<Ancestor>>,
 }
 
+/// How a Canary stands.
+#[derive(JsonSchema)]
+pub(super) struct CanaryState {
+    /// Of the object itself.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    conditions: Option<Vec<Condition>>,
+    /// Progressing, Paused, Promoted or RolledBack.
+    #[schemars(length(max = 63))]
+    phase: Option<String>,
+    /// At which step, from 1.
+    #[schemars(range(min = 0))]
+    step: Option<i32>,
+    /// Of how many.
+    #[schemars(range(min = 0))]
+    steps: Option<i32>,
+    /// The candidate's share of all requests, per cent.
+    #[schemars(range(min = 0, max = 100))]
+    weight: Option<i32>,
+}
+
 /// How the object stands with one thing that it applies to.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase")]

@@ -18,9 +18,13 @@ use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
+use super::stats::StatBook;
+use super::taps::TapBook;
 use super::trust::Roots;
+use super::versions::VersionBook;
 use crate::clock::Clock;
-use crate::world::{Address, Change, Index, Name, World};
+use crate::world::canary::CanaryBook;
+use crate::world::{Address, Change, Index, Name, ObjectKey, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -49,6 +53,17 @@ pub enum Errand {
     },
     /// The node agent, or a proxy, says what runs.
     Runtime(Change),
+    /// How canaries stand from now on.
+    Canaries {
+        /// What is in force of it.
+        book: Arc<CanaryBook>,
+        /// What is kept with that.
+        kept: serde_json::Value,
+        /// About which something was decided.
+        changed: BTreeSet<ObjectKey>,
+        /// Gets the epoch that holds it.
+        reply: oneshot::Sender<u64>,
+    },
     /// Whom the mesh believes from now on.
     Roots {
         /// All of it.
@@ -137,7 +152,7 @@ pub struct Correspondent {
     pub certificate: Option<Certificate>,
     /// Cumulative traffic.
     pub traffic: Traffic,
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
     stream: u64,
 }
@@ -152,12 +167,17 @@ pub struct Board {
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     plaintext: Mutex<PlaintextBook>,
     calls: Mutex<CallBook>,
+    pub(super) stats: Mutex<StatBook>,
+    /// Who watches requests.
+    pub taps: Arc<TapBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
     pub clock: Clock,
     /// Views, shared between streams.
     pub cache: Cache,
+    /// What proxies count of versions of canaries.
+    pub versions: Mutex<VersionBook>,
     /// Who is to look at a new edition.
     pub concerns: Arc<Concerns>,
 }
@@ -174,6 +194,9 @@ impl Board {
             correspondents: Mutex::default(),
             plaintext: Mutex::default(),
             calls: Mutex::default(),
+            versions: Mutex::default(),
+            stats: Mutex::default(),
+            taps: Arc::default(),
             next: 1.into(),
             events,
             clock,
@@ -518,7 +541,7 @@ impl Board {
         self.present().into_iter().map(row).collect()
     }
 
-    fn ticket(&self) -> u64 {
+    pub(super) fn ticket(&self) -> u64 {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 }

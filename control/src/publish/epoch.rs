@@ -37,6 +37,15 @@ pub struct Touched {
     pub result: &'static str,
 }
 
+/// What an epoch came of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Where the change is from: `Folder`, `Cluster`, `Applied`, or `Roots` for whom the mesh believes.
+    pub from: &'static str,
+    /// When it was taken up, microseconds since 1970.
+    pub began_us: u64,
+}
+
 /// A proxy that runs an epoch without something, and what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyRefusal {
@@ -57,6 +66,8 @@ pub struct Entry {
     pub accepted_us: u64,
     /// What changed.
     pub objects: Vec<Touched>,
+    /// Why there is this epoch; `None`: not told yet, or it is from before a restart.
+    pub cause: Option<Cause>,
     /// Proxies (by key, see [`super::peer::Claim::key`]) that have not answered, and whether it is known to change something for them.
     /// Those that are not connected are among them.
     waiting: BTreeMap<String, bool>,
@@ -165,6 +176,13 @@ impl Book {
         self.entries.push_back(Entry { number, accepted_us: now_us, objects, waiting, unaffected, live_ms, ..Entry::default() });
         if self.entries.len() > EPOCHS_MAX {
             self.entries.pop_front();
+        }
+    }
+
+    /// Tells why the newest epoch is.
+    pub fn caused(&mut self, cause: Cause) {
+        if let Some(newest) = self.entries.back_mut() {
+            newest.cause = Some(cause);
         }
     }
 

@@ -12,4 +12,7 @@ pub mod plaintext;
 #[cfg(test)]
 mod random;
 pub mod session;
+pub mod stats;
+pub mod taps;
 pub mod trust;
+pub mod versions;

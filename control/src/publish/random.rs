@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::source::{FileChange, Folder};
+use crate::world::canary::{CanaryBook, CanaryPhase, CanaryStanding, content};
 use crate::world::{Allocations, Change, InstanceState, World, WorldSettings};
 
 /// A world that changes.
@@ -75,6 +76,11 @@ impl Random {
     pub(super) fn change(&mut self) {
         self.now_ms += 1;
         self.said.clear();
+        if self.draw(12) == 0 {
+            let change = self.canaries();
+            self.world.apply(vec![change]);
+            return;
+        }
         if self.draw(4) == 0 {
             let change = self.runtime();
             self.world.apply(vec![change]);
@@ -97,6 +103,29 @@ impl Random {
         _ = write!(self.said, "{instance:?} ready {ready}");
         self.running.insert(instance, InstanceState { started: true, ready, ..InstanceState::default() });
         Change::Node { instances: self.running.clone(), gateways: BTreeMap::new() }
+    }
+
+    /// Canaries are somewhere else by now.
+    fn canaries(&mut self) -> Change {
+        let mut standings = BTreeMap::new();
+        let objects: Vec<_> = self.world.index().canaries.iter().cloned().collect();
+        for object in objects {
+            let Some(spec) = content(&object) else { continue };
+            let phases = [CanaryPhase::Progressing, CanaryPhase::Paused, CanaryPhase::Promoted, CanaryPhase::RolledBack];
+            let (phase, step, run) = (phases[self.draw(4)], self.draw(5), self.draw(3).to_string());
+            let digest = if self.draw(4) == 0 { String::new() } else { spec.digest() };
+            _ = write!(self.said, "{} {phase:?} {step}; ", object.key);
+            let standing = CanaryStanding { pair: spec.pair(), digest, run, phase, step, why: String::new() };
+            standings.insert(object.key.clone(), standing);
+        }
+        Change::Canaries(Arc::new(CanaryBook { standings }))
+    }
+
+    fn canary(&mut self) -> String {
+        let step = self.pick(&["{mirrorPercent: 10}", "{match: {headers: [{name: x-beta, value: a}]}}", "{weight: 5}"]);
+        let (called, stable, port) = (self.pick(&SERVICES), self.pick(&SERVICES), self.pick(&["80", "80", "81"]));
+        let candidate = self.pick(&SERVICES);
+        format!("serviceRef: {{name: {called}, port: {port}}}, stable: {stable}, candidate: {candidate}, steps: [{step}, {{weight: 50}}]")
     }
 
     fn object(&mut self) -> FileChange {
@@ -159,7 +188,7 @@ impl Random {
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
         // Gateway, Secret, ApiKeyAuth, Consumer, GatewayClass.
         const OF_CALLERS: [usize; 12] = [25, 25, 48, 48, 57, 57, 61, 61, 61, 61, 70, 70];
-        let drawn = if self.about_callers && self.draw(3) > 0 { OF_CALLERS[self.draw(OF_CALLERS.len())] } else { self.draw(72) };
+        let drawn = if self.about_callers && self.draw(3) > 0 { OF_CALLERS[self.draw(OF_CALLERS.len())] } else { self.draw(76) };
         match drawn {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
@@ -191,6 +220,7 @@ impl Random {
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             65..68 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
             68..70 => (OWN, "ClientPolicy", &["y0", "y1"]),
+            72..76 => (OWN, "Canary", &["c0", "c1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -418,6 +448,7 @@ impl Random {
         let spec = match kind {
             "Gateway" => self.gateway(),
             "TrafficPolicy" => self.traffic(),
+            "Canary" => self.canary(),
             "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" | "UDPRoute" => self.route(kind),
             "ListenerSet" => {
                 let listeners = self.listeners();
@@ -452,6 +483,11 @@ impl Random {
                 target => self.addresses(target),
             },
             _ => {
+                if kind == "Telemetry" && self.draw(2) == 0 {
+                    let target = self.pick(&["kind: HTTPRoute, name: r0", "kind: GRPCRoute, name: r1", "kind: Service, name: x", "kind: Gateway, name: g0"]);
+                    let spec = format!("spec: {{targetRefs: [{{{target}}}], tracing: {{samplePercent: {number}}}}}");
+                    return (format!("name: {name}, namespace: {namespace}"), spec);
+                }
                 let selector = self.some("selector: {matchLabels: {app: x}}, ");
                 let said = match kind {
                     "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),

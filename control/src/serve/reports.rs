@@ -125,9 +125,15 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             traffic.keys_away.truncate(ROWS_MAX);
             traffic.stores_away.truncate(ROWS_MAX);
             traffic.services_away.truncate(ROWS_MAX);
+            traffic.canaries.truncate(ROWS_MAX);
             board.plaintext_seen(node, &traffic.plaintext);
+            let canaries = std::mem::take(&mut traffic.canaries);
+            board.versions.lock().take(key, &canaries);
+            traffic.routes.truncate(ROWS_MAX);
+            board.counted(node, &std::mem::take(&mut traffic.routes));
             board.summed_up(key, traffic);
         }
+        report::Kind::Tapped(tapped) => board.taps.told(key, tapped),
         report::Kind::Calls(mut calls) => {
             calls.calls.truncate(ROWS_MAX);
             board.called(node, calls);

@@ -42,7 +42,7 @@ pub enum Deed {
 }
 
 /// Every call of the API. One that is not named here is taken for a change.
-const CALLS: [(&str, Deed); 8] = [
+const CALLS: [(&str, Deed); 13] = [
     ("Apply", Deed::Change),
     ("Wait", Deed::Look),
     ("Get", Deed::Look),
@@ -51,6 +51,11 @@ const CALLS: [(&str, Deed); 8] = [
     ("Roots", Deed::Look),
     ("CreateToken", Deed::Change),
     ("Health", Deed::Look),
+    ("Canaries", Deed::Look),
+    ("SteerCanary", Deed::Change),
+    ("Tap", Deed::Look),
+    ("Stat", Deed::Look),
+    ("Find", Deed::Look),
 ];
 
 fn deed(path: &str) -> Deed {

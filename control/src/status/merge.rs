@@ -20,7 +20,7 @@ pub(super) const MESSAGE_CHARS_MAX: usize = 32_768;
 
 /// Types of conditions that this controller sets on an object, a listener, or in an entry of its own. Those that do not apply are taken
 /// away: `OverlappingTLSConfig` must be absent where nothing overlaps.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "Accepted",
     "Programmed",
     "ResolvedRefs",
@@ -32,6 +32,7 @@ const OURS: [&str; 11] = [
     "Live",
     "Ready",
     "Degraded",
+    "Progressing",
 ];
 
 /// What we say of one object.
@@ -81,6 +82,15 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
     }
     if matches!(kind, Kind::Gateway | Kind::ListenerSet) {
         want("listeners", listeners(status, &present["listeners"], now));
+    }
+    if kind == Kind::Canary {
+        let shown = status.canary.map(|canary| json!(canary)).unwrap_or_default();
+        for name in ["phase", "step", "steps", "weight"] {
+            // What does not apply any more is taken away.
+            if present[name] != shown[name] {
+                wanted.insert(name.to_owned(), shown[name].clone());
+            }
+        }
     }
     if kind == Kind::GatewayClass {
         want("supportedFeatures", features.iter().map(|name| json!({"name": name})).collect());

@@ -38,6 +38,8 @@ pub enum Row {
     Acme,
     /// What sessions of logins are sealed with.
     LoginSeeds,
+    /// How canaries stand, and what was decided and observed.
+    Canaries,
 }
 
 impl Row {
@@ -52,6 +54,7 @@ impl Row {
             Self::Tickets => "tickets",
             Self::Acme => "acme",
             Self::LoginSeeds => "login-seeds",
+            Self::Canaries => "canaries",
         }
     }
 }

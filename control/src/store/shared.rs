@@ -50,7 +50,7 @@ impl Shared {
         }
         for (row, bytes) in rows {
             match row {
-                Row::Epoch | Row::Ages | Row::Allocations => seen.insert(row.key().to_owned(), Some(bytes)),
+                Row::Epoch | Row::Ages | Row::Allocations | Row::Canaries => seen.insert(row.key().to_owned(), Some(bytes)),
                 Row::SessionKey | Row::Tickets | Row::Acme | Row::LoginSeeds => unseen.insert(row.key().to_owned(), Some(bytes)),
                 Row::Applied | Row::Runtime => None,
             };
@@ -66,7 +66,7 @@ impl Shared {
         let (kept, written) = match self.book.write_blocking(seen.clone()) {
             Ok(()) => (true, Ok(())),
             Err(error @ KeepError::Full { .. }) => {
-                seen.retain(|name, _| name == FLOOR || name == Row::Epoch.key());
+                seen.retain(|name, _| name == FLOOR || name == Row::Epoch.key() || name == Row::Canaries.key());
                 let least = self.book.write_blocking(seen);
                 (least.is_ok(), Err(least.err().unwrap_or(error).to_string()))
             }

@@ -15,7 +15,7 @@ use super::engine_verdict::{refused_by_engine, runner};
 use super::mtls::{applies, is_strict};
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{access_log, audiences, conflict, edge, edge_advice, security, trust};
+use super::{access_log, audiences, canary, conflict, edge, edge_advice, security, trust};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -128,12 +128,7 @@ impl Audit<'_> {
             self.found(key, access_log::findings(self.index, spec));
         }
         match &object.spec {
-            Spec::Unsupported => {
-                let severity = if key.kind.protects() { Severity::Error } else { Severity::Warning };
-                let message = format!("{} is not supported by this version; it has no effect", key.kind);
-                let remedy = if key.kind.protects() { "do not rely on it: what it should close is open" } else { "remove it" };
-                self.say(severity, key, ("kind", 0), message, remedy);
-            }
+            Spec::Canary(_) => self.found(key, canary::findings(self.world, object)),
             Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, workload),
@@ -151,7 +146,7 @@ impl Audit<'_> {
                 }
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
-            Spec::Telemetry(spec) if !spec.gateways.is_empty() => self.found(key, edge_advice::telemetry(self.index, object, spec)),
+            Spec::Telemetry(spec) if !spec.targets.is_empty() => self.found(key, edge_advice::telemetry(self.world, object, spec)),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) | Spec::ClientPolicy(_) => self.edge(object),
             Spec::ExternalAuth(_) | Spec::OidcLogin(_) => self.edge(object),

@@ -82,6 +82,9 @@ pub(super) fn tracing(world: &World, telemetry: &Telemetry) -> Tracing {
         otlp_endpoint: otlp.map(|Otlp { endpoint, .. }| relayed(world, endpoint)).unwrap_or_default(),
         sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),
         attributes: telemetry.attributes.clone().unwrap_or_default(),
+        keep_errors: telemetry.keep_errors.unwrap_or(false),
+        keep_slower: telemetry.keep_slower.and_then(|bound| prost_types::Duration::try_from(bound).ok()),
+        infer_links: telemetry.infer_links.unwrap_or(true),
         protocol: protocol.into(),
         zipkin_endpoint: telemetry.zipkin_endpoint.as_deref().map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
     }

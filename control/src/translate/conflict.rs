@@ -32,6 +32,9 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         ("tracing.samplePercent", spec.sample_percent.is_some()),
         ("tracing.attributes", spec.attributes.is_some()),
         ("metrics.seriesMax", spec.series_max.is_some()),
+        ("tracing.keepErrors", spec.keep_errors.is_some()),
+        ("tracing.keepSlowerThan", spec.keep_slower.is_some()),
+        ("tracing.inferLinks", spec.infer_links.is_some()),
         ("accessLog.filter", spec.log_filter.is_some()),
         ("accessLog.sampleSuccessPercent", spec.log_success_percent.is_some()),
         ("accessLog.sinks", spec.log_sinks.is_some()),
@@ -47,7 +50,7 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         _ => return None,
     };
     let (selector, fields) = said(object)?;
-    let named = settings::content(object).map_or(&[][..], |spec| &spec.gateways);
+    let named = settings::content(object).map_or(&[][..], |spec| &spec.targets);
     if !named.is_empty() {
         return of_named(rivals, object, named, &fields);
     }
@@ -63,7 +66,7 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         for field in &fields {
             let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
                 let Some((theirs, set)) = said(rival).filter(|(theirs, _)| place(rival, theirs) == own) else { return false };
-                if settings::content(rival).is_some_and(|spec| !spec.gateways.is_empty()) {
+                if settings::content(rival).is_some_and(|spec| !spec.targets.is_empty()) {
                     return false;
                 }
                 let meets = match one {
@@ -84,12 +87,12 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
     winner.filter(|_| lost > 0).map(|winner| Conflict { winner, whole: kept == 0 })
 }
 
-/// The same of a Telemetry that names Gateways.
+/// The same of a Telemetry that says by name what it is about.
 fn of_named(rivals: &[Arc<Object>], object: &Object, named: &[PolicyTarget], fields: &BTreeSet<String>) -> Option<Conflict> {
     let (mut kept, mut winner) = (0_usize, None);
     for (target, field) in named.iter().flat_map(|target| fields.iter().map(move |field| (target, field))) {
         let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
-            let names = settings::content(rival).is_some_and(|spec| settings::names(spec, &target.name));
+            let names = settings::content(rival).is_some_and(|spec| spec.targets.iter().any(|other| other.place("") == target.place("")));
             names && rival.key.namespace == object.key.namespace && said(rival).is_some_and(|(_, set)| set.contains(field))
         });
         match stronger {

@@ -5,7 +5,7 @@ use super::attach::WhyNot;
 use super::edge::client;
 use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
-use super::{backend_tls, conflict};
+use super::{backend_tls, conflict, policy};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
 use crate::world::external_backend::ExternalBackend;
@@ -58,21 +58,21 @@ pub(super) fn findings(world: &World, edge: &Edge<'_>) -> Vec<(ObjectKey, Findin
     findings
 }
 
-/// The same of a Telemetry that names Gateways.
-pub(super) fn telemetry(index: &Index, object: &Object, spec: &Telemetry) -> Vec<Finding> {
+/// The same of a Telemetry that says by name what it is about.
+pub(super) fn telemetry(world: &World, object: &Object, spec: &Telemetry) -> Vec<Finding> {
     let warn = |(field, line): (&str, u32), message: String, remedy: &str| Finding {
         severity: Severity::Warning,
         field: (field.to_owned(), line),
         message,
         remedy: remedy.to_owned(),
     };
-    let lost = conflict::of(index, object).map(|found| {
+    let lost = conflict::of(world.index(), object).map(|found| {
         let message = format!("{} is older and wins where both say something", found.winner);
         warn(("spec", 0), message, "merge the two")
     });
-    let there = |name: &str| index.gateways.contains_key(&(object.key.namespace.clone(), name.to_owned()));
-    let absent = spec.gateways.iter().filter(|target| !there(&target.name)).map(|target| {
-        warn(("spec.targetRefs", target.line), format!("there is no Gateway {} of ours in its namespace", target.name), "correct the name")
+    let absent = spec.targets.iter().filter_map(|target| {
+        let WhyNot { message, .. } = policy::target_found(world, &object.key, target).err()?;
+        Some(warn(("spec.targetRefs", target.line), message, "correct the name"))
     });
     lost.into_iter().chain(absent).collect()
 }

@@ -12,6 +12,7 @@ use proto::xds::route::RouteConfiguration;
 use proto::xds::{self, pack};
 
 use super::attach::{self, Backend, content};
+use super::canary;
 use super::cluster::{Calling, Destination, assignment, cluster, destinations, port_of};
 use super::edge;
 use super::edge_listeners::{self, Edge, Family, Judged};
@@ -155,7 +156,9 @@ impl Maker<'_> {
         for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
             let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
             let outside = external_backend::is_meant(reference).then(|| external_backend::known_as((&namespace, &reference.name)));
-            self.part.subjects.push(Subject::service(&outside.unwrap_or((namespace, reference.name.clone()))));
+            let service = outside.unwrap_or((namespace, reference.name.clone()));
+            self.part.subjects.push(Subject::service(&service));
+            self.part.subjects.extend(canary::subjects(self.world.index(), &service));
         }
     }
 
@@ -263,6 +266,7 @@ impl Maker<'_> {
     fn service(&mut self, address: SocketAddr, name: &Name, caller: &Caller) -> bool {
         let index = self.world.index();
         self.part.subjects.push(Subject::service(name));
+        self.part.subjects.extend(canary::subjects(index, name));
         let Some(view) = index.services.get(name) else { return false };
         let Some(port) = port_of(view, address.port()) else { return self.nowhere(address) };
         for route in index.service_routes.get(name).into_iter().flatten() {

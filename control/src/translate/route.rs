@@ -7,9 +7,10 @@ use proto::mesh::RoutePolicy;
 use proto::names::{self, fact};
 use proto::xds::route::route::Action;
 use proto::xds::route::route_action::ClusterSpecifier;
-use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
+use proto::xds::route::{DirectResponseAction, HeaderMatcher, Route, RouteConfiguration, VirtualHost};
 
 use super::attach::{self, Backend};
+use super::canary;
 use super::edge::ladder::Spot;
 use super::edge::login::{self, ServedPath};
 use super::edge_listeners::{Edge, Family};
@@ -41,17 +42,27 @@ pub(super) fn service(world: &World, service: &Name, port: u16, caller: &Caller)
     }
     let mut backends = BTreeSet::new();
     let rules = if routes.is_empty() {
-        let mut rule = plain(names::rule("Service", &service.0, &service.1, names::DEFAULT_RULE), called.cluster());
-        let mut action = rule::forward(ClusterSpecifier::Cluster(called.cluster()), None);
-        rule::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(&front, None, &mut action, &mut backends));
-        rule.action = Some(Action::Route(action));
-        backends.insert(called.clone());
-        vec![rule]
+        let by_headers = canary::headers(front.index, &called).map(|headers| default(&front, Some((&called, headers)), &mut backends));
+        by_headers.into_iter().chain([default(&front, None, &mut backends)]).collect()
     } else {
         let entries = entries(world, routes.into_iter().map(|route| (route, "*".to_owned())));
-        entries.iter().map(|entry| rule::compile(&front, entry, &mut backends)).collect()
+        entries.iter().flat_map(|entry| rule::compile(&front, entry, &mut backends)).collect()
     };
     RouteTable { config: table(name, vec![host("*".to_owned(), rules)]), backends }
+}
+
+/// The rule of a Service port that no route is about. `matched`: for requests with these headers, by which its canary goes.
+fn default(front: &Frontend<'_>, matched: Option<(&Backend, &[HeaderMatcher])>, backends: &mut BTreeSet<Backend>) -> Route {
+    let service = front.called.map(|called| &called.service).cloned().unwrap_or_default();
+    let specifier = rule::own(front, matched.map(|(called, _)| called), backends);
+    let mut action = rule::forward(specifier.unwrap_or_else(|| ClusterSpecifier::Cluster(names::BAD_BACKEND.to_owned())), None);
+    let mut found = rule::match_of(&Match::any(), false);
+    found.headers.extend(matched.iter().flat_map(|(_, headers)| headers.iter().cloned()));
+    let name = names::rule("Service", &service.0, &service.1, names::DEFAULT_RULE);
+    let mut rule = Route { name, r#match: Some(found), ..Route::default() };
+    rule::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(front, None, &mut action, backends));
+    rule.action = Some(Action::Route(action));
+    rule
 }
 
 /// The table for calls to an address of one's own: one rule, to the cluster of that name.
@@ -116,7 +127,7 @@ fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, back
         for entry in entries {
             // A rule that comes in by several hosts counts by its narrowest, which is first.
             if seen.insert((&entry.route.key, entry.place())) {
-                rules.push(rule::compile(&front, &entry, backends));
+                rules.extend(rule::compile(&front, &entry, backends));
             }
         }
         hosts.push(host(domain.to_owned(), rules));

@@ -20,6 +20,7 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 
 use super::attach::{self, Backend};
 use super::backend_tls;
+use super::canary::{self, Weighed};
 use super::edge::{self, OwnCheck, ladder::Spot};
 use super::edge_listeners::Judged;
 use super::policy::{self, RulePlace};
@@ -56,7 +57,7 @@ impl Frontend<'_> {
     }
 
     /// Whether calls to a backend are refused: an edge's BackendTLSPolicy cannot be carried out.
-    fn refuses(&self, backend: &Backend) -> bool {
+    pub(super) fn refuses(&self, backend: &Backend) -> bool {
         self.called.is_none() && backend_tls::broken(self.index, backend)
     }
 }
@@ -119,14 +120,40 @@ pub(super) fn attach_policy<M: prost::Message + prost::Name + Default + PartialE
     }
 }
 
-/// One match of one rule as a route; adds all that it leads to.
-pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &mut BTreeSet<Backend>) -> Route {
+/// One match of one rule as routes; adds all that they lead to. Where a canary goes by headers just now there is one more before, for requests that
+/// have them.
+pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for (backend, headers) in by_headers(front, entry) {
+        let mut route = compile_one(front, entry, Some(&backend), backends);
+        route.r#match.get_or_insert_default().headers.extend(headers.iter().cloned());
+        routes.push(route);
+    }
+    routes.push(compile_one(front, entry, None, backends));
+    routes
+}
+
+/// Backends of a rule whose canaries go by headers now, each once.
+fn by_headers<'a>(front: &Frontend<'a>, entry: &RankedMatch<'_>) -> BTreeMap<Backend, &'a [HeaderMatcher]> {
+    if front.index.canaried.overlays.is_empty() || entry.rule.fails() || entry.rule.filters.redirect.is_some() {
+        return BTreeMap::new();
+    }
+    let named = |reference| attach::good(front.index, entry.route, reference, front.granted());
+    let led: Vec<Backend> = match &entry.rule.backends {
+        Some(listed) => listed.iter().filter_map(named).collect(),
+        None => front.called.cloned().into_iter().collect(),
+    };
+    led.into_iter().filter_map(|backend| canary::headers(front.index, &backend).map(|headers| (backend, headers))).collect()
+}
+
+/// `matched`: the backend whose canary goes by headers that the request has.
+fn compile_one(front: &Frontend<'_>, entry: &RankedMatch<'_>, matched: Option<&Backend>, backends: &mut BTreeSet<Backend>) -> Route {
     let rule = entry.rule;
     let calls = front.called.is_none() && entry.route.key.kind == Kind::GRPCRoute;
     let mut compiled = Route { name: entry.name(), r#match: Some(match_of(entry.matched, calls)), ..Route::default() };
     // Without what its author asked for it must not be served; without backends it cannot be. Either way it keeps its place, so
     // that no broader rule catches its requests.
-    let specifier = if rule.fails() { None } else { target(front, entry, backends) };
+    let specifier = if rule.fails() { None } else { target(front, entry, matched, backends) };
     let Some(specifier) = specifier else {
         compiled.action = Some(Action::DirectResponse(DirectResponseAction { status: 500, body: None }));
         compiled.metadata = Some(wire::facts(&[(fact::REASON, BAD_BACKEND)]));
@@ -143,54 +170,72 @@ pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &
 }
 
 /// Where a rule's requests go; `None`: nowhere.
-fn target(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &mut BTreeSet<Backend>) -> Option<ClusterSpecifier> {
+fn target(
+    front: &Frontend<'_>,
+    entry: &RankedMatch<'_>,
+    matched: Option<&Backend>,
+    backends: &mut BTreeSet<Backend>,
+) -> Option<ClusterSpecifier> {
     if entry.rule.filters.redirect.is_some() {
         // Answered before any backend is asked.
         return Some(ClusterSpecifier::Cluster(BAD_BACKEND.to_owned()));
     }
     let Some(listed) = &entry.rule.backends else {
-        let called = front.called?;
-        backends.insert(called.clone());
-        return Some(ClusterSpecifier::Cluster(called.cluster()));
+        return own(front, matched, backends);
     };
-    let clusters: Vec<_> = listed.iter().map(|reference| weighted(front, entry, reference, backends)).collect();
+    let listed = listed.iter().map(|reference| weighted(front, entry, reference, backends)).collect();
+    led(canary::split(front, listed, matched, backends))
+}
+
+/// To the port that is called itself.
+pub(super) fn own(front: &Frontend<'_>, matched: Option<&Backend>, backends: &mut BTreeSet<Backend>) -> Option<ClusterSpecifier> {
+    let called = front.called?;
+    let cluster = ClusterWeight { name: called.cluster(), weight: Some(1), ..ClusterWeight::default() };
+    let weighed = Weighed { cluster, backend: Some(called.clone()), policy: BackendPolicy::default() };
+    led(canary::split(front, vec![weighed], matched, backends))
+}
+
+/// `None`: nowhere.
+fn led(clusters: Vec<ClusterWeight>) -> Option<ClusterSpecifier> {
     let only = clusters.first()?;
     let plain = ClusterWeight { name: only.name.clone(), weight: only.weight, ..ClusterWeight::default() };
     let alone = clusters.len() == 1 && only.weight != Some(0) && *only == plain;
     Some(if alone { ClusterSpecifier::Cluster(plain.name) } else { ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }) })
 }
 
-fn weighted(front: &Frontend<'_>, entry: &RankedMatch<'_>, reference: &BackendRef, backends: &mut BTreeSet<Backend>) -> ClusterWeight {
-    let name = cluster(front, entry.route, reference, backends);
+fn weighted(front: &Frontend<'_>, entry: &RankedMatch<'_>, reference: &BackendRef, backends: &mut BTreeSet<Backend>) -> Weighed {
+    let backend = resolved(front, entry.route, reference);
+    let name = backend.as_ref().map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster);
     let mut weight = ClusterWeight { name, weight: Some(reference.weight), ..ClusterWeight::default() };
-    if weight.name == BAD_BACKEND {
-        return weight;
+    if backend.is_none() {
+        return Weighed { cluster: weight, backend, policy: BackendPolicy::default() };
     }
     let Filters { request, response, cors: _, redirect: _, rewrite: _, mirrors, external: _ } = &reference.filters;
     (weight.request_headers_to_add, weight.request_headers_to_remove) = header_ops(request);
     (weight.response_headers_to_add, weight.response_headers_to_remove) = header_ops(response);
     backends.extend(mirrored(front, entry.route, mirrors).map(|(backend, _)| backend));
     let mut own = filters(front, entry, &reference.filters);
-    let outside = attach::good(front.index, entry.route, reference, front.granted());
-    if let Some((_, spec)) = outside.as_ref().and_then(|backend| backend.outside(front.index)) {
+    if let Some((_, spec)) = backend.as_ref().and_then(|backend| backend.outside(front.index)) {
         // A host outside the mesh knows itself by its own name, unless the route says another: its rule's word comes after.
         let rewrite = own.get_or_insert_default().rewrite.get_or_insert_default();
         if rewrite.hostname.is_empty() {
             rewrite.hostname.clone_from(&spec.hostname);
         }
     }
-    let policy = BackendPolicy { filters: own };
-    attach_policy(&mut weight.typed_per_filter_config, &policy);
-    weight
+    Weighed { cluster: weight, backend, policy: BackendPolicy { filters: own, canary: None } }
 }
 
 /// The cluster that a reference leads to: a bad one keeps its share, which is refused; so does one that an edge would have to meet otherwise
 /// than it can.
 pub(super) fn cluster(front: &Frontend<'_>, route: &Object, reference: &BackendRef, backends: &mut BTreeSet<Backend>) -> String {
-    let resolved = attach::good(front.index, route, reference, front.granted()).filter(|backend| !front.refuses(backend));
+    let resolved = resolved(front, route, reference);
     let name = resolved.as_ref().map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster);
     backends.extend(resolved);
     name
+}
+
+fn resolved(front: &Frontend<'_>, route: &Object, reference: &BackendRef) -> Option<Backend> {
+    attach::good(front.index, route, reference, front.granted()).filter(|backend| !front.refuses(backend))
 }
 
 /// An exchange under way may be silent as long as it likes (kinds, "defaults"): stock Envoy would end it after five minutes.
@@ -212,7 +257,7 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
 fn filters(front: &Frontend<'_>, entry: &RankedMatch<'_>, filters: &Filters) -> Option<mesh::Filters> {
     let Filters { request: _, response: _, cors: shared, redirect, rewrite, mirrors, external: _ } = filters;
     let path = |change: &PathChange| path_change(change, entry.matched);
-    let mirror = |(backend, per_million): (Backend, u32)| mesh::Mirror { cluster: backend.cluster(), per_million };
+    let mirror = |(backend, per_million): (Backend, u32)| mesh::Mirror { cluster: backend.cluster(), per_million, canary: None };
     let lowered = mesh::Filters {
         cors: shared.as_ref().map(cors),
         redirect: redirect.as_ref().map(|Redirect { scheme, hostname, path: change, port, status }| mesh::Redirect {

@@ -11,7 +11,7 @@ use super::mtls::{AppliesTo, applies, place};
 use super::{Audience, access_log, collectors, edge_account};
 use crate::world::telemetry::Telemetry;
 use crate::world::workload::{ProbeKind, Workload};
-use crate::world::{Index, Name, Object, Spec, World};
+use crate::world::{Index, Kind, Name, Object, Spec, World};
 
 /// The content of a Telemetry.
 pub(super) fn content(object: &Object) -> Option<&Telemetry> {
@@ -20,18 +20,18 @@ pub(super) fn content(object: &Object) -> Option<&Telemetry> {
 
 /// Whether it names a Gateway of its namespace.
 pub(super) fn names(spec: &Telemetry, gateway: &str) -> bool {
-    spec.gateways.iter().any(|target| target.name == gateway)
+    spec.targets.iter().any(|target| target.kind == Kind::Gateway && target.name == gateway)
 }
 
 /// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
 fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
     let (namespace, labels) = (&audience.node.namespace, &audience.labels);
-    let about = |object: &Object, spec: &Telemetry| match spec.gateways.is_empty() {
+    let about = |object: &Object, spec: &Telemetry| match spec.targets.is_empty() {
         true => applies(object, &spec.selector, namespace, labels),
         false => audience.node.mode == Mode::Edge && object.key.namespace == *namespace && names(spec, &audience.workload),
     };
     // One that names the Gateway goes before those that select it by labels, or that hold for its namespace.
-    let at = |object: &Object, spec: &Telemetry| (spec.gateways.is_empty(), place(object, &spec.selector));
+    let at = |object: &Object, spec: &Telemetry| (spec.targets.is_empty(), place(object, &spec.selector));
     let mut found: Vec<((bool, AppliesTo), &Telemetry)> = index
         .telemetries
         .iter()
@@ -48,6 +48,9 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
         all.sample_percent = all.sample_percent.or(spec.sample_percent);
         all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
         all.series_max = all.series_max.or(spec.series_max);
+        all.keep_errors = all.keep_errors.or(spec.keep_errors);
+        all.keep_slower = all.keep_slower.or(spec.keep_slower);
+        all.infer_links = all.infer_links.or(spec.infer_links);
         all.log_filter = all.log_filter.take().or_else(|| spec.log_filter.clone());
         all.log_success_percent = all.log_success_percent.or(spec.log_success_percent);
         all.log_sinks = all.log_sinks.take().or_else(|| spec.log_sinks.clone());

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::attach::{self, Attachment, WhyNot};
 use super::security::egress;
-pub use super::status_words::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status};
+pub use super::status_words::{AncestorStatus, CanaryStatus, Condition, ListenerStatus, ParentStatus, Status};
 use super::status_words::{Conditions, invalid_parts, wholly_invalid};
-use super::{conflict, edge, edge_listeners, policy, security, status_edge, trust};
+use super::{canary, conflict, edge, edge_listeners, policy, security, status_edge, trust};
+use crate::world::canary::{Canary, CanaryPhase};
 use crate::world::edge::Consumer;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
@@ -144,10 +145,6 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
     let index = world.index();
     let name: Name = (object.key.namespace.clone(), object.key.name.clone());
     match &object.spec {
-        Spec::Unsupported => {
-            let condition = by.say("Accepted", "False", "Unsupported", "not supported by this version; it has no effect");
-            Some(Status { conditions: vec![condition], ..Status::default() })
-        }
         Spec::GatewayClass(class) => {
             let refusal = class.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"));
             let condition = refusal.map_or_else(|| by.holds("Accepted"), |refusal| by.fails("Accepted", &refusal));
@@ -182,9 +179,10 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         | Spec::OidcLogin(_)
         | Spec::ClientPolicy(_) => Some(of_edge(world, object, by)),
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
-        Spec::Telemetry(spec) if !spec.gateways.is_empty() => Some(of_gateways_log(world, object, spec, by)),
+        Spec::Telemetry(spec) if !spec.targets.is_empty() => Some(of_named_telemetry(world, object, spec, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
+        Spec::Canary(spec) => Some(of_canary(world, object, spec, by)),
         Spec::Revocation(_) => {
             let excess = index.revoked.excess.contains(&object.key);
             let refusal = excess.then(|| WhyNot::new("TooMany", "older Revocations revoke as much as may be; this one is not in force"));
@@ -205,6 +203,21 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         }
         _ => None,
     }
+}
+
+fn of_canary(world: &World, object: &Object, spec: &Canary, by: &Conditions) -> Status {
+    let refused = canary::refusal(world, object);
+    let accepted = refused.as_ref().map_or_else(|| by.holds("Accepted"), |why| by.fails("Accepted", why));
+    let resolved = canary::unresolved(world.index(), object).map_or_else(|| by.holds("ResolvedRefs"), |why| by.fails("ResolvedRefs", &why));
+    let mut status = Status { conditions: vec![accepted, resolved], ..Status::default() };
+    if let (None, Some(standing)) = (refused, world.canaries().standings.get(&object.key)) {
+        let progresses = if standing.phase == CanaryPhase::Progressing { "True" } else { "False" };
+        status.conditions.push(by.say("Progressing", progresses, standing.phase.text(), standing.why.clone()));
+        let steps = spec.steps.len();
+        let (phase, step) = (standing.phase.text(), (standing.step + 1).min(steps));
+        status.canary = Some(CanaryStatus { phase, step, steps, weight: standing.route(spec).weight() });
+    }
+    status
 }
 
 fn of_mesh(world: &World, mesh: &Mesh, by: &Conditions) -> Status {
@@ -330,18 +343,17 @@ fn undisputed(world: &World, object: &Object, by: &Conditions) -> Condition {
     }
 }
 
-/// A Telemetry that names Gateways.
-fn of_gateways_log(world: &World, object: &Object, spec: &Telemetry, by: &Conditions) -> Status {
+/// A Telemetry that says by name what it is about.
+fn of_named_telemetry(world: &World, object: &Object, spec: &Telemetry, by: &Conditions) -> Status {
     let ancestor = |target: &PolicyTarget| {
-        let there = world.index().gateways.contains_key(&(object.key.namespace.clone(), target.name.clone()));
-        let accepted = match there {
-            true => undisputed(world, object, by),
-            false => by.say("Accepted", "False", "TargetNotFound", format!("there is no Gateway {} of ours", target.name)),
+        let accepted = match policy::target_found(world, &object.key, target) {
+            Ok(()) => undisputed(world, object, by),
+            Err(refusal) => by.fails("Accepted", &refusal),
         };
-        let ancestor_ref = json!({"group": target.kind.group(), "kind": "Gateway", "namespace": object.key.namespace, "name": target.name});
+        let ancestor_ref = policy::reference(&object.key.namespace, target);
         AncestorStatus { ancestor_ref, controller_name: CONTROLLER, conditions: vec![accepted] }
     };
-    Status { ancestors: spec.gateways.iter().map(ancestor).collect(), ..Status::default() }
+    Status { ancestors: spec.targets.iter().map(ancestor).collect(), ..Status::default() }
 }
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {

@@ -46,6 +46,22 @@ pub struct Status {
     /// Of policies: one entry per thing they apply to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<AncestorStatus>,
+    /// Of a Canary.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
+}
+
+/// Where a Canary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CanaryStatus {
+    /// Progressing, Paused, Promoted or RolledBack.
+    pub phase: &'static str,
+    /// At which step, from 1.
+    pub step: usize,
+    /// Of how many.
+    pub steps: usize,
+    /// The candidate's share of all requests, per cent.
+    pub weight: u8,
 }
 
 /// A route's standing with one parent.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, backend_tls, edge, edge_listeners, edge_tls, external_backend, mtls, policy, protocol};
+use super::{attach, backend_tls, canary, edge, edge_listeners, edge_tls, external_backend, mtls, policy, protocol};
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, references};
@@ -67,6 +67,7 @@ pub fn touched(before: &World, after: &World) -> Affected {
     sum.slices();
     sum.addresses();
     sum.routes();
+    sum.touched.extend(canary::changed(was, is).map(Subject::service));
     for (was, is, selector) in [
         (&was.authorizations, &is.authorizations, select_calls as fn(&Object) -> Option<&Selector>),
         (&was.request_authentications, &is.request_authentications, select_tokens),

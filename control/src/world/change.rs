@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::acme::AcmeBook;
+use super::canary::CanaryBook;
 use super::instance::{GatewayState, InstanceState};
 use super::key::{Kind, ObjectKey};
 use super::login_keys::LoginSeeds;
@@ -80,6 +81,8 @@ pub enum Change {
     Tickets(Seeds),
     /// How orders of certificates stand from now on.
     Acme(Arc<AcmeBook>),
+    /// How canaries stand from now on.
+    Canaries(Arc<CanaryBook>),
     /// What sessions of logins are sealed with from now on.
     LoginSeeds(LoginSeeds),
     /// A proxy says that it is leaving, or is back.

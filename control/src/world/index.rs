@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::canary::CanaryIndex;
 use super::content::Contents;
 use super::core::Service;
 use super::edge::Claims;
@@ -83,8 +84,14 @@ pub struct Index {
     pub request_authentications: Objects,
     /// Telemetries, the oldest first.
     pub telemetries: Objects,
+    /// Those about routes and Services by each of them, the oldest first.
+    pub call_telemetries: Sorted<Place, Vec<Arc<Object>>>,
     /// Revocations, the oldest first.
     pub revocations: Objects,
+    /// Canaries, the oldest first.
+    pub canaries: Objects,
+    /// What they come to.
+    pub canaried: Arc<CanaryIndex>,
     /// What they come to.
     pub revoked: Arc<Revoked>,
     /// TrafficPolicies by each place they are about, the oldest first.

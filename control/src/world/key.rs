@@ -204,11 +204,6 @@ impl Kind {
         self.group() == OWN
     }
 
-    /// Whether this version gives the kind an effect. The others are recognised, accepted by nobody and say so.
-    pub const fn supported(self) -> bool {
-        !matches!(self, Self::Canary)
-    }
-
     /// Whether routes of this kind are about HTTP requests.
     pub const fn routes_http(self) -> bool {
         matches!(self, Self::HTTPRoute | Self::GRPCRoute)

@@ -9,6 +9,7 @@ mod addressing;
 mod advance;
 mod allocations;
 pub mod backend_tls;
+pub mod canary;
 pub mod certificate;
 mod change;
 pub mod content;
@@ -159,6 +160,8 @@ pub struct World {
     tickets: Arc<tickets::Seeds>,
     /// How orders of certificates stand.
     acme: Arc<acme::AcmeBook>,
+    /// How canaries stand.
+    canaries: Arc<canary::CanaryBook>,
     /// What sessions of logins are sealed with.
     login_seeds: Arc<login_keys::LoginSeeds>,
     /// Who has not been read to the end yet.
@@ -186,6 +189,7 @@ impl World {
             credentials: credentials::Credentials::default(),
             tickets: Arc::default(),
             acme: Arc::default(),
+            canaries: Arc::default(),
             login_seeds: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
@@ -219,7 +223,7 @@ impl World {
         applied.shown |= match &change {
             Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
             Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } => false,
-            Change::Tickets(_) | Change::Acme(_) | Change::LoginSeeds(_) => false,
+            Change::Tickets(_) | Change::Acme(_) | Change::Canaries(_) | Change::LoginSeeds(_) => false,
             _ => true,
         };
         match change {
@@ -255,6 +259,10 @@ impl World {
             Change::Acme(book) => {
                 applied.runtime |= *self.acme != *book;
                 self.acme = book;
+            }
+            Change::Canaries(book) => {
+                applied.runtime |= *self.canaries != *book;
+                self.canaries = book;
             }
             Change::LoginSeeds(seeds) => {
                 applied.runtime |= *self.login_seeds != seeds;
@@ -436,6 +444,11 @@ impl World {
     /// How orders of certificates stand.
     pub fn acme(&self) -> &Arc<acme::AcmeBook> {
         &self.acme
+    }
+
+    /// How canaries stand.
+    pub fn canaries(&self) -> &Arc<canary::CanaryBook> {
+        &self.canaries
     }
 
     /// What sessions of logins are sealed with.

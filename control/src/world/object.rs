@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::backend_tls::BackendTlsPolicy;
+use super::canary::Canary;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
@@ -77,6 +78,7 @@ pub enum Spec {
     TrafficPolicy(Box<TrafficPolicy>),
     EgressPolicy(Box<EgressPolicy>),
     Revocation(Revocation),
+    Canary(Box<Canary>),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     RequestAuthentication(RequestAuthentication),
     ApiKeyAuth(Box<ApiKeyAuth>),
@@ -88,8 +90,6 @@ pub enum Spec {
     OidcLogin(Box<OidcLogin>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
     Broken(EdgeAttachment),
-    /// A kind that this version recognises and gives no effect.
-    Unsupported,
 }
 
 /// One version of an object as somebody handed it to us: good, or refused with reasons.
@@ -270,7 +270,6 @@ fn read_object(door: &Intake<'_>, part: &Part, kind: Kind) -> (Metadata, Option<
             }
             return (metadata, Some(Spec::Pod(Box::new(Pod::read(&part.node)))));
         }
-        _ if !kind.supported() => return (metadata, Some(Spec::Unsupported)),
         _ => {}
     }
     let mut spec = read_spec(kind, &mut fields);
@@ -312,6 +311,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::Canary => Spec::Canary(Box::new(Canary::read(fields.need("spec")?.fields())?)),
         Kind::BasicAuth => Spec::BasicAuth(Box::new(BasicAuth::read(fields.need("spec")?.fields())?)),
         Kind::ExternalAuth => Spec::ExternalAuth(Box::new(ExternalAuth::read(fields.need("spec")?.fields())?)),
         Kind::OidcLogin => Spec::OidcLogin(Box::new(OidcLogin::read(fields.need("spec")?.fields())?)),
@@ -320,7 +320,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::ClientPolicy => Spec::ClientPolicy(Box::new(ClientPolicy::read(fields.need("spec")?.fields())?)),
         Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
-        _ => Spec::Unsupported,
+        // What runs is read before.
+        Kind::Node | Kind::Pod => return None,
     })
 }
 

@@ -12,6 +12,7 @@ use control::clock::Clock;
 use control::publish::trust::{Phase, Root, Roots};
 use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use control::settings::ControlArgs;
+use control::traces::Traces;
 use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
 use prost::Name;
@@ -236,7 +237,7 @@ impl Plane {
         let more = ["--metrics-listen", "127.0.0.1:0", "--plaintext-xds=127.0.0.1:0"];
         let args = Cli::try_parse_from([&flags[..], &more[..]].concat()).unwrap().args;
         let stop = CancellationToken::new();
-        let means = Means { clock, authority: authority.clone(), certificates: Box::new(|routes, _, _| routes), cluster: None };
+        let means = Means { clock, authority: authority.clone(), certificates: Box::new(|routes, _, _| routes), cluster: None, traces: Traces::default() };
         let running = start(&args, means, &stop).await.unwrap();
         let plane = Self { authority: authority.clone(), listen: running.listen, socket: args.socket(), stop, running };
         plane.settle().await;

@@ -10,6 +10,7 @@ mod door;
 mod hostile;
 mod replicas;
 mod rotation;
+mod taps;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

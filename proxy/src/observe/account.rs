@@ -9,25 +9,31 @@ use std::time::Instant;
 
 use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
-use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::failure::{Blame, Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
-use engine::model::{ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule};
+use engine::model::{Action, ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule, VersionCounts};
 use http::header::{ALT_SVC, HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
+use super::event::{Event, EventKind};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
-use super::worker::Recorder;
+use super::tap::Watched;
+use super::trace::Context;
+use super::under_way::UnderWayPlace;
+use super::worker::{HeadersSay, Recorder};
 use crate::tls::TlsFacts;
 
 /// Highest gRPC status that is kept apart; codes beyond the sixteen known count as UNKNOWN.
 const GRPC_STATUS_MAX: u32 = 16;
 const GRPC_UNKNOWN: u8 = 2;
 const GRPC_UNIMPLEMENTED: u8 = 12;
+/// No place among a rule's backends.
+const NOWHERE: u32 = u32::MAX;
 /// Says of an answer put together from several which of its parts are missing (edge-kinds.md, Aggregate).
 const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-meshwright-partial");
 
@@ -35,15 +41,23 @@ const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-meshwright-partial
 /// was known by then: without an answer that is `client_gone`.
 #[derive(Debug)]
 pub struct Account {
-    worker: Rc<Recorder>,
-    seen: Outline,
-    detail: Option<Box<Detail>>,
+    pub(super) worker: Rc<Recorder>,
+    pub(super) seen: Outline,
+    pub(super) detail: Option<Box<Detail>>,
     started: Instant,
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
     outside: Option<FromOutside>,
     /// What every answer says of encryption, where it does.
     strictly: Option<Arc<ClientRules>>,
+    /// What the request's headers say of its trace.
+    pub(super) headers: HeadersSay,
+    /// Inbound: where it stands among what the application is answering.
+    place: UnderWayPlace,
+    /// Which of its rule's backends counts it as a version of a canary; [`NOWHERE`]: none.
+    counted_at: u32,
+    /// Taps that may show it.
+    watched: Option<Watched>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -57,7 +71,31 @@ pub enum FromOutside {
 
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
-        Self { worker, seen, detail, started, live: None, outside: None, strictly: None }
+        let (headers, place) = (HeadersSay::Theirs, UnderWayPlace::NONE);
+        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE, watched: None }
+    }
+
+    /// Whether a tap looks at it.
+    pub(super) const fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// The same, watched by taps.
+    pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
+        self.watched = watched;
+        self
+    }
+
+    /// What its headers say of its trace by now.
+    pub(super) fn traced(&mut self, headers: HeadersSay) {
+        self.headers = headers;
+    }
+
+    /// Inbound: the application finds this in its head, and answers from now on.
+    pub(super) fn answers(&mut self, context: Context) {
+        // An unsampled one may have gone on as it came: then the caller's span is the one that is known.
+        let span_id = if context.span_id == 0 { context.parent.unwrap_or(0) } else { context.span_id };
+        self.place = self.worker.under_way.borrow_mut().enter(Context { span_id, ..context }, self.started);
     }
 
     /// Which road it takes.
@@ -129,6 +167,11 @@ impl Account {
         self.to_cluster(cluster);
     }
 
+    /// It goes to this place among its rule's backends, which is a version of a canary: how it ends is counted there.
+    pub fn counted_at(&mut self, place: Option<usize>) {
+        self.counted_at = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(NOWHERE);
+    }
+
     /// The rule that matched, where it answers by itself.
     pub fn matched(&mut self, rule: &Arc<Rule>) {
         self.seen.rule = Some(Arc::clone(rule));
@@ -143,22 +186,30 @@ impl Account {
     /// once there is one. Until then a mesh peer counts as called by mTLS, since no other way leads to it: a plaintext label must mean
     /// plaintext.
     pub fn attempted(&mut self, endpoint: &Arc<Endpoint>) {
+        self.on(endpoint);
+        self.attempt();
+        self.happened(EventKind::Attempt, Some(endpoint.address), None);
+    }
+
+    fn on(&mut self, endpoint: &Arc<Endpoint>) {
         if self.seen.direction == Direction::Outbound {
             self.seen.mtls = endpoint.identity.is_some();
         }
         self.seen.endpoint = Some(Arc::clone(endpoint));
-        self.attempt();
     }
 
     /// Another attempt begins beside one that is under way. What is told stays that one's, unless this one [overtakes](Account::overtaken).
-    pub fn hedged(&mut self) {
+    pub fn hedged(&mut self, address: SocketAddr) {
         self.seen.attempts += 1;
+        self.happened(EventKind::Hedge, Some(address), None);
         self.worker.count(&self.seen, MetricFamily::Hedge, None, |series| series.count.add(1));
     }
 
     /// Of two attempts, the one that began later, then and on this endpoint, is the one whose answer counts.
     pub fn overtaken(&mut self, endpoint: &Arc<Endpoint>, began: Instant) {
-        self.attempted(endpoint);
+        self.happened(EventKind::Overtaken, Some(endpoint.address), None);
+        self.on(endpoint);
+        self.attempt();
         // It was counted as it began.
         self.seen.attempts -= 1;
         if let Some(detail) = &mut self.detail {
@@ -172,6 +223,15 @@ impl Account {
             self.seen.mtls = false;
         }
         self.attempt();
+        self.happened(EventKind::Attempt, None, None);
+    }
+
+    /// Notes what happened, where there may be a span.
+    fn happened(&mut self, kind: EventKind, address: Option<SocketAddr>, reason: Option<Reason>) {
+        if let Some(detail) = &mut self.detail {
+            let (clock, started) = (&self.worker.telemetry.clock, self.started);
+            detail.happened(|| Event { kind, after: clock.now().saturating_duration_since(started), address, reason });
+        }
     }
 
     fn attempt(&mut self) {
@@ -212,6 +272,7 @@ impl Account {
     /// The attempt on that address failed and is made again.
     pub fn retried(&mut self, address: SocketAddr, reason: Reason) {
         self.worker.count(&self.seen, MetricFamily::Retry, Some(reason), |series| series.count.add(1));
+        self.happened(EventKind::Retry, Some(address), Some(reason));
         if let Some(detail) = &mut self.detail
             && detail.retries.len() < RETRIES_LISTED_MAX
         {
@@ -225,6 +286,7 @@ impl Account {
             let by = if policy.is_empty() { "" } else { " by " };
             detail.more(Word::Fault, &format!("{what}{by}{policy}"));
         }
+        self.happened(EventKind::Fault, None, None);
     }
 
     /// The limit that refuses it, `NAMESPACE/NAME/LIMIT`.
@@ -232,6 +294,7 @@ impl Account {
         if let Some(detail) = &mut self.detail {
             detail.word(Word::Limit, limit);
         }
+        self.happened(EventKind::Limited, None, None);
     }
 
     /// What authorization policies said of it. What denies it is told as its failure.
@@ -278,6 +341,7 @@ impl Account {
             None => {}
             Some(Denied::Forbidden) => self.denied(Reason::Denied, ruling.as_ref()),
             Some(denied) => {
+                self.happened(EventKind::Denied, None, Some(denied.reason()));
                 self.seen.reason = Some(denied.reason());
                 self.seen.blame = Some(denied.reason().blame());
                 if let Some(detail) = &mut self.detail {
@@ -292,6 +356,7 @@ impl Account {
     pub fn denied(&mut self, reason: Reason, ruling: Option<&Arc<Ruling>>) {
         self.seen.reason = Some(reason);
         self.seen.blame = Some(reason.blame());
+        self.happened(EventKind::Denied, None, Some(reason));
         if let Some(ruling) = ruling {
             self.ruled(Ruled::Denied, ruling);
         }
@@ -308,6 +373,9 @@ impl Account {
 
     fn ruled(&mut self, ruled: Ruled, ruling: &Arc<Ruling>) {
         self.worker.ruled(&self.seen, ruled, ruling);
+        if ruled == Ruled::WouldDeny {
+            self.happened(EventKind::WouldDeny, None, None);
+        }
         if let Some(detail) = &mut self.detail {
             let word = match ruled {
                 Ruled::Denied => Word::Policy,
@@ -430,6 +498,20 @@ impl Account {
     }
 }
 
+/// Who counts an exchange that went to this place of its rule.
+fn version(rule: Option<&Rule>, place: u32) -> Option<&Arc<VersionCounts>> {
+    match &rule?.action {
+        Action::Forward(forward) => forward.counts_at(usize::try_from(place).ok()),
+        Action::Reply(_) => None,
+    }
+}
+
+/// Whether a version of a canary is to blame, as whoever asked has seen it: never the caller, nor a policy.
+fn is_versions_failure(seen: &Outline) -> bool {
+    let innocent = matches!(seen.blame, Some(Blame::Client | Blame::Policy));
+    !innocent && (seen.code == CODE_NONE || seen.code >= 500 || is_server_error(seen.grpc))
+}
+
 /// Whether mesh peers are behind it: what could not be opened there would have been encrypted.
 fn leads_to_peers(cluster: &Cluster) -> bool {
     let endpoints = cluster.endpoints.load();
@@ -440,7 +522,10 @@ impl Drop for Account {
     fn drop(&mut self) {
         let clock = &self.worker.telemetry.clock;
         let duration = clock.now().saturating_duration_since(self.started);
-        let noted = self.detail.take().map(|detail| (detail, clock.wall()));
+        let mut noted = self.detail.take().map(|detail| (detail, clock.wall()));
+        if self.place != UnderWayPlace::NONE {
+            self.worker.under_way.borrow_mut().leave(self.place);
+        }
         if self.seen.family == MetricFamily::Tcp {
             self.close();
         } else {
@@ -450,6 +535,16 @@ impl Drop for Account {
             }
             if self.seen.wire != Wire::Grpc {
                 self.seen.grpc = GRPC_NONE;
+            }
+            if self.counted_at != NOWHERE
+                && let Some(counts) = version(self.seen.rule.as_deref(), self.counted_at)
+            {
+                // A tunnel's life is no latency.
+                let lasted = (self.seen.code != StatusCode::SWITCHING_PROTOCOLS.as_u16()).then_some(duration);
+                counts.count(is_versions_failure(&self.seen), lasted);
+            }
+            if let Some((detail, ended)) = &mut noted {
+                self.worker.judge(&self.seen, detail, duration, *ended);
             }
             let exemplar = noted.as_ref().and_then(|(detail, ended)| Recorder::exemplar(detail, duration, *ended));
             let (request_bytes, response_bytes) = (self.seen.request_bytes, self.seen.response_bytes);
@@ -466,7 +561,14 @@ impl Drop for Account {
                 }
             });
         }
+        let telemetry = &self.worker.telemetry;
+        let now = || telemetry.nanos_at(self.started + duration);
+        if let Some(watched) = &self.watched {
+            let (detail, ended) = noted.as_ref().map_or_else(|| (None, telemetry.clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
+            watched.ended(now(), &self.seen, detail, (duration, ended));
+        }
         if let Some((detail, ended)) = noted {
+            telemetry.kept.note(now, &self.seen, &detail, (duration, ended));
             self.worker.record(&self.seen, detail, duration, ended);
         }
     }

@@ -11,10 +11,13 @@ use engine::failure::{Blame, Reason};
 use http::Version;
 use parking_lot::Mutex;
 
+use super::ending::Kept;
+use super::event::Event;
 use super::labels::Wire;
 use super::record::{Detail, Outline, Word, Words};
 use super::shape::Shape;
 use super::trace::Context;
+use super::under_way::Link;
 use crate::io::Mailbox;
 
 /// Records of one worker that wait to be encoded; beyond, they are dropped and counted. At 20,000/s what comes in 0.8 s.
@@ -47,8 +50,14 @@ pub(super) struct Record {
     text: u32,
     words: Words,
     retries: (u32, u8),
+    events: (u32, u8),
+    pub(super) events_dropped: u32,
     /// Our span, or the caller's unsampled trace.
     pub(super) context: Option<Context>,
+    /// Why it has a span although it was not sampled.
+    pub(super) kept: Option<Kept>,
+    /// How it came by its trace.
+    pub(super) link: Link,
     /// Nanoseconds since 1970.
     pub(super) started_nanos: u64,
     pub(super) duration: Duration,
@@ -79,6 +88,7 @@ pub(super) struct Batch {
     shapes: Vec<Arc<Shape>>,
     text: String,
     retries: Vec<(SocketAddr, Reason)>,
+    events: Vec<Event>,
 }
 
 impl Batch {
@@ -102,10 +112,14 @@ impl Batch {
     }
 
     /// Adds what is known of an exchange at its end. `started_nanos`: since 1970.
-    pub(super) fn add(&mut self, shape: u32, seen: &Outline, detail: &Detail, (started_nanos, duration): (u64, Duration)) {
+    pub(super) fn add(&mut self, (shape, sink): (u32, Sink), seen: &Outline, detail: &Detail, (started_nanos, duration): (u64, Duration)) {
         let within = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let retries = (within(self.retries.len()), u8::try_from(detail.retries.len()).unwrap_or(u8::MAX));
         self.retries.extend_from_slice(&detail.retries);
+        let events = (within(self.events.len()), u8::try_from(detail.events.len()).unwrap_or(u8::MAX));
+        if sink == Sink::Spans {
+            self.events.extend_from_slice(&detail.events);
+        }
         let text = within(self.text.len());
         self.text.push_str(&detail.text);
         self.records.push(Record {
@@ -113,7 +127,11 @@ impl Batch {
             text,
             words: detail.words,
             retries,
+            events,
+            events_dropped: detail.events_dropped,
             context: detail.context,
+            kept: detail.kept,
+            link: detail.link,
             started_nanos,
             duration,
             upstream: detail.upstream,
@@ -149,6 +167,12 @@ impl Batch {
     pub(super) fn retries(&self, record: &Record) -> &[(SocketAddr, Reason)] {
         let start = record.retries.0 as usize;
         self.retries.get(start..start + usize::from(record.retries.1)).unwrap_or_default()
+    }
+
+    /// What happened to a record's exchange; known to spans only.
+    pub(super) fn events(&self, record: &Record) -> &[Event] {
+        let start = record.events.0 as usize;
+        self.events.get(start..start + usize::from(record.events.1)).unwrap_or_default()
     }
 }
 
@@ -192,6 +216,7 @@ impl Outbox {
             batch.shapes.clear();
             batch.text.clear();
             batch.retries.clear();
+            batch.events.clear();
             self.spare.put(batch);
         }
     }

@@ -13,7 +13,7 @@ use super::labels::{CODE_NONE, GRPC_NONE, Wire};
 use super::record::Word;
 use super::secrets::without_user;
 use super::shape::{Party, Shape};
-use super::trace::{hex_of_u64, hex_of_u128};
+use super::trace::{Context, hex_of_u64, hex_of_u128};
 
 /// One of a batch's.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +49,15 @@ impl<'a> Finished<'a> {
         Self { batch, record, shape: batch.shape(record) }
     }
 
-    /// Which exchanges its configuration wants to be told of.
+    /// Which exchanges its rule wants to be told of, or where that says nothing, its proxy's settings.
     pub(super) fn filter(&self) -> Option<&'a LogFilter> {
-        self.shape.settings.as_deref().and_then(|settings| settings.log_filter.as_deref())
+        let of_rule = self.shape.rule.as_deref().and_then(|rule| rule.telemetry()?.log_filter.as_deref());
+        of_rule.or(self.shape.settings.as_deref().and_then(|settings| settings.log_filter.as_deref()))
+    }
+
+    /// Its trace, where there is a span of ours in it.
+    pub(super) fn told_context(&self) -> Option<Context> {
+        self.record.context.filter(|context| context.sampled || self.record.kept.is_some())
     }
 
     /// What a field says.
@@ -63,9 +69,7 @@ impl<'a> Finished<'a> {
             LogField::Direction => fixed(Some(shape.direction.text())),
             LogField::Epoch => Said::Whole(record.epoch),
             LogField::TraceId => record.context.map_or(Said::Nothing, |context| Said::TraceId(context.trace_id)),
-            LogField::SpanId => {
-                record.context.filter(|context| context.sampled).map_or(Said::Nothing, |context| Said::SpanId(context.span_id))
-            }
+            LogField::SpanId => self.told_context().map_or(Said::Nothing, |context| Said::SpanId(context.span_id)),
             LogField::Scheme => fixed(record.version.map(|_| if record.https { "https" } else { "http" })),
             LogField::Host => fixed(self.batch.word(record, Word::Host).map(without_user)),
             LogField::Path => self.target(Word::Path),
@@ -199,6 +203,6 @@ impl LogExchange for Finished<'_> {
     }
 
     fn is_sampled(&self) -> bool {
-        self.record.context.is_some_and(|context| context.sampled)
+        self.told_context().is_some()
     }
 }

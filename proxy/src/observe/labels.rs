@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use engine::failure::Reason;
+use engine::failure::{Blame, Reason};
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-/// Upper bounds of the request duration histogram, in seconds; a last bucket without bound follows. Finer than OpenTelemetry's
-/// advice below 5 ms, where calls inside a mesh live.
-pub const BUCKET_BOUNDS_SECS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub use proto::defaults::BUCKET_BOUNDS_SECS;
 
-/// The same in nanoseconds, for comparing without floats.
+/// [`BUCKET_BOUNDS_SECS`] in nanoseconds, for comparing without floats.
 pub(super) const BUCKET_BOUNDS_NANOS: [u64; 14] = [
     500_000,
     1_000_000,
@@ -101,10 +99,24 @@ impl Wire {
 
 /// "No gRPC status" in [`Labels::grpc_code`].
 pub(super) const GRPC_NONE: u8 = u8::MAX;
+
+/// Whether a gRPC status is a server's error (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's
+/// rules for server spans).
+pub const fn is_server_error(grpc: u8) -> bool {
+    matches!(grpc, 2 | 4 | 12 | 13 | 14 | 15)
+}
 /// "No HTTP status" in [`Labels::code`].
 pub(super) const CODE_NONE: u16 = u16::MAX;
 /// Every open label of the series that takes what does not fit.
 const OVERFLOW: &str = "overflow";
+
+/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
+/// INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's rules for server spans).
+pub(super) fn is_failure(code: u16, grpc: u8, reason: Option<Reason>) -> bool {
+    let no_answer = code == CODE_NONE && reason.is_some_and(|reason| reason.blame() != Blame::Client);
+    let server_error = code != CODE_NONE && code >= 500;
+    no_answer || server_error || matches!(grpc, 2 | 4 | 12 | 13 | 14 | 15)
+}
 
 /// One label set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

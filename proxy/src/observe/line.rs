@@ -163,7 +163,7 @@ fn trace(out: &mut Vec<u8>, record: &Record) {
         Some(context) => {
             out.push(b'"');
             out.extend_from_slice(&hex_of_u128(context.trace_id));
-            if context.sampled {
+            if context.sampled || record.kept.is_some() {
                 out.extend_from_slice(b"\",\"span_id\":\"");
                 out.extend_from_slice(&hex_of_u64(context.span_id));
                 out.push(b'"');

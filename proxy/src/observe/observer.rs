@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use engine::model::{Ejected, Endpoint, Snapshot};
+use engine::model::{Ejected, Endpoint, Keep, Snapshot};
 use engine::versions::has_streams;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -14,10 +14,10 @@ use super::account::Account;
 use super::downstream::Downstream;
 use super::edge::EdgeReadings;
 use super::labels::{Direction, MetricFamily, Wire};
-use super::record::Outline;
+use super::record::{Outline, Word, text};
 use super::telemetry::Telemetry;
 use super::trace::Forms;
-use super::worker::{Recorder, SOURCE_UNKNOWN};
+use super::worker::{Recorder, SOURCE_UNKNOWN, Terms, Traced, X_REQUEST_ID};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
@@ -132,23 +132,40 @@ impl Observer {
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.traces(settings);
-        if !logged && !tracing {
-            return Account::new(Rc::clone(worker), seen, None, started);
+        let watched = worker.watched(started, direction, Some(parts));
+        let noted = watched.as_ref().is_some_and(|watched| watched.noted);
+        if !logged && !tracing && !noted {
+            return Account::new(Rc::clone(worker), seen, None, started).watched(watched);
         }
+        let keep = settings.filter(|_| tracing).map_or(Keep::default(), |settings| settings.keep);
+        let infers = tracing && settings.is_some_and(|settings| settings.infer_links);
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let context = worker.trace(parts, forms, tracing, threshold);
+        let terms = Terms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
+        let traced = worker.trace(parts, forms, terms);
+        let context = traced.context;
         let sampled = context.is_some_and(|context| context.sampled);
-        let detail = (logged || sampled).then(|| {
-            let mut detail = worker.notes(logged, context, direction, downstream);
+        let detail = (logged || sampled || keep.is_any() || noted).then(|| {
+            let mut detail = worker.notes(logged, traced, keep, (direction, downstream));
             // Mesh TLS is ours; the application speaks plain HTTP inside it.
             let referer = logged && settings.is_some_and(|settings| settings.log_format.tells_referer());
             detail.read_head(parts, downstream.tls.is_some() && downstream.peer.is_none(), referer);
             if logged {
                 worker.request_id(parts, &mut detail);
+            } else if noted && let Some(id) = text(&parts.headers, &X_REQUEST_ID) {
+                // A tap changes nothing of what it shows.
+                detail.word(Word::RequestId, id);
             }
             detail
         });
-        Account::new(Rc::clone(worker), seen, detail, started)
+        let mut account = Account::new(Rc::clone(worker), seen, detail, started).watched(watched);
+        account.traced(traced.headers);
+        if infers
+            && direction == Direction::Inbound
+            && let Some(context) = context
+        {
+            account.answers(context);
+        }
+        account
     }
 
     /// Begins the record of one opaque connection. No span: there is no context to continue.
@@ -160,8 +177,10 @@ impl Observer {
             seen.call = self.worker.connection(downstream);
         }
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
-        let detail = logged.then(|| self.worker.notes(true, None, direction, downstream));
-        Account::new(Rc::clone(&self.worker), seen, detail, started)
+        let watched = self.worker.watched(started, direction, None);
+        let noted = watched.as_ref().is_some_and(|watched| watched.noted);
+        let detail = (logged || noted).then(|| self.worker.notes(logged, Traced::default(), Keep::default(), (direction, downstream)));
+        Account::new(Rc::clone(&self.worker), seen, detail, started).watched(watched)
     }
 }
 

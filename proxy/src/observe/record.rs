@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::failure::{Blame, Reason};
-use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings, Snapshot};
+use engine::model::{Cluster, Endpoint, InboundPort, Keep, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
 use super::calls::CALL_NONE;
+use super::ending::{Ending, Kept};
+use super::event::{EVENTS_LISTED_MAX, Event};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
+use super::under_way::Link;
 use crate::tls::{Peer, TlsFacts};
 
 /// Longest text of a request that is kept for log and span: all of them end within 64 KiB.
@@ -129,6 +132,12 @@ pub(super) struct Detail {
     pub(super) logged: bool,
     /// Our span, or the caller's unsampled trace.
     pub(super) context: Option<Context>,
+    /// What makes a span of it that was not sampled.
+    pub(super) keep: Keep,
+    /// Why one was made of it.
+    pub(super) kept: Option<Kept>,
+    /// How it came by its trace.
+    pub(super) link: Link,
     pub(super) head: Option<Head>,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
@@ -137,6 +146,10 @@ pub(super) struct Detail {
     pub(super) caller: Option<Arc<Peer>>,
     pub(super) tls: Option<TlsFacts>,
     pub(super) retries: Vec<(SocketAddr, Reason)>,
+    /// What happened, for its span.
+    pub(super) events: Vec<Event>,
+    /// How many more.
+    pub(super) events_dropped: u32,
     pub(super) attempt_started: Option<Instant>,
     pub(super) upstream: Option<Duration>,
     pub(super) words: Words,
@@ -171,6 +184,11 @@ impl Outline {
         self.snapshot.settings.as_deref()
     }
 
+    /// How it ended.
+    pub(super) fn ending(&self) -> Ending {
+        Ending { server: self.direction == Direction::Inbound, code: self.code, grpc: self.grpc, reason: self.reason }
+    }
+
     /// The service's namespace and name, shared with the configuration.
     pub(super) fn destination(&self) -> Option<(&Arc<str>, &Arc<str>)> {
         destination(self.direction, self.port.as_deref(), self.cluster.as_deref())
@@ -195,6 +213,9 @@ impl Detail {
         Self {
             logged: false,
             context: None,
+            keep: Keep::default(),
+            kept: None,
+            link: Link::None,
             head: None,
             downstream,
             local,
@@ -202,6 +223,8 @@ impl Detail {
             caller: None,
             tls: None,
             retries: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
             attempt_started: None,
             upstream: None,
             words: Words::default(),
@@ -215,10 +238,34 @@ impl Detail {
             return None;
         }
         let (mut text, mut retries) = (std::mem::take(&mut self.text), std::mem::take(&mut self.retries));
+        let mut events = std::mem::take(&mut self.events);
         text.clear();
         retries.clear();
-        *self = Self { text, retries, ..Self::new(self.downstream, self.local) };
+        events.clear();
+        *self = Self { text, retries, events, ..Self::new(self.downstream, self.local) };
         Some(self)
+    }
+
+    /// Whether it was sampled.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.context.is_some_and(|context| context.sampled)
+    }
+
+    /// Whether a span leaves.
+    pub(super) fn has_span(&self) -> bool {
+        self.is_sampled() || self.kept.is_some()
+    }
+
+    /// Notes an event, where there may be a span.
+    pub(super) fn happened(&mut self, event: impl FnOnce() -> Event) {
+        if !self.is_sampled() && !self.keep.is_any() {
+            return;
+        }
+        if self.events.len() < EVENTS_LISTED_MAX {
+            self.events.push(event());
+        } else {
+            self.events_dropped += 1;
+        }
     }
 
     /// Copies what log and span need of the request's head. `tls`: it came encrypted by the application's own doing. `referer`: lines tell it.

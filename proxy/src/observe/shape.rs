@@ -48,6 +48,8 @@ pub(super) struct SpanParts {
     pub(super) attributes: Vec<u8>,
     /// The name without its method.
     pub(super) name: String,
+    /// What the rule says of paths; empty: nothing.
+    pub(super) template: String,
     /// The callee's address is among the attributes, or is not to be.
     pub(super) destination_known: bool,
 }

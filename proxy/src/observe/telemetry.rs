@@ -22,10 +22,12 @@ use super::collector::Way;
 use super::drops::Drops;
 use super::edge::EdgeReadings;
 use super::egress::EgressCalls;
+use super::kept::KeptRequests;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
 use super::sinks::{SinkMeans, ToServices};
+use super::tap::{TapFeed, TapTerms, Taps};
 
 use crate::ground::tally::Floods;
 use crate::io::{Clock, Network};
@@ -142,6 +144,8 @@ pub struct Telemetry {
     /// Of the proxy's own tasks.
     pub(super) own_spans: mpsc::Sender<Box<SpanData>>,
     pub(super) access: AccessLog,
+    pub(super) taps: Arc<Taps>,
+    pub(super) kept: KeptRequests,
     pub(super) options: TelemetryOptions,
     pub(super) clock: Clock,
     pub(super) started: SystemTime,
@@ -158,6 +162,21 @@ impl Telemetry {
     /// Now, as the engine wants to know it.
     pub fn moment(&self) -> Moment {
         Moment::after_start(self.clock.now().saturating_duration_since(self.begun))
+    }
+
+    /// Begins to show exchanges as they end. `None`: [`super::TAPS_MAX`] do already.
+    pub fn tap(&self, terms: TapTerms, lines_per_sec: u32) -> Option<TapFeed> {
+        self.taps.begin(terms, lines_per_sec)
+    }
+
+    /// Access log lines of requests that failed or were slow of late, by `x-request-id` or trace id; an array.
+    pub fn find(&self, id: &str) -> serde_json::Value {
+        self.kept.find(id)
+    }
+
+    /// A moment as nanoseconds since the start.
+    pub(super) fn nanos_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Time, and the moment that the engine counts from: the same for the whole process.
@@ -186,6 +205,8 @@ impl Telemetry {
             spans: Outboxes::default(),
             own_spans,
             access: AccessLog::new(options.log.clone(), means, Arc::clone(&settings)),
+            taps: Arc::default(),
+            kept: KeptRequests::default(),
             options,
             clock,
             started,

@@ -6,6 +6,8 @@ mod kept;
 mod queue;
 mod scrape;
 mod sinks;
+mod taps;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +48,8 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         zipkin_endpoint: None,
         sample_threshold: (sample_percent << 32) / 100,
         span_attributes: [("env".to_owned(), "test".to_owned())].into(),
+        keep: engine::model::Keep::default(),
+        infer_links: true,
         leaf_life: Duration::from_secs(60),
         rotate_at_percent: 66,
         metric_series_max: 1000,
@@ -426,6 +430,12 @@ async fn spans_read_as_the_contract_says() {
         for attribute in span.attributes {
             text += &format!("  {} = {:?}\n", attribute.key, attribute.value.unwrap().value.unwrap());
         }
+        for event in span.events {
+            text += &format!("  at {} {}\n", event.time_unix_nano, event.name);
+            for attribute in event.attributes {
+                text += &format!("    {} = {:?}\n", attribute.key, attribute.value.unwrap().value.unwrap());
+            }
+        }
     }
     if std::env::var_os("MESHWRIGHT_BLESS").is_some() {
         std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/observe/golden/spans.txt"), &text).unwrap();
@@ -500,6 +510,8 @@ async fn spans_leave_by_otlp() {
     for wanted in ["service.name", "frontend", "service.namespace", "shop", "service.instance.id", "frontend-0"] {
         assert!(resource.contains(wanted), "{wanted} in {resource}");
     }
+    let conventions = "https://opentelemetry.io/schemas/1.42.0";
+    assert_eq!((&*spans.schema_url, &*spans.scope_spans[0].schema_url), (conventions, conventions));
     let span = &spans.scope_spans[0].spans[0];
     assert_eq!(span.name, "GET catalog.shop");
     let attributes: Vec<_> = span.attributes.iter().map(|a| a.key.as_str()).collect();
@@ -508,7 +520,7 @@ async fn spans_leave_by_otlp() {
         "url.path",
         "http.response.status_code",
         "server.address",
-        "network.protocol.name",
+        "network.protocol.version",
         "network.peer.address",
         "meshwright.route",
         "meshwright.destination.identity",

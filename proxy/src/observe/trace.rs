@@ -146,6 +146,20 @@ pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
     }
 }
 
+/// What [`write`] left in the headers, to be written again. `None`: it wrote nothing.
+#[cold]
+pub fn written(headers: &HeaderMap) -> Option<(Found, Context)> {
+    let found = read(headers, Forms::of(headers));
+    let Remote { trace_id, span_id } = found.remote.filter(|_| found.w3c)?;
+    let parent = match (found.b3_single, found.b3_multi) {
+        (true, _) => headers.get(&B3).and_then(|value| parse_b3_span_id(value.as_bytes().splitn(4, |byte| *byte == b'-').nth(3)?)),
+        (false, true) => headers.get(&B3_PARENT).and_then(|id| parse_b3_span_id(id.as_bytes())),
+        (false, false) => None,
+    };
+    let debug = found.b3_single && asks_for_debugging(headers);
+    Some((Found { debug, ..found }, Context { trace_id, span_id, parent, sampled: found.sampled == Some(true) }))
+}
+
 fn traceparent(context: &Context) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     text[3..35].copy_from_slice(&hex_of_u128(context.trace_id));

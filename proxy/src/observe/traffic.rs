@@ -9,7 +9,7 @@ use engine::limit::RemoteStore;
 use proto::mesh::{Calls, KeysAway, ServiceAway, ServiceTraffic, StoreAway, Traffic};
 
 use super::calls::CallsTold;
-use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
+use super::labels::{Direction, Labels, MetricFamily, is_failure};
 use super::plaintext::ROWS_MAX;
 use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
@@ -42,6 +42,7 @@ impl Telemetry {
             keys_away,
             stores_away,
             services_away: self.services_away(),
+            ..Traffic::default()
         }
     }
 
@@ -112,7 +113,7 @@ fn services(sums: &[(Arc<Labels>, Sum)]) -> Vec<ServiceTraffic> {
                 ..ServiceTraffic::default()
             });
         row.requests += sum.count;
-        row.failures += if is_failure(labels) { sum.count } else { 0 };
+        row.failures += if is_failure(labels.code, labels.grpc_code, labels.reason) { sum.count } else { 0 };
         for (total, bucket) in row.duration_buckets.iter_mut().zip(sum.buckets) {
             *total += bucket;
         }
@@ -124,12 +125,4 @@ fn services(sums: &[(Arc<Labels>, Sum)]) -> Vec<ServiceTraffic> {
         rows.truncate(ROWS_MAX);
     }
     rows
-}
-
-/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
-/// INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's rules for server spans).
-fn is_failure(labels: &Labels) -> bool {
-    let no_answer = labels.code == CODE_NONE && labels.reason.is_some_and(|reason| reason.blame() != engine::failure::Blame::Client);
-    let server_error = labels.code != CODE_NONE && labels.code >= 500;
-    no_answer || server_error || matches!(labels.grpc_code, 2 | 4 | 12 | 13 | 14 | 15)
 }

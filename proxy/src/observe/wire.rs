@@ -23,7 +23,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Bytes that a varint takes.
-const fn varint_length(value: u64) -> usize {
+pub(super) const fn varint_length(value: u64) -> usize {
     (70 - (value | 1).leading_zeros() as usize) / 7
 }
 

@@ -4,11 +4,11 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::authorize::Ruling;
 use engine::failure::Reason;
-use engine::model::{Ejected, Endpoint};
+use engine::model::{Ejected, Endpoint, Keep};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use proto::defaults::METRIC_SERIES_MAX;
@@ -21,8 +21,10 @@ use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
+use super::tap::{KnownTaps, Watched};
 use super::telemetry::Telemetry;
-use super::trace::{self, Context, Forms};
+use super::trace::{self, Context, Forms, Remote};
+use super::under_way::{Guess, Link, UnderWay};
 use crate::ground::fold::Folding;
 use crate::io::Draw;
 use crate::tls::Peer;
@@ -31,6 +33,8 @@ use crate::tls::Peer;
 const HANDLES_MAX: usize = 4096;
 /// Callers told apart by one worker; further ones are `unknown`.
 const SOURCES_MAX: usize = 4096;
+/// Spans that one worker keeps in a second although they were not sampled; further ones are dropped and counted.
+const KEPT_EACH_SECOND_MAX: u32 = 256;
 /// Notes kept for the next exchanges that are logged or sampled.
 const NOTES_KEPT_MAX: usize = 64;
 /// A share of 2^32 that is all.
@@ -38,7 +42,7 @@ const ALL: u64 = 1 << 32;
 /// Number of the source `unknown`.
 pub(super) const SOURCE_UNKNOWN: u32 = 0;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// See the module. Not `Send`: nothing here is locked between threads.
 #[derive(Debug)]
@@ -54,9 +58,47 @@ pub(super) struct Recorder {
     // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
     #[allow(clippy::vec_box)]
     notes: RefCell<Vec<Box<Detail>>>,
+    pub(super) under_way: RefCell<UnderWay>,
     log: Output,
     spans: Output,
+    /// Of the last second in which spans were kept that were not sampled: which, and how many.
+    kept: Cell<(u64, u32)>,
+    taps: RefCell<KnownTaps>,
     draw: Draw,
+}
+
+/// How a request's trace is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    /// Spans go somewhere.
+    pub(super) tracing: bool,
+    /// Chance of a new trace to be sampled, of 2^32.
+    pub(super) threshold: u64,
+    /// A span may be kept that is not sampled: it needs an id.
+    pub(super) keeps: bool,
+    /// It may be taken for a part of what the application is answering.
+    pub(super) infers: bool,
+}
+
+/// What the headers of a request say of its trace by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum HeadersSay {
+    /// What they came with.
+    #[default]
+    Theirs,
+    /// Our span.
+    Ours,
+    /// The same, and a draw of ours has decided on it: this one.
+    Drawn(u32),
+}
+
+/// A trace that was continued or started.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traced {
+    /// `None`: no trace.
+    pub(super) context: Option<Context>,
+    pub(super) headers: HeadersSay,
+    pub(super) link: Link,
 }
 
 /// Where records of one kind go; opened with the first.
@@ -119,42 +161,80 @@ impl Recorder {
             shapes: RefCell::default(),
             calls: RefCell::new(CallTable::new(calls)),
             notes: RefCell::default(),
+            under_way: RefCell::default(),
             log: Output::default(),
             spans: Output::default(),
+            kept: Cell::default(),
+            taps: RefCell::default(),
             draw,
         }
     }
 
-    /// Continues or starts a trace. The caller's decision holds; without one a draw decides. `None`: no trace.
-    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, tracing: bool, threshold: u64) -> Option<Context> {
-        let found = trace::read(&parts.headers, forms);
-        let parent = found.remote.map(|remote| remote.span_id);
-        if !tracing {
-            return found.remote.map(|remote| Context { trace_id: remote.trace_id, span_id: 0, parent, sampled: false });
+    /// Continues or starts a trace. The caller's decision holds; without one a draw decides.
+    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, terms: Terms) -> Traced {
+        let mut found = trace::read(&parts.headers, forms);
+        if !terms.tracing {
+            let of_caller = |Remote { trace_id, span_id }| Context { trace_id, span_id: 0, parent: Some(span_id), sampled: false };
+            return Traced { context: found.remote.map(of_caller), ..Traced::default() };
         }
-        let sampled = found.sampled.unwrap_or_else(|| self.draw.next() >> 32 < threshold);
+        let mut link = Link::None;
+        if terms.infers && !(forms.traceparent || forms.b3_single || forms.b3_multi) {
+            (found.remote, found.sampled, link) = self.guessed();
+        }
+        let parent = found.remote.map(|remote| remote.span_id);
+        let (sampled, headers) = match found.sampled {
+            Some(sampled) => (sampled, HeadersSay::Ours),
+            None => {
+                let drawn = (self.draw.next() >> 32) as u32;
+                (u64::from(drawn) < terms.threshold, HeadersSay::Drawn(drawn))
+            }
+        };
         let trace_id = found.remote.map(|remote| remote.trace_id);
         // A decision travels on as it is, but not without ids: stock B3 propagators drop a bare `b3: 0` and start a sampled trace. Where nobody
         // has decided, ours must travel, lest the next hop draws again.
-        if let Some(trace_id) = trace_id.filter(|_| !sampled && found.sampled.is_some()) {
-            return Some(Context { trace_id, span_id: 0, parent, sampled });
+        let as_it_came = !sampled && headers == HeadersSay::Ours && link == Link::None && !terms.keeps;
+        if let Some(trace_id) = trace_id.filter(|_| as_it_came) {
+            return Traced { context: Some(Context { trace_id, span_id: 0, parent, sampled }), headers: HeadersSay::Theirs, link };
         }
         let trace_id = trace_id.unwrap_or_else(|| self.wide_draw().max(1));
-        let context = Context { trace_id, span_id: self.draw.next().max(1), parent, sampled };
+        let context = Context { trace_id, span_id: self.span_id(), parent, sampled };
         trace::write(&mut parts.headers, &found, &context);
-        Some(if sampled { context } else { Context { span_id: 0, ..context } })
+        Traced { context: Some(context), headers, link }
+    }
+
+    /// Of what an application's request is a part that says nothing of a trace.
+    fn guessed(&self) -> (Option<Remote>, Option<bool>, Link) {
+        match self.under_way.borrow().guess(self.telemetry.clock.now()) {
+            Guess::Nothing => (None, None, Link::None),
+            Guess::Only(Context { trace_id, span_id, sampled, .. }) => (Some(Remote { trace_id, span_id }), Some(sampled), Link::Inferred),
+            Guess::Several(count) => (None, None, Link::Candidates(count)),
+        }
+    }
+
+    /// A new span's.
+    pub(super) fn span_id(&self) -> u64 {
+        self.draw.next().max(1)
     }
 
     fn wide_draw(&self) -> u128 {
         u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
     }
 
+    /// Whether taps may show an exchange that begins now; `parts`: of a request.
+    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+        let taps = &self.telemetry.taps;
+        if taps.turn() == 0 {
+            return None;
+        }
+        self.taps.borrow_mut().judge(taps, self.telemetry.nanos_at(now), direction, parts)
+    }
+
     /// Fresh notes, in the room of used ones where there are any.
-    pub(super) fn notes(&self, logged: bool, context: Option<Context>, direction: Direction, downstream: &Downstream) -> Box<Detail> {
+    pub(super) fn notes(&self, logged: bool, traced: Traced, keep: Keep, (direction, downstream): (Direction, &Downstream)) -> Box<Detail> {
         let kept = self.notes.borrow_mut().pop();
         let mut notes = kept.unwrap_or_else(|| Box::new(Detail::new(downstream.address, downstream.local)));
         (notes.downstream, notes.local) = (downstream.address, downstream.local);
-        (notes.logged, notes.context) = (logged, context);
+        (notes.logged, notes.context, notes.link, notes.keep) = (logged, traced.context, traced.link, keep);
         notes.caller.clone_from(&downstream.caller);
         notes.tls = if direction == Direction::Inbound { downstream.tls } else { None };
         if let Some(told) = &downstream.client_tls {
@@ -323,12 +403,17 @@ impl Recorder {
                 self.shard.lines_dropped.add(1);
             }
         }
-        if detail.context.is_some_and(|context| context.sampled) {
+        if detail.has_span() {
             let outbox = self.spans.outbox.get_or_init(|| self.telemetry.spans.open());
             if !self.put(outbox, &self.spans.serial, Sink::Spans, seen, &detail, times) {
                 self.shard.spans_dropped.add(1);
             }
         }
+        self.take_back(detail);
+    }
+
+    /// Notes that are used no more.
+    pub(super) fn take_back(&self, detail: Box<Detail>) {
         let mut notes = self.notes.borrow_mut();
         if notes.len() < NOTES_KEPT_MAX {
             notes.extend(detail.emptied());
@@ -338,7 +423,8 @@ impl Recorder {
     /// Whether a line is kept: of the exchanges that went well a share may be enough. The trace decides, so that all hops decide alike; without
     /// one a draw does.
     fn is_kept(&self, seen: &Outline, detail: &Detail) -> bool {
-        let threshold = seen.settings().map_or(ALL, |settings| settings.log_success_threshold);
+        let said = seen.rule.as_deref().and_then(|rule| rule.telemetry()?.log_success_threshold);
+        let threshold = said.or(seen.settings().map(|settings| settings.log_success_threshold)).unwrap_or(ALL);
         let went_well = || seen.reason.is_none() && (seen.code == CODE_NONE || seen.code < 400) && matches!(seen.grpc, GRPC_NONE | 0);
         if threshold >= ALL || !went_well() {
             return true;
@@ -347,16 +433,32 @@ impl Recorder {
         chance >> 32 < threshold
     }
 
+    /// Whether a span is made of what was not sampled: at most so many a second, so that an outage of a busy service is not one of its collector.
+    pub(super) fn judge(&self, seen: &Outline, detail: &mut Detail, duration: Duration, ended: SystemTime) {
+        if !detail.keep.is_any() || detail.is_sampled() || detail.context.is_none() {
+            return;
+        }
+        let Some(kept) = seen.ending().kept(detail.keep, duration) else { return };
+        let second = ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (last, count) = self.kept.get();
+        let count = if last == second { count } else { 0 };
+        if count >= KEPT_EACH_SECOND_MAX {
+            return self.shard.spans_dropped.add(1);
+        }
+        self.kept.set((second, count + 1));
+        detail.kept = Some(kept);
+    }
+
     fn put(&self, outbox: &Outbox, serial: &Cell<u64>, sink: Sink, seen: &Outline, detail: &Detail, times: (u64, Duration)) -> bool {
         outbox.add(serial, |batch| {
             let shape = self.shapes.borrow_mut().number(seen, detail, batch, sink);
-            batch.add(shape, seen, detail, times);
+            batch.add((shape, sink), seen, detail, times);
         })
     }
 
     /// The exemplar of a sampled exchange.
     pub(super) fn exemplar(detail: &Detail, duration: Duration, at: SystemTime) -> Option<Exemplar> {
-        let context = detail.context.filter(|context| context.sampled)?;
+        let context = detail.context.filter(|_| detail.has_span())?;
         Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at })
     }
 }

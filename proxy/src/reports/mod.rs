@@ -1,5 +1,7 @@
 //! The Reports stream beside ADS: what this proxy is and does goes up, questions come down.
 
+mod taps;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +12,7 @@ use proto::mesh::{Answer, Certificate, Command, Draining, Hello, Report, Traffic
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -26,10 +28,14 @@ use crate::tls::dial::Uplink;
 use crate::tls::{Credential, CredentialCell, TrustCell};
 use crate::xds::{Backoff, NodeIdentity};
 
+use taps::TapLeases;
+
 /// Reports waiting to be sent; beyond it the stream waits.
 const REPORTS_AHEAD: usize = 16;
 /// How often traffic is summed up, if it changed.
 const TRAFFIC_EVERY: Duration = Duration::from_secs(2);
+/// The same while a rule leads to a version of a canary: what harms is to be seen soon.
+const CANARIES_EVERY: Duration = Duration::from_millis(500);
 /// Questions answered at once.
 const ANSWERS_MAX: usize = 16;
 /// Largest answer; the control plane takes no more.
@@ -67,6 +73,7 @@ impl Reporter {
     /// Runs until `stop`, through any number of streams.
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut backoff = Backoff::default();
+        let born = u64::try_from(self.telemetry.times().0.unix().as_nanos()).unwrap_or_default();
         let mut leaves = self.credentials.changes();
         while self.credentials.current().is_none() {
             tokio::select! {
@@ -79,7 +86,7 @@ impl Reporter {
             let ended = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                ended = self.stream(&mut backoff) => ended,
+                ended = self.stream(&mut backoff, born) => ended,
             };
             if ended.code() == Code::Unauthenticated {
                 self.uplink.open_anew();
@@ -93,7 +100,7 @@ impl Reporter {
         }
     }
 
-    async fn stream(&self, backoff: &mut Backoff) -> Status {
+    async fn stream(&self, backoff: &mut Backoff, born: u64) -> Status {
         let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
         let send = async |kind: Told| reports.send(Report { kind: Some(kind) }).await.is_ok();
         let mut leaves = self.credentials.changes();
@@ -110,10 +117,11 @@ impl Reporter {
             Ok(commands) => commands.into_inner(),
             Err(status) => return status,
         };
-        let mut every = interval(TRAFFIC_EVERY);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now();
         let mut told = Traffic::default();
         let mut calls = CallsTold::default();
+        let mut routes = self.telemetry.routes_from_now();
+        let mut taps = TapLeases::default();
         let mut said_draining = false;
         while fine {
             fine = tokio::select! {
@@ -121,8 +129,7 @@ impl Reporter {
                 command = commands.message() => match command {
                     Ok(Some(command)) => {
                         backoff.reset();
-                        self.obey(command, &reports);
-                        true
+                        self.obey(command, &reports, &mut taps).await
                     }
                     Ok(None) => return Status::unavailable("the control plane closed the stream"),
                     Err(status) => return status,
@@ -140,12 +147,14 @@ impl Reporter {
                     Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
                     None => true,
                 },
-                _ = every.tick() => {
-                    let (traffic, called) = (self.telemetry.traffic(), self.telemetry.calls(&mut calls));
+                () = sleep_until(due) => {
+                    let (traffic, called) = (self.traffic(born), self.telemetry.calls(&mut calls));
+                    let routes = self.telemetry.routes(&mut routes);
+                    due = Instant::now() + if traffic.canaries.is_empty() { TRAFFIC_EVERY } else { CANARIES_EVERY };
                     let mut fine = true;
-                    if traffic != told {
+                    if traffic != told || !routes.is_empty() {
                         told.clone_from(&traffic);
-                        fine &= send(Told::Traffic(traffic)).await;
+                        fine &= send(Told::Traffic(Traffic { routes, ..traffic })).await;
                         // A stream that carries reports is a working one.
                         backoff.reset();
                     }
@@ -157,6 +166,15 @@ impl Reporter {
             };
         }
         Status::unavailable("the stream was closed")
+    }
+
+    /// All that is told of traffic. Counters are named after when this process began, so that those of the one before are others.
+    fn traffic(&self, born: u64) -> Traffic {
+        let mut canaries = self.snapshots.load().canaries.rows();
+        for row in &mut canaries {
+            row.counter = row.counter.wrapping_add(born);
+        }
+        Traffic { canaries, ..self.telemetry.traffic() }
     }
 
     fn hello(&self) -> Hello {
@@ -181,19 +199,31 @@ impl Reporter {
         }
     }
 
-    /// Answers a command in a task of its own: an explanation may have to fetch. Beyond the bound it is answered "busy" at once.
-    fn obey(&self, command: Command, reports: &mpsc::Sender<Report>) {
+    /// Answers a command in a task of its own: an explanation may have to fetch. Beyond the bound it is answered "busy" at once. False: the
+    /// stream has ended.
+    async fn obey(&self, command: Command, reports: &mpsc::Sender<Report>, taps: &mut TapLeases) -> bool {
         let id = command.id;
         // A command of a newer control plane is passed over.
-        let Some(asked) = command.kind else { return };
+        let Some(asked) = command.kind else { return true };
+        let asked = match asked {
+            Asked::Tap(tap) => {
+                let Some(refused) = taps.obey(id, tap, &self.telemetry, reports) else { return true };
+                return reports.send(Report { kind: Some(Told::Tapped(refused)) }).await.is_ok();
+            }
+            other => other,
+        };
         let permit = Arc::clone(&self.answering).try_acquire_owned();
         let (snapshots, logs, mode, reports) = (self.snapshots.clone(), self.logs.clone(), self.node.id.mode, reports.clone());
         let at = Time::of(&self.telemetry);
+        let telemetry = Arc::clone(&self.telemetry);
         tokio::spawn(async move {
             let answered = match (permit, asked) {
                 (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
                 (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, at).await,
                 (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, at),
+                (Ok(_), Asked::Find(ask)) => Ok(telemetry.find(&ask.id)),
+                // It was obeyed before.
+                (Ok(_), Asked::Tap(_)) => return,
                 (Ok(_), Asked::LogLevel(ask)) => {
                     logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
                 }
@@ -208,6 +238,7 @@ impl Reporter {
             };
             let _ = reports.send(Report { kind: Some(Told::Answer(answer)) }).await;
         });
+        true
     }
 }
 

@@ -336,6 +336,9 @@ impl<D: Door> Connection<D> {
         self.authorized(view, (&head, client), token.as_deref(), account)?;
         let draw = self.shared.draw.next();
         let plan = planned(table, (&head, draw), account)?;
+        if let Some(says) = &plan.forward.policy.telemetry {
+            account.governed(says, parts, (&self.downstream, found.map(|found| found.address)));
+        }
         let mut aim = (None, Protocol::Auto);
         let web = self.web(plan.rule, parts);
         let (sticky, home) = self.session(view, &plan, &parts.headers);

@@ -87,7 +87,7 @@ impl<'a> Hedging<'a> {
             return;
         }
         let Ok(to) = tries.next(shared, Some(cluster)) else { return };
-        account.hedged();
+        account.hedged(to.endpoint.address);
         let (shared, outgoing, endpoint) = (Rc::clone(shared), spare.outgoing(), Arc::clone(&to.endpoint));
         let making = Box::pin(async move {
             let mut hand = Hand { to: Some(to), ..Hand::of(outgoing) };

@@ -156,9 +156,12 @@ impl Journey {
         (mut parts, received): (request::Parts, Received),
         (forward, place, cluster): (&Arc<Forward>, Option<usize>, &Arc<Cluster>),
         leg: Leg,
-        account: Account,
+        mut account: Account,
     ) -> Box<Self> {
         let policy = &forward.policy;
+        if forward.counts_at(place).is_some() {
+            account.counted_at(place);
+        }
         let whole = leg.left(policy);
         let Leg {
             only,

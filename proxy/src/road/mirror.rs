@@ -4,13 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::model::{Cluster, Forward};
+use engine::failure::Blame;
+use engine::model::{Cluster, Forward, VersionCounts};
 use http::{Request, request};
 use http_body::Body as _;
 
 use crate::ground::body::Body;
 use crate::ground::limits::MIRRORS_MAX;
 use crate::ground::replay::Replay;
+use crate::observe::is_server_error;
 use crate::pool::{Outgoing, Resend};
 use crate::road::attempt::{Hand, Manner, Tries, make};
 use crate::road::discard::discard;
@@ -26,14 +28,15 @@ const MIRRORED_BYTES_MAX: usize = 1 << 20;
 /// [`MIRRORS_MAX`] copies under way there are no further ones, which is counted.
 pub fn mirror(shared: &Rc<Shared>, (forward, place, draw): (&Forward, Option<usize>, u64), request: &mut Request<Body>, carries: Carries) {
     let mut replay = None;
-    for cluster in forward.mirrors_for(place, draw) {
+    for (cluster, counts) in forward.mirrors_for(place, draw) {
         if shared.mirrors.get() >= MIRRORS_MAX {
             shared.observer.mirror_dropped();
             continue;
         }
         let body = if request.body().is_end_stream() { Body::Empty } else { replay.get_or_insert_with(|| kept(shared, request)).copy() };
         let copy = Request::from_parts(head(request), body);
-        tokio::task::spawn_local(send(CopyUnderWay::begin(shared), Arc::clone(cluster), copy, carries));
+        let copied = CopyUnderWay::begin(shared);
+        tokio::task::spawn_local(send(copied, (Arc::clone(cluster), counts.cloned()), copy, carries));
     }
 }
 
@@ -71,13 +74,21 @@ impl Drop for CopyUnderWay {
     }
 }
 
-async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
+async fn send(
+    copied: CopyUnderWay,
+    (cluster, counts): (Arc<Cluster>, Option<Arc<VersionCounts>>),
+    request: Request<Body>,
+    carries: Carries,
+) {
+    // A copy's time is not measured: nobody waits for its end.
+    let count = |failed| counts.iter().for_each(|counts| counts.count(failed, None));
     let shared = &copied.0;
     let mut tries = Tries::of_copy();
     let to = match tries.next(shared, Some(&cluster)) {
         Ok(to) => to,
         Err(failure) => {
             tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request goes nowhere");
+            count(true);
             return;
         }
     };
@@ -86,13 +97,21 @@ async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body
         let manner = Manner { carries, freshness: tries.freshness(), downstream: None, again: Resend::Never };
         make(shared, manner, &mut hand).await?;
         if let Some(response) = hand.response.take() {
+            let status = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+            count(response.status().is_server_error() || status.is_some_and(is_server_error));
             discard(response, hand.lease.take());
         }
         Ok::<_, engine::failure::Failure>(())
     };
     match tokio::time::timeout(MIRROR_WAIT, sending).await {
         Ok(Ok(())) => {}
-        Ok(Err(failure)) => tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered"),
-        Err(_) => tracing::debug!(cluster = %cluster.name, "a copy of a request took too long"),
+        Ok(Err(failure)) => {
+            tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered");
+            count(failure.blame != Blame::Client);
+        }
+        Err(_) => {
+            tracing::debug!(cluster = %cluster.name, "a copy of a request took too long");
+            count(true);
+        }
     }
 }

@@ -23,6 +23,8 @@ pub fn settings() -> Settings {
         zipkin_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::new(),
+        keep: engine::model::Keep::default(),
+        infer_links: true,
         leaf_life: Duration::from_secs(24 * 3600),
         rotate_at_percent: 66,
         metric_series_max: 1000,

@@ -2,7 +2,7 @@
 
 use proto::mesh::{
     self, Abort, ActiveCheck, BackendPolicy, ClusterPolicy, Delay, Fault, Filters, Hedge, LimitKey, Limits, Mirror, Priority, RateLimit,
-    Retry, RetryBudget, RoutePolicy, Session, abort, limit_key,
+    Retry, RetryBudget, RoutePolicy, RouteTelemetry, Session, Tracing, abort, limit_key,
 };
 
 use super::resources::{Told, told};
@@ -225,7 +225,7 @@ fn a_slow_answer_is_raced() {
 fn mirrors_get_a_copy_and_delay_nobody() {
     // Aim: head and body are copied; a mirror that never answers or refuses is nobody's business.
     run(|| async {
-        let mirror = |cluster: &str| Mirror { cluster: cluster.into(), per_million: 1_000_000 };
+        let mirror = |cluster: &str| Mirror { cluster: cluster.into(), per_million: 1_000_000, canary: None };
         let filters = Some(Filters { mirrors: vec![mirror("shop/m:80"), mirror("shop/n:80")], ..Filters::default() });
         let mut config = Told::to(vec![ONE]);
         config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
@@ -255,7 +255,7 @@ fn mirrors_get_a_copy_and_delay_nobody() {
 fn copies_beyond_their_bound_are_not_made() {
     // Aim: at the bound a request goes on without its copy, which is counted; below it copies are made again.
     run(|| async {
-        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000 }], ..Filters::default() });
+        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000, canary: None }], ..Filters::default() });
         let mut config = Told::to(vec![ONE]);
         config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
         config.backends.push(("shop/m:80", 0, BackendPolicy::default(), vec!["10.77.9.8:80"]));
@@ -450,5 +450,28 @@ fn an_endpoint_that_fails_again_and_again_is_left_alone() {
             }
         }
         assert_eq!(bad, 3, "three in a row and no more");
+    });
+}
+
+#[test]
+fn a_rule_decides_which_of_its_requests_are_sampled() {
+    // Aim: what reaches the server says what the rule's own share says, where nobody decided before; the caller's word and its baggage pass.
+    run(|| async {
+        let off = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\r\n";
+        for (proxy, rule, sent, flag) in
+            [(0.0, Some(100.0), "", "-01"), (100.0, Some(0.0), "", "-00"), (100.0, None, "", "-01"), (0.0, Some(100.0), off, "-00")]
+        {
+            let telemetry = rule.map(|percent| RouteTelemetry { sample_percent: Some(percent), ..RouteTelemetry::default() });
+            let policy = RoutePolicy { telemetry, ..RoutePolicy::default() };
+            let tracing = Tracing { otlp_endpoint: "http://127.0.0.1:4317".into(), sample_percent: proxy, ..Tracing::default() };
+            let (mut world, _) = told(&Told { policy, tracing: Some(tracing), ..Told::to(vec![ONE]) });
+            let mut client = world.dial(SERVICE);
+            write(&mut client, &format!("GET / HTTP/1.1\r\nhost: a\r\nbaggage: user=7\r\n{sent}\r\n")).await;
+            let (_, text, _one) = play(&mut world, 0, OK).await;
+            answered(&mut client, "200").await;
+            let trace = text.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap_or_default();
+            assert!(trace.ends_with(flag) && text.contains("baggage: user=7\r\n"), "{proxy} {rule:?} {sent}: {text}");
+            assert_eq!(off.contains(trace), !sent.is_empty(), "{text}");
+        }
     });
 }

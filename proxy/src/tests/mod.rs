@@ -361,6 +361,8 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         zipkin_endpoint: None,
         sample_threshold: 0,
         span_attributes: BTreeMap::default(),
+        keep: engine::model::Keep::default(),
+        infer_links: true,
         leaf_life: Duration::from_secs(3600),
         rotate_at_percent: 66,
         metric_series_max: 1000,

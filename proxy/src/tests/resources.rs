@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use engine::model::build::Parts;
 use prost::{Message, Name};
 use prost_types::Any;
-use proto::mesh::{BackendPolicy, ClusterPolicy, ProxyConfig, RoutePolicy};
+use proto::mesh::{BackendPolicy, ClusterPolicy, ProxyConfig, RoutePolicy, Tracing};
 use proto::xds::cluster::Cluster as RawCluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{Address, SocketAddress, address, socket_address};
@@ -28,6 +28,8 @@ pub(crate) struct Told {
     /// Of every cluster.
     pub(crate) cluster: ClusterPolicy,
     pub(crate) timeout: Option<Duration>,
+    /// Of the proxy.
+    pub(crate) tracing: Option<Tracing>,
     /// Name, weight, policy and endpoints of each backend. Those of weight 0 are mirrors as well.
     pub(crate) backends: Vec<(&'static str, u32, BackendPolicy, Vec<&'static str>)>,
 }
@@ -53,6 +55,7 @@ impl Told {
             service_account: "frontend".into(),
             own_addresses: vec!["10.77.0.1".into()],
             session_key: vec![7; 32].into(),
+            tracing: self.tracing.clone(),
             ..ProxyConfig::default()
         };
         Self::put(parts, "proxy", &config);

@@ -32,14 +32,15 @@ spec: {accessLog: {enabled: true}, tracing: {otlp: {endpoint: "http://127.0.0.1:
 "#;
 
 /// Runs a test in virtual time on one thread, bounded.
-fn run<F: Future<Output = anyhow::Result<()>>>(test: impl FnOnce() -> F) {
+pub(crate) fn run<F: Future<Output = anyhow::Result<()>>>(test: impl FnOnce() -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let bounded = async { tokio::time::timeout(Duration::from_secs(3600), test()).await };
     tokio::task::LocalSet::new().block_on(&runtime, bounded).expect("the test hangs").expect("the test fails");
 }
 
-struct Shop {
-    mesh: Mesh,
+/// Control plane, a caller, and two versions of what it calls.
+pub(crate) struct Shop {
+    pub(crate) mesh: Mesh,
     frontend: Sidecar,
     catalog: [Sidecar; 2],
 }
@@ -50,7 +51,7 @@ impl Shop {
     }
 
     /// Beside these manifests.
-    async fn with(more: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn with(more: &str) -> anyhow::Result<Self> {
         let mesh = Mesh::new(Medium::Memory, CONTROL, &[TELEMETRY, &shop("10.9.0"), more, &route(90, 10)].concat(), 7)?;
         let clock = mesh.clock(Duration::ZERO);
         let (plane, network) = (mesh.plane.clone(), mesh.wire.exempt(CONTROL));
@@ -60,7 +61,7 @@ impl Shop {
         Ok(Self { mesh, frontend, catalog })
     }
 
-    async fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let catalog = resolve(&self.frontend.means.snapshots, "catalog.shop").await?;
         Ok(Client::new(self.mesh.wire.application(FRONTEND.ip), SocketAddr::new(catalog, 80), "catalog.shop"))
     }

@@ -26,9 +26,9 @@ const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A replica of the control plane with a runtime of its own, so that it is as good as killed when it is dropped.
-struct Replica {
+pub(crate) struct Replica {
     runtime: Option<Runtime>,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Drop for Replica {
@@ -38,7 +38,7 @@ impl Drop for Replica {
 }
 
 impl Replica {
-    fn start(client: kube::Client, me: &str) -> Self {
+    pub(crate) fn start(client: kube::Client, me: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let args = args(folder.path());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -47,11 +47,11 @@ impl Replica {
         let replica = replica(&args, client, ROOT_NAMESPACE, me, Clock::System, nothing);
         runtime.spawn(run_replica(args, replica));
         drop(inside);
-        Self { runtime: Some(runtime), _folder: folder }
+        Self { runtime: Some(runtime), folder }
     }
 }
 
-fn args(folder: &Path) -> ControlArgs {
+pub(crate) fn args(folder: &Path) -> ControlArgs {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     ControlArgs {
         config: None,
@@ -74,17 +74,18 @@ fn args(folder: &Path) -> ControlArgs {
     }
 }
 
-fn file(path: &str) -> String {
+pub(crate) fn file(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
 }
 
 /// Makes what stands in a text.
-async fn apply(client: &kube::Client, text: &str) {
+pub(crate) async fn apply(client: &kube::Client, text: &str) {
     let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
     for object in objects {
         let (group, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
         let base = if group == "v1" { "/api/v1".to_owned() } else { format!("/apis/{group}") };
         let plural = match kind {
+            "Canary" => "canaries".to_owned(),
             "ClientPolicy" => "clientpolicies".to_owned(),
             "GatewayClass" => "gatewayclasses".to_owned(),
             other => format!("{}s", other.to_ascii_lowercase()),
@@ -127,7 +128,7 @@ fn programmed(answer: &Value, listener: &str) -> String {
 }
 
 /// Waits for a Gateway or a Secret.
-async fn patiently(client: &kube::Client, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn patiently(client: &kube::Client, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
         let answer = ask(client, "GET", path, ()).await.unwrap_or_default();

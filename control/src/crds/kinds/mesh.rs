@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 
 use super::external::ServiceRef;
-use super::parts::{Duration, EntryPlace, GatewayTarget, Percent, WorkloadChoice, rules};
+use super::parts::{Duration, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -107,12 +107,18 @@ struct Federated {
     extend("x-kubernetes-validations" = rules(&[(
         "!has(self.selector) || !has(self.selector.matchLabels) || size(self.selector.matchLabels) == 0 || !has(self.targetRefs) || size(self.targetRefs) == 0",
         "it has both targetRefs and a selector; keep one of them",
+    ), (
+        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind != 'Gateway' || !has(target.sectionName) || target.sectionName == '')",
+        "a proxy writes one log for all of its listeners; remove sectionName",
+    ), (
+        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind == 'Gateway') || !(has(self.metrics) || has(self.accessLog) && (has(self.accessLog.format) || has(self.accessLog.template)) || has(self.tracing) && (has(self.tracing.otlp) || has(self.tracing.attributes) || has(self.tracing.inferLinks)))",
+        "of routes and Services only tracing.samplePercent, keepErrors, keepSlowerThan and accessLog.enabled, filter, sampleSuccessPercent can be said; say the rest of workloads or of the Gateway",
     )])),
 )]
 pub(in crate::crds) struct TelemetrySpec {
-    /// Gateways it is about, in its own namespace.
+    /// Gateways, routes and Services that it is about, in its own namespace.
     #[schemars(length(max = 16))]
-    target_refs: Option<Vec<GatewayTarget>>,
+    target_refs: Option<Vec<TrafficTarget>>,
     /// Workloads it is about.
     selector: Option<WorkloadChoice>,
     /// The access log.
@@ -234,6 +240,12 @@ struct Tracing {
     sample_percent: Option<Percent>,
     /// Attributes of every span.
     attributes: Option<BTreeMap<String, String>>,
+    /// Keep spans of failed requests, sampled or not. Default: false.
+    keep_errors: Option<bool>,
+    /// Keep spans of requests that took longer, sampled or not; 0s: none.
+    keep_slower_than: Option<Duration>,
+    /// Take requests without a trace for parts of the only one that the application is answering. Default: true.
+    infer_links: Option<bool>,
 }
 
 /// Where spans go.

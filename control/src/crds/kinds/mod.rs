@@ -2,6 +2,7 @@
 //! world's own door, which tells lines and remedies, and the tests beside this hold the two together.
 #![allow(dead_code, reason = "they say what a schema is, and nothing else")]
 
+mod canary;
 mod clients;
 mod edge;
 mod external;
@@ -14,6 +15,7 @@ mod security;
 mod traffic;
 mod workload;
 
+pub(super) use canary::CanarySpec;
 pub(super) use clients::ClientPolicySpec;
 pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
 pub(super) use external::ExternalAuthSpec;

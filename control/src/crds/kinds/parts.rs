@@ -130,24 +130,6 @@ enum EdgeTargetKind {
     ListenerSet,
 }
 
-/// A Gateway of the policy's own namespace.
-#[derive(JsonSchema)]
-pub(super) struct GatewayTarget {
-    /// The kind's API group; may be left out.
-    #[schemars(extend("enum" = ["gateway.networking.k8s.io"]))]
-    group: Option<String>,
-    /// The kind.
-    kind: GatewayKind,
-    /// The object's name.
-    name: String,
-}
-
-/// Gateways alone.
-#[derive(JsonSchema)]
-enum GatewayKind {
-    Gateway,
-}
-
 /// HTTP's methods, as Gateway API knows them.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "UPPERCASE")]

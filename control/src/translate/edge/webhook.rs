@@ -11,7 +11,7 @@ use crate::translate::backend_tls::{self, CalledTls};
 use crate::translate::endpoint::{self, ClusterEndpoint};
 use crate::translate::mtls::Modes;
 use crate::world::edge::AcmeDns;
-use crate::world::{Index, World};
+use crate::world::{Index, Name, World};
 
 /// Endpoints that are tried, one after the other, until one takes a call.
 const ENDPOINTS_MAX: usize = 4;
@@ -41,7 +41,27 @@ pub(super) fn resolve(world: &World, dns: &AcmeDns) -> Result<AcmeWebhook, Strin
     let service = format!("{namespace}/{name}:{}", backend.port);
     let tls = backend_tls::called(index, &backend).map_err(told)?;
     let view = index.services.get(&backend.service);
-    let found = view.and_then(|view| Some(endpoint::targets(index, view, endpoint::port_of(view, backend.port)?))).unwrap_or_default();
+    let encrypted =
+        view.and_then(|view| endpoint::port_of(view, backend.port)?.app_protocol.as_deref()).is_some_and(|word| word == "https");
+    if encrypted && tls.is_none() {
+        return Err(format!("Service {service} speaks https, and no BackendTLSPolicy says whom to believe there"));
+    }
+    let addresses = called_endpoints(index, &backend.service, backend.port)?;
+    let authority = match &tls {
+        Some(tls) => format!("{}:{}", tls.name, backend.port),
+        None => format!("{name}.{namespace}:{}", backend.port),
+    };
+    Ok(AcmeWebhook { service, authority, addresses, tls })
+}
+
+/// Ready endpoints of a Service's port that the control plane itself may call, a few.
+///
+/// # Errors
+/// There are none, or they take nobody without an identity of the mesh.
+pub(crate) fn called_endpoints(index: &Index, name: &Name, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let service = format!("{}/{}:{port}", name.0, name.1);
+    let view = index.services.get(name);
+    let found = view.and_then(|view| Some(endpoint::targets(index, view, endpoint::port_of(view, port)?))).unwrap_or_default();
     let (closed, open): (Vec<_>, Vec<_>) =
         found.into_iter().filter(|target| target.health == HealthStatus::Healthy).partition(|target| is_closed(index, target));
     if open.is_empty() && !closed.is_empty() {
@@ -49,20 +69,11 @@ pub(super) fn resolve(world: &World, dns: &AcmeDns) -> Result<AcmeWebhook, Strin
             "the pods of Service {service} take mesh TLS alone, and the control plane has none: make that port Permissive in a PeerAuthentication"
         ));
     }
-    let encrypted =
-        view.and_then(|view| endpoint::port_of(view, backend.port)?.app_protocol.as_deref()).is_some_and(|word| word == "https");
-    if encrypted && tls.is_none() {
-        return Err(format!("Service {service} speaks https, and no BackendTLSPolicy says whom to believe there"));
-    }
     let addresses: Vec<SocketAddr> = open.into_iter().map(|target| target.address).take(ENDPOINTS_MAX).collect();
     if addresses.is_empty() {
         return Err(format!("Service {service} has no ready endpoint"));
     }
-    let authority = match &tls {
-        Some(tls) => format!("{}:{}", tls.name, backend.port),
-        None => format!("{name}.{namespace}:{}", backend.port),
-    };
-    Ok(AcmeWebhook { service, authority, addresses, tls })
+    Ok(addresses)
 }
 
 fn told(why: WhyNot) -> String {

@@ -6,7 +6,7 @@ use super::{content, gateway, said};
 use crate::translate::attach::WhyNot;
 use crate::translate::{attach, mtls};
 use crate::world::traffic::{PolicyTarget, TrafficPolicy};
-use crate::world::{Kind, Object, ObjectKey, ServiceView, Spec, World};
+use crate::world::{Kind, Object, ObjectKey, ServiceView, World};
 
 /// One thing that a policy is about.
 #[derive(Debug)]
@@ -33,20 +33,26 @@ pub(in crate::translate) fn judge(world: &World, object: &Object, policy: &Traff
         return vec![Ancestor { reference, field: (field.to_owned(), 0), verdict: conflict(world, object, policy, None) }];
     }
     let one = |(number, target): (usize, &PolicyTarget)| {
-        let mut reference = json!({
-            "group": target.kind.group(), "kind": target.kind.text(), "namespace": key.namespace, "name": target.name,
-        });
-        if let (Some(section), Some(map)) = (&target.section, reference.as_object_mut()) {
-            map.insert("sectionName".to_owned(), json!(section));
-        }
-        let verdict = found(world, key, target).and_then(|()| conflict(world, object, policy, Some(target)));
+        let reference = reference(&key.namespace, target);
+        let verdict = target_found(world, key, target).and_then(|()| conflict(world, object, policy, Some(target)));
         Ancestor { reference, field: (format!("spec.targetRefs[{number}]"), target.line), verdict }
     };
     policy.targets.iter().enumerate().map(one).collect()
 }
 
+/// A target as status names it.
+pub(in crate::translate) fn reference(namespace: &str, target: &PolicyTarget) -> serde_json::Value {
+    let mut reference = json!({
+        "group": target.kind.group(), "kind": target.kind.text(), "namespace": namespace, "name": target.name,
+    });
+    if let (Some(section), Some(map)) = (&target.section, reference.as_object_mut()) {
+        map.insert("sectionName".to_owned(), json!(section));
+    }
+    reference
+}
+
 /// Whether there is such a thing, and such a part of it.
-fn found(world: &World, policy: &ObjectKey, target: &PolicyTarget) -> Result<(), WhyNot> {
+pub(in crate::translate) fn target_found(world: &World, policy: &ObjectKey, target: &PolicyTarget) -> Result<(), WhyNot> {
     let index = world.index();
     let key = target.key(&policy.namespace);
     let name = (key.namespace.clone(), key.name.clone());
@@ -62,9 +68,6 @@ fn found(world: &World, policy: &ObjectKey, target: &PolicyTarget) -> Result<(),
             None => return none(format!("there is no {key}")),
         },
         _ => match world.get(&key) {
-            Some(route) if matches!(route.spec, Spec::Unsupported) => {
-                return none(format!("{} is not supported by this version", key.kind));
-            }
             Some(route) => ("rule", rule_names(route)),
             None => return none(format!("there is no {key}")),
         },

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub(super) use cluster::{ClusterTraits, ejects, of_cluster};
 pub(super) use inbound::{InboundTraits, of_inbound, uncounted};
-pub(super) use judge::{Ancestor, judge};
+pub(super) use judge::{Ancestor, judge, reference, target_found};
 pub(super) use rule::{RulePlace, fill, sessions};
 pub use show::{ResolvedSetting, resolved};
 

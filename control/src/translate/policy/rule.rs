@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::mesh::{Hedge, RateLimit, Retry, RoutePolicy};
+use proto::mesh::{Hedge, RateLimit, Retry, RoutePolicy, RouteTelemetry};
 use proto::names;
 use proto::xds::route::route::Action;
 use proto::xds::route::route_action::{ClusterSpecifier, MaxStreamDuration};
@@ -12,6 +12,7 @@ use proto::xds::unpack;
 
 use super::{hashes, of_port, of_service, said, section, settings, some, wide};
 use crate::translate::attach::Backend;
+use crate::translate::settings as proxies;
 use crate::world::traffic::{Caller, Place, RetryCause, TrafficSettings};
 use crate::world::{Index, Kind, Name, Object, ObjectKey};
 
@@ -92,9 +93,31 @@ pub(in crate::translate) fn fill(index: &Index, place: RulePlace<'_>, action: &m
         policy.faults.extend(meant.map(|fault| fault.fault.clone()));
         policy.rate_limits.extend(limits(index, &places));
     }
+    policy.telemetry = telemetry(index, &place);
     // Ours always say: stock Envoy would take 15 s for an absent timeout.
     action.timeout.get_or_insert_default();
     policy.attempt_timeout.take_if(|timeout| *timeout == prost_types::Duration::default());
+}
+
+/// What Telemetry objects say of the calls: the route's own before the Service's, at one place the oldest, field by field.
+fn telemetry(index: &Index, place: &RulePlace<'_>) -> Option<RouteTelemetry> {
+    if index.call_telemetries.is_empty() {
+        return None;
+    }
+    let mut all = RouteTelemetry::default();
+    for place in places(index, place.route, place.parent.or(place.backend), None) {
+        let objects = index.call_telemetries.get(&place).into_iter().flatten();
+        for said in objects.filter_map(|object| proxies::content(object)) {
+            all.sample_percent = all.sample_percent.or(said.sample_percent);
+            all.keep_errors = all.keep_errors.or(said.keep_errors);
+            // Zero says that none is kept for being slow, whatever a wider place says.
+            all.keep_slower = all.keep_slower.or_else(|| said.keep_slower.and_then(|bound| prost_types::Duration::try_from(bound).ok()));
+            all.log_enabled = all.log_enabled.or(said.access_log);
+            all.log_filter = all.log_filter.take().or_else(|| said.log_filter.clone());
+            all.log_sample_success_percent = all.log_sample_success_percent.or(said.log_success_percent);
+        }
+    }
+    (all != RouteTelemetry::default()).then_some(all)
 }
 
 /// Retries, hedges and the timeout of one attempt. A route's own `retry` says what is tried again and how often; how long to wait, how

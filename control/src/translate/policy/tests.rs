@@ -373,3 +373,80 @@ spec: {parentRefs: [{group: '', kind: Service, name: same}], rules: [{retry: {at
         }
     }
 }
+
+/// A world with Telemetries: each with its age (higher: younger), its target and its spec.
+fn telling(objects: &[(&str, u32, &str, &str)]) -> World {
+    let mut text = SHOP.to_owned();
+    for (name, age, target, spec) in objects {
+        let target = if target.is_empty() { String::new() } else { format!("targetRefs: [{{{target}}}], ") };
+        text += &format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: Telemetry\n\
+             metadata: {{name: {name}, namespace: shop, creationTimestamp: '2026-01-01T00:00:{age:02}Z'}}\nspec: {{{target}{spec}}}\n"
+        );
+    }
+    let mut world = World::new(WorldSettings::default(), Allocations::default());
+    world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
+    world
+}
+
+#[test]
+fn what_is_told_of_calls_is_the_narrowest_word() {
+    // Aim: rule before route before port before Service, at one place the older, field by field; what is said of workloads is no rule's.
+    let told = |objects: &[(&str, u32, &str, &str)]| {
+        let world = telling(objects);
+        assert_eq!(world.problems(), [], "{objects:?}");
+        filled(&world, &caller("shop", "default"), RouteAction::default(), RoutePolicy::default()).1.telemetry
+    };
+    assert_eq!(told(&[("all", 0, "", "tracing: {samplePercent: 3, keepErrors: true}")]), None);
+    let all = told(&[
+        ("service", 0, WEB, "tracing: {samplePercent: 1, keepErrors: true, keepSlowerThan: 3s}, accessLog: {sampleSuccessPercent: 7}"),
+        ("port", 0, PORT, "tracing: {samplePercent: 2, keepErrors: false}, accessLog: {filter: 'true'}"),
+        ("route", 0, ROUTE, "tracing: {samplePercent: 3}, accessLog: {enabled: false}"),
+        ("young", 2, RULE, "tracing: {samplePercent: 4, keepSlowerThan: 0s}"),
+        ("old", 1, RULE, "tracing: {samplePercent: 5}"),
+    ]);
+    let wanted = proto::mesh::RouteTelemetry {
+        sample_percent: Some(5.0),
+        keep_errors: Some(false),
+        keep_slower: Some(prost_types::Duration::default()),
+        log_enabled: Some(false),
+        log_filter: Some("true".to_owned()),
+        log_sample_success_percent: Some(7.0),
+    };
+    assert_eq!(all, Some(wanted));
+}
+
+#[test]
+fn what_belongs_to_a_proxy_is_not_said_of_calls() {
+    // Aim: each field that one exporter or one log has is refused by name; a target that is not there, and an older object, are told.
+    let told = |objects: &[(&str, u32, &str, &str)]| -> Vec<String> {
+        let world = telling(objects);
+        let audited = crate::translate::audit(&world);
+        let all = world.problems().into_iter().chain(audited).filter(|problem| problem.name == "p");
+        let all: std::collections::BTreeSet<String> = all.map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+        all.into_iter().collect()
+    };
+    for (target, spec, wanted) in [
+        (ROUTE, "tracing: {otlp: {endpoint: 'http://h:1'}}", "spec.tracing.otlp: `tracing.otlp` belongs to a whole proxy"),
+        (ROUTE, "tracing: {attributes: {a: b}}", "spec.tracing.attributes: `tracing.attributes` belongs"),
+        (WEB, "tracing: {inferLinks: true}", "spec.tracing.inferLinks: `tracing.inferLinks` belongs"),
+        (WEB, "accessLog: {format: Json}", "spec.accessLog.format: `accessLog.format` belongs"),
+        (WEB, "metrics: {seriesMax: 5}", "spec.metrics: `metrics` belongs to a whole proxy, and not to Service web"),
+        ("kind: Service, name: nobody", "tracing: {samplePercent: 1}", "spec.targetRefs: there is no Service shop/nobody"),
+        ("kind: HTTPRoute, name: route, sectionName: two", "tracing: {samplePercent: 1}", "spec.targetRefs: HTTPRoute shop/route has no rule"),
+        ("kind: Gateway, name: nobody", "metrics: {seriesMax: 5}", "spec.targetRefs: there is no Gateway shop/nobody"),
+        (ROUTE, "tracing: {samplePercent: 1}", "spec: Telemetry shop/older is older and wins where both say something"),
+        (ROUTE, "tracing: {keepErrors: true}", ""),
+        (RULE, "tracing: {samplePercent: 1}", ""),
+    ] {
+        let found = told(&[("older", 1, ROUTE, "tracing: {samplePercent: 9}"), ("p", 2, target, spec)]);
+        match wanted {
+            "" => assert_eq!(found, [""; 0], "{target} {spec}"),
+            wanted => assert!(found.len() == 1 && found[0].starts_with(wanted), "{target} {spec}: {found:?}"),
+        }
+    }
+    let world = telling(&[("older", 1, ROUTE, "tracing: {samplePercent: 9}"), ("p", 2, ROUTE, "tracing: {samplePercent: 1}")]);
+    let key = crate::world::ObjectKey::new(Kind::Telemetry, "shop", "p");
+    let status = format!("{:?}", statuses(&world)[&key]);
+    assert!(status.contains("HTTPRoute") && status.contains("Conflicted"), "{status}");
+}

@@ -34,6 +34,7 @@ impl Index {
         if list(&mut self.revocations, (gone, come), of(Kind::Revocation), age) {
             self.revoked = Arc::new(Revoked::of(self.revocations.iter().filter_map(|object| revocation(object))));
         }
+        list(&mut self.canaries, (gone, come), of(Kind::Canary), age);
         let selects = |object: &Object| matches!(&object.spec, Spec::TrafficPolicy(policy) if policy.selector.is_some());
         list(&mut self.traffic_selectors, (gone, come), selects, age);
         list(&mut self.egress, (gone, come), of(Kind::EgressPolicy), by_key);
@@ -61,6 +62,11 @@ impl Index {
             let faults = settings.flat_map(|policy| policy.settings.faults.iter().flatten());
             self.fault_callers = Arc::new(faults.flat_map(|fault| fault.from.iter().cloned()).collect());
         }
+        let told = |object: &Object| match &object.spec {
+            Spec::Telemetry(spec) => spec.places(&object.key),
+            _ => BTreeSet::new(),
+        };
+        place(&mut self.call_telemetries, (gone, come), told, age);
         let edges = |object: &Object| attachment(object).map(|at| at.places(&object.key).into_iter().collect()).unwrap_or_default();
         place(&mut self.edge, (gone, come), edges, age);
         let pages = |object: &Object| match &object.spec {

@@ -39,7 +39,9 @@ impl Telemetry {
         }
         self.sample_percent = fields.get("samplePercent").and_then(|at| at.percent());
         self.attributes = fields.get("attributes").map(|at| at.text_map());
-        fields.unsupported(&["keepErrors", "keepSlowerThan"]);
+        self.keep_errors = fields.get("keepErrors").and_then(|at| at.flag());
+        self.keep_slower = fields.get("keepSlowerThan").and_then(|at| at.duration());
+        self.infer_links = fields.get("inferLinks").and_then(|at| at.flag());
         fields.done();
     }
 }

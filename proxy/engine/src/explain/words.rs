@@ -43,6 +43,7 @@ pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
         priority,
         body_bytes_max,
         hash,
+        telemetry,
     } = &*forward.policy;
     let times = [("request", request_timeout), ("attempt", attempt_timeout), ("idle", idle_timeout), ("stream", stream_timeout)];
     let times: Vec<String> = times.into_iter().filter_map(|(name, time)| time.map(|time| format!("{name} {time:?}"))).collect();
@@ -61,6 +62,7 @@ pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
     say("body", (*body_bytes_max > 0).then(|| format!("of at most {body_bytes_max} bytes")));
     let keys: Vec<String> = hash.iter().map(ToString::to_string).collect();
     say("hash", (!keys.is_empty()).then(|| format!("by {}", keys.join(", else "))));
+    say("telemetry", telemetry.as_ref().map(crate::model::RuleTelemetry::story));
     let mirrors = forward.mirrors.iter().map(copies);
     all.extend(mirrors.map(|why| ("mirror", why)));
     all

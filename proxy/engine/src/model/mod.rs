@@ -4,6 +4,7 @@
 //! flight, health) hangs off a snapshot by `Arc` and is carried to the next one by key.
 
 pub mod build;
+mod canary;
 mod cell;
 mod challenge;
 mod client;
@@ -25,6 +26,7 @@ mod named;
 mod policy;
 mod priority;
 mod route;
+mod rule_telemetry;
 mod secret;
 mod session;
 mod set;
@@ -33,6 +35,7 @@ mod stages;
 mod trust;
 
 pub use crate::matching::{Match, PathMatch, ValueMatch};
+pub use canary::{CanaryCounts, VERSIONS_MAX, VersionCounts};
 pub(crate) use cell::Home;
 pub use cell::{Ejected, EndpointCell};
 pub(crate) use challenge::ANSWER_BYTES_MAX;
@@ -63,6 +66,7 @@ pub use policy::{Policy, Steps};
 pub use priority::{CLASSES_MAX, Priority};
 pub use proto::words::{MtlsMode, Protocol};
 pub use route::{Action, Backend, Forward, Mirror, RouteTable, Rule, RuleSource, Target, VirtualHost};
+pub use rule_telemetry::{Keep, RuleTelemetry};
 pub use secret::{Held, Made, OwnCertificate, Secret, SecretCell, TICKET_KEY_BYTES};
 pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, SessionTerms, SessionToken, session_token};
 pub use set::EndpointSet;

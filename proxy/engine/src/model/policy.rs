@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{HashKey, Hedge, Priority, Session};
+use super::{HashKey, Hedge, Priority, RuleTelemetry, Session};
 use crate::filter::{Filter, Stage};
 use crate::retry;
 
@@ -32,6 +32,8 @@ pub struct Policy {
     pub body_bytes_max: u64,
     /// For clusters balanced by hash: the first that yields something counts.
     pub hash: Vec<HashKey>,
+    /// What is told of its requests, where it is not what the proxy tells of others.
+    pub telemetry: Option<RuleTelemetry>,
 }
 
 /// Steps on the way, in their order, which is fixed when they are built.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cluster, Domains, Policy, Steps};
+use super::{Cluster, Domains, Policy, RuleTelemetry, Steps, VersionCounts};
 use crate::failure::LocalReply;
 use crate::filter::Stage;
 use crate::filter::chance::Chance;
@@ -67,6 +67,16 @@ pub struct Rule<T = Target> {
     pub action: Action<T>,
 }
 
+impl Rule {
+    /// What it says of what is told of its requests.
+    pub fn telemetry(&self) -> Option<&RuleTelemetry> {
+        match &self.action {
+            Action::Forward(forward) => forward.policy.telemetry.as_ref(),
+            Action::Reply(_) => None,
+        }
+    }
+}
+
 /// The object behind a rule, for logs, metrics and `explain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleSource {
@@ -108,6 +118,8 @@ pub struct Forward<T = Target> {
     cross_origin: bool,
     /// See [`Forward::is_bare`].
     bare: bool,
+    /// Some backend is a version of a canary.
+    counted: bool,
 }
 
 impl<T> Forward<T> {
@@ -117,7 +129,8 @@ impl<T> Forward<T> {
         let cross_origin = policy.steps.answers_preflights() || backends.iter().any(|backend| backend.steps.answers_preflights());
         let plain = |backend: &Backend<T>| backend.steps.is_empty() && backend.mirrors.is_empty();
         let bare = policy.steps.is_empty() && policy.hash.is_empty() && mirrors.is_empty() && backends.iter().all(plain);
-        Self { policy, backends, mirrors, asked: Vec::new(), weight_total, cross_origin, bare }
+        let counted = backends.iter().any(|backend| backend.counts.is_some());
+        Self { policy, backends, mirrors, asked: Vec::new(), weight_total, cross_origin, bare, counted }
     }
 
     /// The same, whose policies ask services that are there.
@@ -128,19 +141,25 @@ impl<T> Forward<T> {
 
     /// Everything to one target.
     pub fn to(policy: Arc<Policy>, target: T) -> Self {
-        Self::new(policy, vec![Backend { weight: 1, target, steps: Arc::default(), mirrors: Vec::new() }], Vec::new())
+        Self::new(policy, vec![Backend { weight: 1, target, steps: Arc::default(), mirrors: Vec::new(), counts: None }], Vec::new())
     }
 
     /// The same, leading to what `link` makes of each target.
     pub(crate) fn linked<U>(&self, link: impl Fn(&T) -> U) -> Forward<U> {
         let mirrors = |mirrors: &[Mirror<T>]| -> Vec<Mirror<U>> {
-            mirrors.iter().map(|mirror| Mirror { target: link(&mirror.target), per_million: mirror.per_million }).collect()
+            let mirror = |mirror: &Mirror<T>| Mirror {
+                target: link(&mirror.target),
+                per_million: mirror.per_million,
+                counts: mirror.counts.clone(),
+            };
+            mirrors.iter().map(mirror).collect()
         };
         let backend = |staged: &Backend<T>| Backend {
             weight: staged.weight,
             target: link(&staged.target),
             steps: Arc::clone(&staged.steps),
             mirrors: mirrors(&staged.mirrors),
+            counts: staged.counts.clone(),
         };
         Forward {
             policy: Arc::clone(&self.policy),
@@ -150,6 +169,7 @@ impl<T> Forward<T> {
             weight_total: self.weight_total,
             cross_origin: self.cross_origin,
             bare: self.bare,
+            counted: self.counted,
         }
     }
 
@@ -186,16 +206,26 @@ impl Forward {
         !self.mirrors.is_empty() || place.and_then(|place| self.backends.get(place)).is_some_and(|backend| !backend.mirrors.is_empty())
     }
 
-    /// Who gets a copy of a request that goes to this place: the rule's mirrors and the backend's, each by a chance of its own.
-    pub fn mirrors_for(&self, place: Option<usize>, draw: u64) -> impl Iterator<Item = &Arc<Cluster>> {
+    /// Who gets a copy of a request that goes to this place, and who counts what becomes of it: the rule's mirrors and the backend's, each by a
+    /// chance of its own.
+    pub fn mirrors_for(&self, place: Option<usize>, draw: u64) -> impl Iterator<Item = (&Arc<Cluster>, Option<&Arc<VersionCounts>>)> {
         let own = place.and_then(|place| self.backends.get(place)).map_or(&[][..], |backend| &backend.mirrors);
         let all = self.mirrors.iter().chain(own).zip(MIRROR_SALT..);
         all.filter(move |(mirror, salt)| Chance::new(mirror.per_million, *salt).falls(draw)).filter_map(|(mirror, _)| {
             match &mirror.target {
-                Target::Cluster(cluster) => Some(cluster),
+                Target::Cluster(cluster) => Some((cluster, mirror.counts.as_ref())),
                 Target::Reply(_) => None,
             }
         })
+    }
+
+    /// Who counts the requests to this place, where it is a version of a canary.
+    #[inline]
+    pub fn counts_at(&self, place: Option<usize>) -> Option<&Arc<VersionCounts>> {
+        if !self.counted {
+            return None;
+        }
+        self.backends.get(place?)?.counts.as_ref()
     }
 }
 
@@ -210,6 +240,8 @@ pub struct Backend<T = Target> {
     pub steps: Arc<Steps>,
     /// Who gets copies of its requests.
     pub mirrors: Vec<Mirror<T>>,
+    /// Who counts its requests, where it is a version of a canary.
+    pub counts: Option<Arc<VersionCounts>>,
 }
 
 /// Where copies of requests go. Nobody waits for what comes of them.
@@ -219,6 +251,8 @@ pub struct Mirror<T = Target> {
     pub target: T,
     /// Of 1,000,000 requests.
     pub per_million: u32,
+    /// Who counts what becomes of them, where it is a version of a canary.
+    pub counts: Option<Arc<VersionCounts>>,
 }
 
 /// See [`Backend::target`].

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFilter, LogFormat, LogSink, Outbound, RouteTable, Trust};
+use super::{
+    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, Outbound, RouteTable, Trust,
+};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -52,6 +54,8 @@ pub struct Snapshot {
     pub callouts: Arc<Callouts>,
     /// What limits of edges have counted, whatever the epoch.
     pub limits: Arc<LimitMemories>,
+    /// What versions of canaries have answered, whatever the epoch.
+    pub canaries: Arc<CanaryCounts>,
     /// Where keys of tokens come from, whoever asks for tokens.
     pub key_cells: Vec<Arc<KeyCell>>,
     /// Providers at which people log in.
@@ -100,6 +104,10 @@ pub struct Settings {
     pub sample_threshold: u64,
     /// Attributes added to every span.
     pub span_attributes: BTreeMap<String, String>,
+    /// Which spans are kept, sampled or not.
+    pub keep: Keep,
+    /// Whether a request without a trace is taken for a part of the only one that the application is answering.
+    pub infer_links: bool,
     /// Asked-for life of a leaf.
     pub leaf_life: Duration,
     /// When to renew, per cent of the life.

@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 use prost::encoding::message;
 
 use super::super::finished::{Finished, Said};
-use super::super::span::host_name;
+use super::super::span::host_and_port;
 
 /// Field of `ScopeLogs` that holds one record.
 const LOG_RECORDS: u32 = 2;
@@ -25,7 +25,7 @@ pub(super) fn push(out: &mut Vec<u8>, told: &Finished<'_>, line: &str) {
     let record = told.record;
     let nanos = u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX);
     let severity = severity(told);
-    let sampled = record.context.filter(|context| context.sampled);
+    let sampled = told.told_context();
     let record = LogRecord {
         time_unix_nano: record.started_nanos,
         observed_time_unix_nano: record.started_nanos.saturating_add(nanos),
@@ -69,7 +69,13 @@ fn attributes(told: &Finished<'_>) -> Vec<KeyValue> {
                     put("url.query", Value::StringValue(query.to_owned()));
                 }
             }
-            (LogField::Host, Said::Text(host)) => put("server.address", Value::StringValue(host_name(&host).to_owned())),
+            (LogField::Host, Said::Text(host)) => {
+                let (name, port) = host_and_port(&host);
+                put("server.address", Value::StringValue(name.to_owned()));
+                if let Some(port) = port {
+                    put("server.port", Value::IntValue(port.into()));
+                }
+            }
             (LogField::Protocol, Said::Text(protocol)) => {
                 let (name, version) = protocol.split_once('/').unwrap_or((&protocol, ""));
                 put("network.protocol.name", Value::StringValue(name.to_ascii_lowercase()));

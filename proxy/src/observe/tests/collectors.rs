@@ -1,7 +1,6 @@
 //! Collectors that answer in every way there is, and what becomes of spans: over memory pipes, in virtual time.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -79,7 +78,10 @@ impl Collectors {
         Self { script: Arc::new(Mutex::new(script.into_iter().collect())), ..Self::default() }
     }
 
-    async fn answer(self, port: u16, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(self, port: u16, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let path = request.uri().to_string();
         let content_type = request.headers()["content-type"].to_str().unwrap().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -87,7 +89,9 @@ impl Collectors {
         let (status, header, body) = self.script.lock().pop_front().unwrap_or((200, None, Vec::new()));
         let mut answer = Response::new(Full::new(body.into()));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-        answer.headers_mut().extend(header.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
+        if let Some((name, value)) = header {
+            answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
         Ok(answer)
     }
 

@@ -1,6 +1,6 @@
 //! Which exchanges the access log tells of, and what of each.
 
-use engine::model::{LogFields, LogFilter, LogFormat};
+use engine::model::{LogFields, LogFilter, LogFormat, Policy, RuleTelemetry};
 
 use super::*;
 
@@ -99,4 +99,43 @@ async fn of_what_went_well_a_share_is_written() {
     let alone: Vec<_> = answers.iter().map(|(code, _)| (*code, None)).collect();
     let some = kept(1 << 30, &alone).len();
     assert!((450..580).contains(&some), "{some}");
+}
+
+/// Aim: a rule's own word on its lines goes before the proxy's, in both directions: whether, which and how many; what no rule holds for is the proxy's.
+#[tokio::test(start_paused = true)]
+async fn a_rule_says_which_of_its_lines_are_written() {
+    let told = |own: Settings, says: RuleTelemetry| {
+        let world = world();
+        let snapshot = snapshot(own);
+        let caller = world.caller(Direction::Outbound, &snapshot, false);
+        let policy = Policy { telemetry: Some(says.clone()), ..Policy::default() };
+        let action = Action::Forward(Arc::new(Forward::new(Arc::new(policy), vec![], vec![])));
+        let rule = Arc::new(Rule { action, ..Arc::into_inner(rule()).unwrap() });
+        for code in [200, 404] {
+            let mut parts = parts(&[]);
+            parts.headers.insert("referer", "https://a.example/".parse().unwrap());
+            let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &caller);
+            account.matched(&rule);
+            account.governed(&says, &mut parts, (&caller, Some("203.0.113.9".parse().unwrap())));
+            assert_eq!(parts.headers.contains_key("x-request-id"), account.request_id().is_some());
+            account.response(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
+        }
+        // One without a rule.
+        world.observer.begin_http(Direction::Outbound, &snapshot, &mut self::parts(&[]), &caller).response(StatusCode::OK, &HeaderMap::new());
+        let lines = world.lines.lock().clone();
+        lines
+    };
+    let template = LogFormat::Text(Arc::new(engine::model::LogTemplate::parse("{status} {route} {client_address} {referer}").unwrap()));
+    let own = |access_log: bool| Settings { access_log, log_format: template.clone(), ..settings(true, None, 0) };
+    let (ok, absent, none) =
+        ("200 shop/catalog 203.0.113.9 https://a.example/", "404 shop/catalog 203.0.113.9 https://a.example/", "200 - 10.77.0.2 -");
+    let says = RuleTelemetry::default;
+    assert_eq!(told(own(true), says()), [ok, absent, none]);
+    assert_eq!(told(own(false), RuleTelemetry { log_enabled: Some(true), ..says() }), [ok, absent]);
+    assert_eq!(told(own(true), RuleTelemetry { log_enabled: Some(false), ..says() }), [none]);
+    assert_eq!(told(own(true), RuleTelemetry { log_filter: filter("response.code == 404"), ..says() }), [absent, none]);
+    assert_eq!(told(own(true), RuleTelemetry { log_success_threshold: Some(0), ..says() }), [absent, none]);
+    let none_of_mine = Settings { log_success_threshold: 0, log_filter: filter("false"), ..own(true) };
+    let all = RuleTelemetry { log_success_threshold: Some(1 << 32), log_filter: filter("true"), ..says() };
+    assert_eq!(told(none_of_mine, all), [ok, absent]);
 }

@@ -7,15 +7,11 @@ use proto::mesh::log_sink::{self, Kind};
 use proto::mesh::{AccessLog, LogSink as RawSink};
 
 use crate::authenticate::KeysUri;
+use crate::model::rule_telemetry::{filter_of, percent_of, threshold};
 use crate::model::{
     LOG_FILE_BYTES_RANGE, LOG_FILES_KEPT_MAX, LOG_SINKS_MAX, LogFields, LogFile, LogFilter, LogFormat, LogSink, LogTemplate,
 };
 use crate::rejected::Wrong;
-
-/// A share of all, of 2^32.
-fn threshold(percent: f64) -> u64 {
-    (percent / 100.0 * (1_u64 << 32) as f64) as u64
-}
 
 /// What is said of the access log.
 pub(super) struct Log {
@@ -56,22 +52,10 @@ impl Log {
         let sinks = sinks.iter().enumerate().map(|(index, one)| sink(one).map_err(|wrong| wrong.within(&format!("sinks[{index}]"))));
         Ok(Self {
             format,
-            filter: log_filter(filter).map_err(|why| Wrong::new("filter", why))?,
-            success_threshold: success_threshold(*sample_success_percent).map_err(|why| Wrong::new("sample_success_percent", why))?,
+            filter: filter_of(filter, "filter")?,
+            success_threshold: threshold(percent_of(sample_success_percent.unwrap_or(100.0), "sample_success_percent")?),
             sinks: sinks.collect::<Result<_, _>>()?,
         })
-    }
-}
-
-/// Empty: none.
-pub(super) fn log_filter(text: &str) -> Result<Option<Arc<LogFilter>>, String> {
-    if text.is_empty() { Ok(None) } else { LogFilter::compile(text).map(|filter| Some(Arc::new(filter))) }
-}
-
-pub(super) fn success_threshold(percent: Option<f64>) -> Result<u64, String> {
-    match percent.unwrap_or(100.0) {
-        percent if (0.0..=100.0).contains(&percent) => Ok(threshold(percent)),
-        other => Err(format!("{other} is not between 0 and 100")),
     }
 }
 

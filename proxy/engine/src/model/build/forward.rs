@@ -71,7 +71,7 @@ pub(super) fn http(
         },
     };
     let compiled = policies.of_rule(policy, timeouts, headers).map_err(policy::within)?;
-    let mirrors = policy::mirrors(policy.filters.as_ref()).map_err(policy::within)?;
+    let mirrors = policy::mirrors(policy.filters.as_ref(), &policies.memories.canaries).map_err(policy::within)?;
     let asked = policy::asked(policy.edge.as_ref()).map_err(policy::within)?;
     Ok(Forward::new(compiled, checked(backends, "weighted_clusters.clusters").map_err(at)?, mirrors).asking(asked))
 }
@@ -82,7 +82,7 @@ fn plain(policies: &mut Policies) -> Result<Arc<Steps>, Wrong> {
 }
 
 fn backend(weight: u32, target: Link, steps: &Arc<Steps>) -> Backend<Link> {
-    Backend { weight: u64::from(weight), target, steps: Arc::clone(steps), mirrors: Vec::new() }
+    Backend { weight: u64::from(weight), target, steps: Arc::clone(steps), mirrors: Vec::new(), counts: None }
 }
 
 fn weighted(raw: &weighted_cluster::ClusterWeight, policies: &mut Policies) -> Result<Backend<Link>, Wrong> {
@@ -112,8 +112,10 @@ fn weighted(raw: &weighted_cluster::ClusterWeight, policies: &mut Policies) -> R
         bare.encode_to_vec()
     };
     let steps = policies.of_backend(&own, (&headers, &content)).map_err(policy::within)?;
-    let mirrors = policy::mirrors(own.filters.as_ref()).map_err(policy::within)?;
-    Ok(Backend { mirrors, ..backend(weight, Link::named(name, "name")?, &steps) })
+    let canaries = &policies.memories.canaries;
+    let mirrors = policy::mirrors(own.filters.as_ref(), canaries).map_err(policy::within)?;
+    let counts = policy::counts(own.canary.as_ref(), canaries).map_err(|wrong| policy::within(wrong.within("canary")))?;
+    Ok(Backend { mirrors, counts, ..backend(weight, Link::named(name, "name")?, &steps) })
 }
 
 pub(super) fn changes(request: Option<RequestHeaders>, response: Option<ResponseHeaders>) -> Vec<Filter> {

@@ -42,6 +42,7 @@ impl Parts {
             consumers: Arc::clone(&self.consumers.cell),
             challenges: Arc::clone(&self.secrets.challenges),
             limits: Arc::clone(&self.policies.memories.limits),
+            canaries: Arc::clone(&self.policies.memories.canaries),
             callouts: Arc::clone(&self.policies.memories.services.callouts),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()

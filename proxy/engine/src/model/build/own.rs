@@ -12,7 +12,8 @@ use proto::xds::tls::{Secret, secret};
 use super::access_log::Log;
 use super::secret::authorities;
 use super::{duration, same_name};
-use crate::model::{self, DnsAnswer, Locality, OtlpProtocol, Settings};
+use crate::model::rule_telemetry::{percent_of, threshold};
+use crate::model::{self, DnsAnswer, Keep, Locality, OtlpProtocol, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -55,7 +56,8 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
     }
-    let Tracing { otlp_endpoint, sample_percent: percent, attributes, protocol, zipkin_endpoint } = tracing.clone().unwrap_or_default();
+    let Tracing { otlp_endpoint, sample_percent, attributes, keep_errors, keep_slower, infer_links, protocol, zipkin_endpoint } =
+        tracing.clone().unwrap_or_default();
     for (field, count) in [
         ("mesh_cidrs", mesh_cidrs.len()),
         ("dns_zones", dns_zones.len()),
@@ -68,9 +70,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
             return Err(Wrong::new(field, format!("holds more than {FACTS_MAX} entries")));
         }
     }
-    if !(0.0..=100.0).contains(&percent) {
-        return Err(Wrong::new("tracing.sample_percent", format!("{percent} is not between 0 and 100")));
-    }
+    let percent = percent_of(sample_percent, "tracing.sample_percent")?;
     let rotate_at_percent = if *rotate_at_percent == 0 { ROTATE_AT_PERCENT_DEFAULT } else { *rotate_at_percent };
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
@@ -89,8 +89,10 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         otlp_endpoint: judged_endpoint("tracing.otlp_endpoint", &otlp_endpoint)?,
         otlp_protocol: judged_protocol(protocol)?,
         zipkin_endpoint: judged_endpoint("tracing.zipkin_endpoint", &zipkin_endpoint)?,
-        sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
+        sample_threshold: threshold(percent),
         span_attributes: attributes,
+        keep: Keep { errors: keep_errors, slower: duration(keep_slower.as_ref(), "tracing.keep_slower")?.unwrap_or_default() },
+        infer_links,
         leaf_life: judged_leaf_life(leaf_life.as_ref())?,
         rotate_at_percent,
         metric_series_max: if *metric_series_max == 0 { usize::from(METRIC_SERIES_MAX) } else { *metric_series_max as usize },

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::{Message, Name};
 use prost_types::Any;
-use proto::mesh::{BackendPolicy, EdgePolicy, Filters, RoutePolicy};
+use proto::mesh::{BackendPolicy, CanaryVersion, EdgePolicy, Filters, RoutePolicy};
 use proto::names::{BAD_BACKEND, POLICY};
 use proto::xds::route::RouteMatch;
 
@@ -19,12 +19,14 @@ use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
 use crate::limit;
 use crate::matching::compile;
-use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, Session, Steps};
+use crate::model::{CanaryCounts, HashKey, Hedge, Match, Mirror, Policy, Priority, RuleTelemetry, Session, Steps, VersionCounts};
 use crate::rejected::{Wrong, refuse};
 use crate::retry;
 
 /// Most mirrors of one rule or backend.
 const MIRRORS_MAX: usize = 16;
+/// Longest name of a canary or of its run.
+const NAME_BYTES_MAX: usize = 512;
 
 /// Where a backend leads, while it is staged.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Memories {
     cells: Cells,
     /// Of limits at edges.
     pub(super) limits: Arc<limit::LimitMemories>,
+    /// Of versions of canaries.
+    pub(super) canaries: Arc<CanaryCounts>,
 }
 
 impl Memories {
@@ -134,7 +138,8 @@ impl Policies {
         let mut key = raw.encode_length_delimited_to_vec();
         key.extend_from_slice(content);
         self.steps.get(&key, || {
-            let BackendPolicy { filters } = raw;
+            // Who counts leads somewhere, as mirrors do.
+            let BackendPolicy { filters, canary: _ } = raw;
             steps(filters.as_ref(), std::iter::empty(), headers)
         })
     }
@@ -156,7 +161,7 @@ pub(super) fn within(wrong: Wrong) -> Wrong {
 }
 
 fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: &mut Memories) -> Result<Policy, Wrong> {
-    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash, edge } = raw;
+    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash, edge, telemetry } = raw;
     if rate_limits.len() > LIMITS_MAX {
         return Err(Wrong::new("rate_limits", format!("holds more than {LIMITS_MAX} limits")));
     }
@@ -180,6 +185,7 @@ fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: 
         priority: priority.as_ref().map(Priority::compile).transpose().map_err(|wrong| wrong.within("priority"))?,
         body_bytes_max: edge.as_ref().map_or(0, |edge| edge.body_bytes_max),
         hash: HashKey::compile_all(hash)?,
+        telemetry: telemetry.as_ref().map(RuleTelemetry::compile).transpose().map_err(|wrong| wrong.within("telemetry"))?,
     })
 }
 
@@ -202,19 +208,32 @@ fn steps(filters: Option<&Filters>, between: impl Iterator<Item = Stage>, header
     })
 }
 
+/// Who counts the requests of a version of a canary, if it is one.
+pub(super) fn counts(raw: Option<&CanaryVersion>, canaries: &CanaryCounts) -> Result<Option<Arc<VersionCounts>>, Wrong> {
+    let Some(raw) = raw else { return Ok(None) };
+    let CanaryVersion { canary, run, candidate: _ } = raw;
+    for (field, text) in [("canary", canary), ("run", run)] {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            return Err(Wrong::new(field, format!("must have 1 to {NAME_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(Some(canaries.adopt(raw)))
+}
+
 /// Who gets copies.
-pub(super) fn mirrors(filters: Option<&Filters>) -> Result<Vec<Mirror<Link>>, Wrong> {
+pub(super) fn mirrors(filters: Option<&Filters>, canaries: &CanaryCounts) -> Result<Vec<Mirror<Link>>, Wrong> {
     let raw = filters.map_or(&[][..], |filters| &filters.mirrors);
     if raw.len() > MIRRORS_MAX {
         return Err(Wrong::new("filters.mirrors", format!("holds more than {MIRRORS_MAX} mirrors")));
     }
     let one = |(index, raw): (usize, &proto::mesh::Mirror)| {
         let at = |wrong: Wrong| wrong.within(format!("filters.mirrors[{index}]"));
-        let proto::mesh::Mirror { cluster, per_million } = raw;
+        let proto::mesh::Mirror { cluster, per_million, canary } = raw;
         if *per_million > MILLION {
             return Err(at(Wrong::new("per_million", format!("{per_million} is more than {MILLION}"))));
         }
-        Ok(Mirror { target: Link::named(cluster, "cluster").map_err(at)?, per_million: *per_million })
+        let counts = counts(canary.as_ref(), canaries).map_err(|wrong| at(wrong.within("canary")))?;
+        Ok(Mirror { target: Link::named(cluster, "cluster").map_err(at)?, per_million: *per_million, counts })
     };
     raw.iter().enumerate().map(one).collect()
 }

@@ -69,6 +69,10 @@ fn path_change(replacement: &str) -> Option<mesh::PathChange> {
     Some(mesh::PathChange { kind: Some(mesh::path_change::Kind::Prefix(change)) })
 }
 
+fn version(candidate: bool) -> Option<mesh::CanaryVersion> {
+    Some(mesh::CanaryVersion { canary: "shop/catalog".into(), run: "1".into(), candidate })
+}
+
 fn filters() -> mesh::Filters {
     mesh::Filters {
         cors: Some(mesh::Cors {
@@ -81,7 +85,7 @@ fn filters() -> mesh::Filters {
         }),
         redirect: None,
         rewrite: Some(mesh::Rewrite { hostname: "a.example".into(), path: path_change("/v2") }),
-        mirrors: vec![mesh::Mirror { cluster: "shop/b:80".into(), per_million: 1000 }],
+        mirrors: vec![mesh::Mirror { cluster: "shop/b:80".into(), per_million: 1000, canary: version(true) }],
     }
 }
 
@@ -100,6 +104,14 @@ fn route_policy() -> RoutePolicy {
     };
     RoutePolicy {
         edge: None,
+        telemetry: Some(mesh::RouteTelemetry {
+            sample_percent: Some(5.0),
+            keep_errors: Some(true),
+            keep_slower: seconds(2),
+            log_enabled: Some(true),
+            log_filter: Some("response.code >= 400".into()),
+            log_sample_success_percent: Some(5.0),
+        }),
         filters: Some(filters()),
         attempt_timeout: seconds(1),
         retry: Some(mesh::Retry {
@@ -164,7 +176,7 @@ fn routes() -> RouteConfiguration {
     if let Some(route::Action::Route(RouteAction { cluster_specifier: Some(ClusterSpecifier::WeightedClusters(all)), .. })) =
         &mut split.action
     {
-        let backend = mesh::BackendPolicy { filters: Some(filters()) };
+        let backend = mesh::BackendPolicy { filters: Some(filters()), canary: version(false) };
         all.clusters[0].typed_per_filter_config = extension(&backend);
     }
     let away = mesh::Redirect {

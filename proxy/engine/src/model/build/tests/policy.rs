@@ -81,9 +81,9 @@ fn steps_have_one_order_whatever_they_were_written_in() {
         unreachable!()
     };
     let own = Filters { redirect: Some(redirect()), ..Filters::default() };
-    all.clusters[0].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own) });
+    all.clusters[0].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own), canary: None });
     let own = Filters { rewrite: rewrite("backend"), ..Filters::default() };
-    all.clusters[1].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own) });
+    all.clusters[1].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own), canary: None });
     let snapshot = live(&mut Parts::default(), &everywhere(vec![raw]), &Snapshot::default());
     let forward = forward(&snapshot.routes["t"], 0);
     let gates = |place| forward.gates(place).map(Stage::name).collect::<Vec<_>>();
@@ -164,7 +164,7 @@ fn a_push_refills_no_bucket() {
 #[test]
 fn mirrors_lead_to_clusters_and_fire_by_chance() {
     // Aim: of rule and backend, each by its own share; a reference that leads nowhere copies nothing and hurts nobody.
-    let mirror = |cluster: &str, per_million| mesh::Mirror { cluster: cluster.to_owned(), per_million };
+    let mirror = |cluster: &str, per_million| mesh::Mirror { cluster: cluster.to_owned(), per_million, canary: None };
     let mirrors = vec![mirror("b", 1_000_000), mirror("c", 500_000), mirror("gone", 1_000_000), mirror("bad_backend", 1_000_000)];
     let policy = RoutePolicy { filters: Some(Filters { mirrors, ..Filters::default() }), ..RoutePolicy::default() };
     let mut raw = with(&policy, "r", prefix("/"), &[("a", 1), ("b", 0)]);
@@ -173,7 +173,7 @@ fn mirrors_lead_to_clusters_and_fire_by_chance() {
         unreachable!()
     };
     let own = Filters { mirrors: vec![mirror("c", 500_000)], ..Filters::default() };
-    all.clusters[0].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own) });
+    all.clusters[0].typed_per_filter_config = extension(&BackendPolicy { filters: Some(own), canary: None });
     let mut parts = Parts::default();
     for name in ["a", "b", "c"] {
         put(&mut parts, name, &fixture::cluster(name)).unwrap();
@@ -185,7 +185,7 @@ fn mirrors_lead_to_clusters_and_fire_by_chance() {
         let mut shares: BTreeMap<String, u32> = BTreeMap::new();
         for n in 0..1000_u64 {
             let all = forward.mirrors_for(place, n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            all.for_each(|cluster| *shares.entry(cluster.name.to_string()).or_default() += 1);
+            all.for_each(|(cluster, _)| *shares.entry(cluster.name.to_string()).or_default() += 1);
         }
         shares
     };
@@ -319,7 +319,7 @@ fn what_is_not_carried_out_is_refused_by_name() {
     };
     let both =
         Filters { redirect: Some(redirect()), rewrite: Some(mesh::Rewrite { hostname: "a".into(), path: None }), ..Filters::default() };
-    let mirror = mesh::Mirror { cluster: "a".into(), per_million: 1 };
+    let mirror = mesh::Mirror { cluster: "a".into(), per_million: 1, canary: None };
     let mirrors = |mirrors| RoutePolicy { filters: Some(Filters { mirrors, ..Filters::default() }), ..RoutePolicy::default() };
     let limits = (0..=LIMITS_MAX).map(|n| limit(&n.to_string(), 1)).collect();
     let cases = [
