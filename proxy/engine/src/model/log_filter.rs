@@ -23,7 +23,7 @@ use crate::authorize;
 pub const LOG_FILTER_BYTES_MAX: usize = 1024;
 
 /// An exchange that has ended, as a filter looks at it.
-pub trait LogExchange {
+pub trait LogExchange: Sync {
     /// A field's text; empty: it is not there.
     fn text(&self, field: LogField) -> Cow<'_, str>;
     /// A field's number, milliseconds where it is a time; 0: it is not there.
