@@ -55,6 +55,11 @@ fn address(reference: &Reference) -> String {
     format!("http://{}.{namespace}.{ZONE}:{}", reference.name, reference.port.unwrap_or_default())
 }
 
+/// Whether lines go to Services.
+pub(super) fn refers(spec: &Telemetry) -> bool {
+    spec.log_sinks.iter().flatten().any(|target| matches!(target, LogTarget::Als(_)))
+}
+
 /// What is worth to be told about sinks of one object: Services that are not there.
 pub(super) fn findings(index: &Index, spec: &Telemetry) -> Vec<Finding> {
     let absent = |target: &LogTarget| {
@@ -127,6 +132,8 @@ mod tests {
             let found = findings(world.index(), &telemetry(&world));
             assert_eq!(found.len(), usize::from(wanted.is_some()), "{reference}");
             assert!(wanted.is_none_or(|wanted| found[0].message.starts_with(wanted)), "{found:?}");
+            let status = format!("{:?}", crate::translate::statuses(&world));
+            assert!(status.contains("ResolvedRefs") && status.contains("BackendNotFound") == wanted.is_some(), "{status}");
         }
     }
 }
