@@ -7453,7 +7453,7 @@ impl ::prost::Name for AppProbe {
         "type.googleapis.com/meshwright.v1.AppProbe".into()
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AccessLog {
     #[prost(bool, tag = "1")]
     pub enabled: bool,
@@ -7462,6 +7462,18 @@ pub struct AccessLog {
     /// One line, fields of the log as `{name}`; a brace that stands for itself is written twice.
     #[prost(string, tag = "3")]
     pub template: ::prost::alloc::string::String,
+    /// JSON: the fields that a line has, in that order; none: all of them.
+    #[prost(string, repeated, tag = "4")]
+    pub fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// CEL over the finished exchange: only what it holds for is written. Empty: everything is.
+    #[prost(string, tag = "5")]
+    pub filter: ::prost::alloc::string::String,
+    /// Share of the exchanges that went well that is written, 0 to 100; absent: all. Others always are.
+    #[prost(double, optional, tag = "6")]
+    pub sample_success_percent: ::core::option::Option<f64>,
+    /// Where lines go; none: to standard output.
+    #[prost(message, repeated, tag = "7")]
+    pub sinks: ::prost::alloc::vec::Vec<LogSink>,
 }
 /// Nested message and enum types in `AccessLog`.
 pub mod access_log {
@@ -7515,6 +7527,102 @@ impl ::prost::Name for AccessLog {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.AccessLog".into()
+    }
+}
+/// Where lines of the access log go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogSink {
+    #[prost(oneof = "log_sink::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<log_sink::Kind>,
+}
+/// Nested message and enum types in `LogSink`.
+pub mod log_sink {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Stdout {}
+    impl ::prost::Name for Stdout {
+        const NAME: &'static str = "Stdout";
+        const PACKAGE: &'static str = "meshwright.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "meshwright.v1.LogSink.Stdout".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/meshwright.v1.LogSink.Stdout".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct File {
+        /// Absolute; `{namespace}`, `{workload}` and `{instance}` stand for the proxy's own.
+        #[prost(string, tag = "1")]
+        pub path: ::prost::alloc::string::String,
+        /// A file that would become larger is put aside first.
+        #[prost(uint64, tag = "2")]
+        pub bytes_max: u64,
+        /// How many are kept that were put aside.
+        #[prost(uint32, tag = "3")]
+        pub keep: u32,
+    }
+    impl ::prost::Name for File {
+        const NAME: &'static str = "File";
+        const PACKAGE: &'static str = "meshwright.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "meshwright.v1.LogSink.File".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/meshwright.v1.LogSink.File".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Otlp {
+        /// "<http://host:port".>
+        #[prost(string, tag = "1")]
+        pub endpoint: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for Otlp {
+        const NAME: &'static str = "Otlp";
+        const PACKAGE: &'static str = "meshwright.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "meshwright.v1.LogSink.Otlp".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/meshwright.v1.LogSink.Otlp".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Als {
+        /// "<http://host:port"> of a Service of the mesh.
+        #[prost(string, tag = "1")]
+        pub address: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for Als {
+        const NAME: &'static str = "Als";
+        const PACKAGE: &'static str = "meshwright.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "meshwright.v1.LogSink.Als".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/meshwright.v1.LogSink.Als".into()
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Stdout(Stdout),
+        #[prost(message, tag = "2")]
+        File(File),
+        #[prost(message, tag = "3")]
+        Otlp(Otlp),
+        #[prost(message, tag = "4")]
+        Als(Als),
+    }
+}
+impl ::prost::Name for LogSink {
+    const NAME: &'static str = "LogSink";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LogSink".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LogSink".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -28,6 +28,13 @@ pub mod envoy {
             }
         }
     }
+    pub mod data {
+        pub mod accesslog {
+            pub mod v3 {
+                include!("envoy.data.accesslog.v3.rs");
+            }
+        }
+    }
     pub mod extensions {
         pub mod common {
             pub mod ratelimit {
@@ -117,6 +124,11 @@ pub mod envoy {
         }
     }
     pub mod service {
+        pub mod accesslog {
+            pub mod v3 {
+                include!("envoy.service.accesslog.v3.rs");
+            }
+        }
         pub mod auth {
             pub mod v3 {
                 include!("envoy.service.auth.v3.rs");

@@ -10,6 +10,7 @@ pub use crate::generated::envoy::config::core::v3 as core;
 pub use crate::generated::envoy::config::endpoint::v3 as endpoint;
 pub use crate::generated::envoy::config::listener::v3 as listener;
 pub use crate::generated::envoy::config::route::v3 as route;
+pub use crate::generated::envoy::data::accesslog::v3 as exchange;
 pub use crate::generated::envoy::extensions::common::ratelimit::v3 as descriptor;
 pub use crate::generated::envoy::extensions::filters::http::router::v3 as router;
 pub use crate::generated::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
@@ -22,6 +23,7 @@ pub use crate::generated::envoy::extensions::load_balancing_policies::round_robi
 pub use crate::generated::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use crate::generated::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use crate::generated::envoy::extensions::upstreams::http::v3 as upstream_http;
+pub use crate::generated::envoy::service::accesslog::v3 as accesslog;
 pub use crate::generated::envoy::service::auth::v3 as auth;
 pub use crate::generated::envoy::service::discovery::v3 as discovery;
 pub use crate::generated::envoy::service::ratelimit::v3 as ratelimit;

@@ -12,7 +12,7 @@ use protox::prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kin
 mod sources;
 
 /// No oneof of ours has more alternatives, no enum more values; each round takes the next of each.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 9;
 
 /// A message after theirs has read it and ours has read theirs: its bytes, and what each side prints of it.
 struct Hop {
@@ -86,6 +86,12 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
             certificate_validation_context::SystemRootCerts, common_tls_context::CombinedCertificateValidationContext }
         envoy::extensions::upstreams::http::v3 { HttpProtocolOptions, http_protocol_options::ExplicitHttpConfig,
             http_protocol_options::UseDownstreamHttpConfig }
+        envoy::data::accesslog::v3 { AccessLogCommon, ConnectionProperties, HttpAccessLogEntry, HttpRequestProperties,
+            HttpResponseProperties, ResponseFlags, TcpAccessLogEntry, TlsProperties, response_flags::Unauthorized,
+            tls_properties::CertificateProperties, tls_properties::certificate_properties::SubjectAltName }
+        envoy::service::accesslog::v3 { StreamAccessLogsMessage, StreamAccessLogsResponse,
+            stream_access_logs_message::HttpAccessLogEntries, stream_access_logs_message::Identifier,
+            stream_access_logs_message::TcpAccessLogEntries }
         envoy::service::auth::v3 { AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
             attribute_context::HttpRequest, attribute_context::Peer, attribute_context::Request, attribute_context::TlsSession }
         envoy::service::discovery::v3 { DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -150,6 +156,7 @@ fn one(field: &FieldDescriptor, round: usize) -> Value {
         Kind::Bool => Value::Bool(true),
         Kind::Double => Value::F64(f64::from(number) + 0.5),
         Kind::Uint32 => Value::U32(u32::MAX - number),
+        Kind::Uint64 => Value::U64(u64::MAX - u64::from(number)),
         Kind::Int32 => Value::I32(-1),
         Kind::Int64 => Value::I64(i64::MIN),
         other => panic!("{}: no sample for {other:?}", field.full_name()),
@@ -194,4 +201,7 @@ fn services_have_their_published_names() {
     use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server as limits_theirs;
     use proto::xds::ratelimit::rate_limit_service_server as limits_ours;
     assert_eq!(limits_ours::SERVICE_NAME, limits_theirs::SERVICE_NAME);
+    use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server as logs_theirs;
+    use proto::xds::accesslog::access_log_service_server as logs_ours;
+    assert_eq!(logs_ours::SERVICE_NAME, logs_theirs::SERVICE_NAME);
 }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "foreign/access_logs.rs"]
+mod access_logs;
 #[path = "foreign/acme.rs"]
 mod acme;
 #[path = "foreign/browser.rs"]

@@ -15,7 +15,7 @@ use super::engine_verdict::{refused_by_engine, runner};
 use super::mtls::{applies, is_strict};
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{audiences, canary, conflict, edge, edge_advice, security, trust};
+use super::{access_log, audiences, canary, conflict, edge, edge_advice, security, trust};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -123,6 +123,9 @@ impl Audit<'_> {
         if let Some(WhyNot { message, .. }) = security::too_many(self.world, object) {
             let remedy = "make it smaller, join rules of it and of older ones, or select fewer workloads; the bounds are in docs/limits.md";
             self.say(Severity::Error, key, ("spec", 0), message, remedy);
+        }
+        if let Spec::Telemetry(spec) = &object.spec {
+            self.found(key, access_log::findings(self.index, spec));
         }
         match &object.spec {
             Spec::Canary(_) => self.found(key, canary::findings(self.world, object)),

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::content;
 use crate::world::World;
-use crate::world::telemetry::{Otlp, OtlpProtocol, Telemetry};
+use crate::world::telemetry::{LogTarget, Otlp, OtlpProtocol, Telemetry};
 
 /// First port at which the node agent relays loopback endpoints.
 const RELAY_PORT_FIRST: u16 = 15400;
@@ -20,7 +20,11 @@ const SAMPLE_PERCENT_DEFAULT: f64 = 100.0;
 /// Endpoints that one object names.
 fn endpoints(spec: &Telemetry) -> impl Iterator<Item = &str> {
     let otlp = spec.otlp.as_ref().map(|otlp| otlp.endpoint.as_str());
-    otlp.into_iter().chain(spec.zipkin_endpoint.as_deref())
+    let logs = spec.log_sinks.iter().flatten().filter_map(|sink| match sink {
+        LogTarget::Otlp(endpoint) => Some(endpoint.as_str()),
+        LogTarget::Stdout | LogTarget::File(_) | LogTarget::Als(_) => None,
+    });
+    otlp.into_iter().chain(spec.zipkin_endpoint.as_deref()).chain(logs)
 }
 
 /// The relays that the node agent runs: one per loopback endpoint, which means the host's. None without a bridge.

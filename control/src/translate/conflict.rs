@@ -37,6 +37,7 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         ("tracing.inferLinks", spec.infer_links.is_some()),
         ("accessLog.filter", spec.log_filter.is_some()),
         ("accessLog.sampleSuccessPercent", spec.log_success_percent.is_some()),
+        ("accessLog.sinks", spec.log_sinks.is_some()),
     ];
     Some((&spec.selector, fields.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()).collect()))
 }

@@ -1,6 +1,7 @@
 //! From a [`World`] to what each proxy runs, what each object's status says and what the node agent starts. Pure: same world,
 //! same answer, whatever the order in which it came about.
 
+mod access_log;
 mod advice;
 mod analyze;
 mod attach;

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
-use proto::mesh::access_log::Format;
-use proto::mesh::{AccessLog, AppProbe, ProxyConfig, Tracing};
+use proto::mesh::{AppProbe, ProxyConfig, Tracing};
 use proto::names::{Mode, NodeId};
 
 use super::mtls::{AppliesTo, applies, place};
-use super::{Audience, collectors, edge_account};
-use crate::world::telemetry::{LogForm, Telemetry};
+use super::{Audience, access_log, collectors, edge_account};
+use crate::world::telemetry::Telemetry;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Kind, Name, Object, Spec, World};
 
@@ -22,16 +21,6 @@ pub(super) fn content(object: &Object) -> Option<&Telemetry> {
 /// Whether it names a Gateway of its namespace.
 pub(super) fn names(spec: &Telemetry, gateway: &str) -> bool {
     spec.targets.iter().any(|target| target.kind == Kind::Gateway && target.name == gateway)
-}
-
-fn access_log(telemetry: &Telemetry) -> AccessLog {
-    let enabled = telemetry.access_log.unwrap_or(true);
-    let (format, template) = match telemetry.log_format.as_ref() {
-        Some(LogForm::Combined) => (Format::Combined, String::new()),
-        Some(LogForm::Text(template)) => (Format::Text, template.clone()),
-        Some(LogForm::Json) | None => (Format::Json, String::new()),
-    };
-    AccessLog { enabled, format: format.into(), template }
 }
 
 /// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
@@ -62,6 +51,9 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
         all.keep_errors = all.keep_errors.or(spec.keep_errors);
         all.keep_slower = all.keep_slower.or(spec.keep_slower);
         all.infer_links = all.infer_links.or(spec.infer_links);
+        all.log_filter = all.log_filter.take().or_else(|| spec.log_filter.clone());
+        all.log_success_percent = all.log_success_percent.or(spec.log_success_percent);
+        all.log_sinks = all.log_sinks.take().or_else(|| spec.log_sinks.clone());
     }
     all
 }
@@ -109,7 +101,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         outside_mesh_denied: index.mesh.outside_denied,
         mesh_cidrs: world.settings().mesh_ranges().iter().map(ToString::to_string).collect(),
         dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
-        access_log: Some(access_log(&telemetry)),
+        access_log: Some(access_log::sent(world, &telemetry)),
         tracing: Some(collectors::tracing(world, &telemetry)),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,

@@ -11,7 +11,7 @@ use super::attach::{self, Attachment, WhyNot};
 use super::security::egress;
 pub use super::status_words::{AncestorStatus, CanaryStatus, Condition, ListenerStatus, ParentStatus, Status};
 use super::status_words::{Conditions, invalid_parts, wholly_invalid};
-use super::{canary, conflict, edge, edge_listeners, policy, security, status_edge, trust};
+use super::{access_log, canary, conflict, edge, edge_listeners, policy, security, status_edge, trust};
 use crate::world::canary::{Canary, CanaryPhase};
 use crate::world::edge::Consumer;
 use crate::world::key::{CORE, GATEWAY_API};
@@ -179,8 +179,8 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         | Spec::OidcLogin(_)
         | Spec::ClientPolicy(_) => Some(of_edge(world, object, by)),
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
-        Spec::Telemetry(spec) if !spec.targets.is_empty() => Some(of_named_telemetry(world, object, spec, by)),
-        Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::Telemetry(spec) if !spec.targets.is_empty() => Some(with_sinks(world, spec, by, of_named_telemetry(world, object, spec, by))),
+        Spec::Telemetry(spec) => Some(with_sinks(world, spec, by, of_policy(world, object, &spec.selector, by))),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
         Spec::Canary(spec) => Some(of_canary(world, object, spec, by)),
         Spec::Revocation(_) => {
@@ -354,6 +354,21 @@ fn of_named_telemetry(world: &World, object: &Object, spec: &Telemetry, by: &Con
         AncestorStatus { ancestor_ref, controller_name: CONTROLLER, conditions: vec![accepted] }
     };
     Status { ancestors: spec.targets.iter().map(ancestor).collect(), ..Status::default() }
+}
+
+/// The same with what became of the Services that its access log goes to, where it goes to some.
+fn with_sinks(world: &World, spec: &Telemetry, by: &Conditions, mut status: Status) -> Status {
+    if !access_log::refers(spec) {
+        return status;
+    }
+    let absent = access_log::findings(world.index(), spec).into_iter().next();
+    for ancestor in &mut status.ancestors {
+        ancestor.conditions.push(match &absent {
+            Some(finding) => by.say("ResolvedRefs", "False", "BackendNotFound", finding.message.clone()),
+            None => by.holds("ResolvedRefs"),
+        });
+    }
+    status
 }
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {

@@ -8,6 +8,7 @@
 
 pub mod keys;
 pub mod providers;
+mod services;
 #[cfg(test)]
 mod tests;
 mod whither;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use crate::io::Network;
 use crate::snapshots::Snapshots;
 use crate::tls::{Carries, Tls};
+pub use services::CalledServices;
 pub use whither::{Place, places};
 
 /// Time to connect, TLS included, to each address of a name.

@@ -75,6 +75,11 @@ impl Account {
         Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE, watched: None }
     }
 
+    /// Whether a tap looks at it.
+    pub(super) const fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
     /// The same, watched by taps.
     pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
         self.watched = watched;

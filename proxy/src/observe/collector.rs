@@ -67,7 +67,7 @@ impl Place {
 }
 
 /// A connection, whatever protects it.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
 
 /// How collectors are reached. Cheap to clone.

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use engine::model::{Keep, RuleTelemetry};
+use engine::model::{Keep, RuleTelemetry, Settings};
+use http::header::REFERER;
 use http::request::Parts;
 
 use super::account::Account;
 use super::downstream::Downstream;
+use super::record::{Word, text};
 use super::trace::{self, Context, Forms, Remote};
 use super::under_way::TraceLink;
 use super::worker::{HeadersSay, Traced};
@@ -19,9 +21,17 @@ impl Account {
     pub fn governed(&mut self, says: &RuleTelemetry, parts: &mut Parts, (downstream, client): (&Downstream, Option<IpAddr>)) {
         let snapshot = Arc::clone(&self.seen.snapshot);
         let Some(settings) = snapshot.settings.as_deref() else { return };
-        if self.worker.telemetry.otlp_endpoint(Some(settings)).is_none() {
-            return;
+        if self.worker.telemetry.traces(Some(settings)) {
+            self.traced_by(says, settings, parts, downstream);
         }
+        self.logged_by(says, settings, parts, downstream);
+        if let Some(client) = client {
+            self.came_for(client);
+        }
+        self.let_go();
+    }
+
+    fn traced_by(&mut self, says: &RuleTelemetry, settings: &Settings, parts: &mut Parts, downstream: &Downstream) {
         let keep = settings.keep.of_rule(says);
         let sampled = self.is_sampled();
         let decided = match (self.headers, says.sample_threshold) {
@@ -34,10 +44,26 @@ impl Account {
         } else if let Some(detail) = &mut self.detail {
             detail.keep = keep;
         }
-        if let Some(client) = client {
-            self.came_for(client);
+    }
+
+    /// Takes notes for a line, or none any more.
+    fn logged_by(&mut self, says: &RuleTelemetry, settings: &Settings, parts: &mut Parts, downstream: &Downstream) {
+        let logged = says.log_enabled.unwrap_or(settings.access_log);
+        if logged && self.detail.is_none() {
+            // Nobody traces it: a line names the caller's trace.
+            let remote = trace::read(&parts.headers, Forms::of(&parts.headers)).remote;
+            let context = |Remote { trace_id, span_id }| Context { trace_id, span_id: 0, parent: Some(span_id), sampled: false };
+            self.noted(remote.map(context), Keep::default(), (parts, downstream));
         }
-        self.let_go();
+        let Some(detail) = &mut self.detail else { return };
+        if logged && !detail.logged {
+            let referer = text(&parts.headers, &REFERER).filter(|_| settings.log_format.tells_referer());
+            if let Some(referer) = referer {
+                detail.word(Word::Referer, referer);
+            }
+            self.worker.request_id(parts, detail);
+        }
+        detail.logged = logged;
     }
 
     /// Writes the trace's headers again, with that decision. `None`: there is no trace.
@@ -71,7 +97,8 @@ impl Account {
 
     /// Notes that nobody reads are taken no longer.
     fn let_go(&mut self) {
-        if let Some(detail) = self.detail.take_if(|detail| !detail.logged && !detail.is_sampled() && !detail.keep.is_any()) {
+        let watched = self.is_watched();
+        if let Some(detail) = self.detail.take_if(|detail| !watched && !detail.logged && !detail.is_sampled() && !detail.keep.is_any()) {
             self.worker.take_back(detail);
         }
     }

@@ -219,15 +219,9 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     }
     out.extend_from_slice(b",\"attempts\":");
     number(out, u64::from(record.attempts));
-    out.extend_from_slice(b",\"retries\":[");
-    for (n, (failed, reason)) in batch.retries(record).iter().enumerate() {
-        out.extend_from_slice(if n == 0 { b"{\"address\":" } else { b",{\"address\":" });
-        address(out, *failed);
-        out.extend_from_slice(b",\"reason\":");
-        string(out, reason.text());
-        out.push(b'}');
-    }
-    out.extend_from_slice(b"],\"fault\":");
+    out.extend_from_slice(b",\"retries\":");
+    retries(out, batch.retries(record));
+    out.extend_from_slice(b",\"fault\":");
     optional(out, batch.word(record, Word::Fault));
     if let Some(client) = record.client {
         // An address needs no escapes.
@@ -261,6 +255,19 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     out.extend_from_slice(b"}\n");
 }
 
+/// Attempts that were made again, as a JSON list.
+pub(super) fn retries(out: &mut Vec<u8>, retries: &[(SocketAddr, Reason)]) {
+    out.push(b'[');
+    for (n, (failed, reason)) in retries.iter().enumerate() {
+        out.extend_from_slice(if n == 0 { b"{\"address\":" } else { b",{\"address\":" });
+        address(out, *failed);
+        out.extend_from_slice(b",\"reason\":");
+        string(out, reason.text());
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
 fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         Some(text) => string(out, text),
@@ -269,7 +276,7 @@ fn optional(out: &mut Vec<u8>, text: Option<&str>) {
 }
 
 /// A JSON string. Nearly all need no escapes, which one pass without branches finds out.
-fn string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
     let plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
     if plain {
         out.push(b'"');
@@ -293,7 +300,7 @@ pub(super) fn number(out: &mut Vec<u8>, value: u64) {
 }
 
 /// As a JSON string.
-fn address(out: &mut Vec<u8>, address: SocketAddr) {
+pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
     out.push(b'"');
     bare_address(out, address);
     out.push(b'"');

@@ -45,6 +45,9 @@ pub(super) struct Signal {
 pub(super) const TRACES: Signal =
     Signal { call: "/opentelemetry.proto.collector.trace.v1.TraceService/Export", path: "/v1/traces" };
 
+/// Log records.
+pub(super) const LOGS: Signal = Signal { call: "/opentelemetry.proto.collector.logs.v1.LogsService/Export", path: "/v1/logs" };
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct OtlpClient {

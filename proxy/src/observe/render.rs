@@ -40,7 +40,8 @@ struct Scrape {
     overflow: u64,
     spans_exported: u64,
     spans_dropped: Vec<(&'static str, u64)>,
-    lines_dropped: u64,
+    lines_dropped: Vec<(&'static str, u64)>,
+    log_filters_failed: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
     http2_floods: u64,
@@ -86,7 +87,8 @@ impl Telemetry {
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
             spans_dropped: self.spans_dropped.rows(registry.total(|shard| &shard.spans_dropped)),
-            lines_dropped: registry.total(|shard| &shard.lines_dropped) + self.access.lost(),
+            lines_dropped: [("all", registry.total(|shard| &shard.lines_dropped))].into_iter().chain(self.access.losses().rows()).collect(),
+            log_filters_failed: self.access.filters_failed(),
             connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
                 let occupancy = self.readings.occupancy(direction);
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
@@ -316,12 +318,13 @@ impl Scrape {
         for (reason, count) in &self.spans_dropped {
             ConstCounter::new(*count).encode(dropped.encode_family(&[("reason", *reason)])?)?;
         }
-        number(
-            encoder,
-            "meshwright_access_log_dropped",
-            "Access log lines lost to a full queue or a device that refused them",
-            self.lines_dropped,
-        )
+        let help = "Access log lines lost: by a sink that failed or fell behind, or by all where too many waited to be encoded";
+        let mut dropped = encoder.encode_descriptor("meshwright_access_log_dropped", help, None, MetricType::Counter)?;
+        for (sink, count) in &self.lines_dropped {
+            ConstCounter::new(*count).encode(dropped.encode_family(&[("sink", *sink)])?)?;
+        }
+        let help = "Filters of the access log that came to nothing; their lines are written";
+        number(encoder, "meshwright_access_log_filter_failed", help, self.log_filters_failed)
     }
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

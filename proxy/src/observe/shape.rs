@@ -99,6 +99,11 @@ impl Shape {
         }
     }
 
+    /// Of the cluster that was chosen; empty: none was.
+    pub(super) fn cluster_name(&self) -> &str {
+        self.cluster.as_deref().map_or("", |cluster| &cluster.name)
+    }
+
     /// What nobody is to read in a query.
     pub(super) fn secret_parameters(&self) -> Secret<'_> {
         let named = self.parameters.get_or_init(|| match self.rule.as_deref().map(|rule| &rule.action) {

@@ -303,7 +303,7 @@ fn text(out: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 /// The host, and its port where it has one.
-fn host_and_port(host: &str) -> (&str, Option<u16>) {
+pub(super) fn host_and_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => (name, port.parse().ok()),
         _ => (host, None),

@@ -18,6 +18,7 @@ use super::access::{AccessLog, LogLines};
 use super::auth::AuthCounts;
 use super::batch::Outboxes;
 use super::calls::CallShard;
+use super::collector::Way;
 use super::drops::Drops;
 use super::edge::EdgeReadings;
 use super::egress::EgressCalls;
@@ -25,6 +26,7 @@ use super::kept::KeptRequests;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
+use super::sinks::{SinkMeans, ToServices};
 use super::tap::{TapFeed, TapTerms, Taps};
 
 use crate::ground::tally::Floods;
@@ -149,7 +151,7 @@ pub struct Telemetry {
     pub(super) started: SystemTime,
     /// The fixed point of [`Moment`].
     begun: Instant,
-    pub(super) settings: ArcSwapOption<Settings>,
+    pub(super) settings: Arc<ArcSwapOption<Settings>>,
     /// Services that policies ask and that are away, since when; seconds since 1970. As many as the live snapshot names.
     pub(super) services_away: Mutex<BTreeMap<(CalloutKind, Arc<str>), u64>>,
     pub(super) spans_exported: AtomicU64,
@@ -186,6 +188,14 @@ impl Telemetry {
     pub(super) fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Box<SpanData>>) {
         let (own_spans, own) = mpsc::channel(OWN_SPANS_MAX);
         let (started, begun) = (clock.wall(), clock.now());
+        let settings = Arc::<ArcSwapOption<Settings>>::default();
+        let means = SinkMeans {
+            clock,
+            way: Way { network: options.network.clone(), tls: options.tls.clone() },
+            instance: options.instance.clone(),
+            services: Arc::default(),
+            losses: Arc::default(),
+        };
         let telemetry = Arc::new(Self {
             readings: Readings::default(),
             registry: Mutex::default(),
@@ -194,14 +204,14 @@ impl Telemetry {
             calls: Mutex::default(),
             spans: Outboxes::default(),
             own_spans,
-            access: AccessLog::new(options.log.clone()),
+            access: AccessLog::new(options.log.clone(), means, Arc::clone(&settings)),
             taps: Arc::default(),
             kept: KeptRequests::default(),
             options,
             clock,
             started,
             begun,
-            settings: ArcSwapOption::empty(),
+            settings,
             services_away: Mutex::default(),
             spans_exported: AtomicU64::new(0),
             spans_dropped: Drops::default(),
@@ -212,6 +222,11 @@ impl Telemetry {
     /// Tells the settings in force, for the spans of the proxy's own tasks. Traffic carries its own snapshot.
     pub fn configured(&self, settings: &Arc<Settings>) {
         self.settings.store(Some(Arc::clone(settings)));
+    }
+
+    /// How Services of the mesh are reached that take the access log; told once.
+    pub fn reach_services(&self, services: Arc<dyn ToServices>) {
+        self.access.reach_services(services);
     }
 
     /// Writes out what the access log still holds, and stops it. Waits at most a second.

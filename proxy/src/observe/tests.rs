@@ -2,10 +2,12 @@
 
 mod collectors;
 mod forms;
+mod kept;
 mod queue;
 mod scrape;
-mod traces;
+mod sinks;
 mod taps;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +40,9 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         dns_zones: vec![],
         access_log,
         log_format: engine::model::LogFormat::Json,
+        log_filter: None,
+        log_success_threshold: 1 << 32,
+        log_sinks: Vec::new(),
         otlp_endpoint: otlp.map(str::to_owned),
         otlp_protocol: engine::model::OtlpProtocol::Grpc,
         zipkin_endpoint: None,

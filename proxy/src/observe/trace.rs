@@ -323,6 +323,11 @@ fn hex_of_u32(value: u32) -> [u8; 8] {
     (digits + u64::from(b'0') * ONES + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
 }
 
+/// A number for whatever is decided by chance for a whole trace, the same wherever it is asked for.
+pub fn chance(trace_id: u128) -> u64 {
+    ((trace_id >> 64) as u64 ^ trace_id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// 32 lower-case digits.
 pub fn hex_of_u128(value: u128) -> [u8; 32] {
     let mut text = [0; 32];

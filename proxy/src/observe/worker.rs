@@ -37,6 +37,8 @@ const SOURCES_MAX: usize = 4096;
 const KEPT_EACH_SECOND_MAX: u32 = 256;
 /// Notes kept for the next exchanges that are logged or sampled.
 const NOTES_KEPT_MAX: usize = 64;
+/// A share of 2^32 that is all.
+const ALL: u64 = 1 << 32;
 /// Number of the source `unknown`.
 pub(super) const SOURCE_UNKNOWN: u32 = 0;
 
@@ -397,7 +399,7 @@ impl Recorder {
     pub(super) fn record(&self, seen: &Outline, detail: Box<Detail>, duration: Duration, ended: SystemTime) {
         let started = ended.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
         let times = (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration);
-        if detail.logged {
+        if detail.logged && self.is_kept(seen, &detail) {
             let outbox = self.log.outbox.get_or_init(|| self.telemetry.access.open());
             if self.put(outbox, &self.log.serial, Sink::Log, seen, &detail, times) {
                 self.telemetry.access.added(outbox);
@@ -420,6 +422,19 @@ impl Recorder {
         if notes.len() < NOTES_KEPT_MAX {
             notes.extend(detail.emptied());
         }
+    }
+
+    /// Whether a line is kept: of the exchanges that went well a share may be enough. The trace decides, so that all hops decide alike; without
+    /// one a draw does.
+    fn is_kept(&self, seen: &Outline, detail: &Detail) -> bool {
+        let said = seen.rule.as_deref().and_then(|rule| rule.telemetry()?.log_success_threshold);
+        let threshold = said.or(seen.settings().map(|settings| settings.log_success_threshold)).unwrap_or(ALL);
+        let went_well = || seen.reason.is_none() && (seen.code == CODE_NONE || seen.code < 400) && matches!(seen.grpc, GRPC_NONE | 0);
+        if threshold >= ALL || !went_well() {
+            return true;
+        }
+        let chance = detail.context.map_or_else(|| self.draw.next(), |context| trace::chance(context.trace_id));
+        chance >> 32 < threshold
     }
 
     /// Whether a span is made of what was not sampled: at most so many a second, so that an outage of a busy service is not one of its collector.

@@ -2,20 +2,16 @@
 //! value of a client's can end a line or a quoted field: quotes, backslashes and whatever is not printable ASCII are written `\xHH`.
 
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use engine::failure::{Blame, Reason};
-use engine::model::{LogField, LogFormat, LogPiece, LogTemplate};
+use engine::model::{LogField, LogFields, LogFormat, LogPiece, LogTemplate};
 use http::Version;
 use time::OffsetDateTime;
 
 use super::batch::{Batch, Record};
-use super::labels::{CODE_NONE, GRPC_NONE, Wire};
-use super::line::{Lines, bare_address, millis, number};
-use super::record::Word;
-use super::secrets::without_user;
-use super::shape::{Party, Shape};
+use super::finished::{Finished, Said};
+use super::labels::CODE_NONE;
+use super::line::{Lines, address, bare_address, millis, number, retries, string};
 use super::trace::{hex_of_u64, hex_of_u128};
 
 /// What stands for a value that is not there, as in Apache's and nginx's logs.
@@ -24,51 +20,64 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 
 /// Adds a record's line.
 pub(super) fn push(lines: &mut Lines, batch: &Batch, record: &Record) {
-    let shape = batch.shape(record);
-    match shape.settings.as_deref().map(|settings| &settings.log_format) {
+    let finished = Finished::of(batch, record);
+    match finished.shape.settings.as_deref().map(|settings| &settings.log_format) {
         Some(LogFormat::Json) | None => lines.push(batch, record),
-        Some(LogFormat::Combined) => lines.add(|lines| Line { lines, batch, record, shape }.combined()),
-        Some(LogFormat::Text(template)) => lines.add(|lines| Line { lines, batch, record, shape }.by(template)),
+        Some(LogFormat::Fields(fields)) => lines.add(|lines| Line { lines, finished }.with(fields)),
+        Some(LogFormat::Combined) => lines.add(|lines| Line { lines, finished }.combined()),
+        Some(LogFormat::Text(template)) => lines.add(|lines| Line { lines, finished }.by(template)),
     }
 }
 
 /// One line in the making.
 struct Line<'a> {
     lines: &'a mut Lines,
-    batch: &'a Batch,
-    record: &'a Record,
-    shape: &'a Shape,
+    finished: Finished<'a>,
 }
 
-impl<'a> Line<'a> {
+impl Line<'_> {
     fn by(&mut self, template: &LogTemplate) {
         for piece in template.pieces() {
             match piece {
-                LogPiece::Literal(text) => self.lines.out().extend_from_slice(text.as_bytes()),
+                LogPiece::Literal(text) => self.raw(text.as_bytes()),
                 LogPiece::Field(field) => self.field(*field),
+            }
+        }
+    }
+
+    fn with(&mut self, fields: &LogFields) {
+        for piece in fields.pieces() {
+            match piece {
+                LogPiece::Literal(text) => self.raw(text.as_bytes()),
+                LogPiece::Field(field) => self.json(*field),
             }
         }
     }
 
     /// `HOST - USER [TIME] "REQUEST" STATUS BYTES "REFERER" "AGENT"`. What is no request has `-` there, and `000` for a status, as nginx writes it.
     fn combined(&mut self) {
+        let record = self.finished.record;
         self.field(LogField::ClientAddress);
         self.raw(b" - ");
         self.field(LogField::Consumer);
         self.raw(b" [");
         self.field(LogField::LocalTime);
         self.raw(b"] \"");
-        if self.record.version.is_some() {
+        if let Some(version) = record.version {
             self.field(LogField::Method);
             self.raw(b" ");
             self.field(LogField::Path);
             self.raw(b" ");
-            self.protocol(true);
+            self.raw(match version {
+                Version::HTTP_2 => b"HTTP/2.0",
+                Version::HTTP_3 => b"HTTP/3.0",
+                _ => self.finished.protocol().as_bytes(),
+            });
         } else {
             self.raw(NONE);
         }
         self.raw(b"\" ");
-        match self.record.code {
+        match record.code {
             CODE_NONE => self.raw(b"000"),
             code => number(self.lines.out(), u64::from(code)),
         }
@@ -85,133 +94,39 @@ impl<'a> Line<'a> {
         self.lines.out().extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: Option<&str>) {
-        let out = self.lines.out();
-        match text {
-            Some(text) if !text.is_empty() => escaped(out, text),
-            _ => out.extend_from_slice(NONE),
-        }
-    }
-
-    fn number(&mut self, value: Option<u64>) {
-        match value {
-            Some(value) => number(self.lines.out(), value),
-            None => self.raw(NONE),
-        }
-    }
-
-    fn word(&mut self, word: Word) {
-        let text = self.batch.word(self.record, word);
-        self.text(text);
-    }
-
-    fn millis(&mut self, time: Option<Duration>) {
-        match time {
-            Some(time) => millis(self.lines.out(), time),
-            None => self.raw(NONE),
-        }
-    }
-
     fn field(&mut self, field: LogField) {
-        let (record, shape, batch) = (self.record, self.shape, self.batch);
-        match field {
-            LogField::Time => self.lines.time(record.started_nanos),
-            LogField::LocalTime => {
-                let _ = write!(Formatted(self.lines.out()), "{}", LocalTime(record.started_nanos));
-            }
-            LogField::Direction => self.text(Some(shape.direction.text())),
-            LogField::Epoch => self.number(Some(record.epoch)),
-            LogField::TraceId => match record.context {
-                Some(context) => self.raw(&hex_of_u128(context.trace_id)),
-                None => self.raw(NONE),
-            },
-            LogField::SpanId => match record.context.filter(|context| context.sampled || record.kept.is_some()) {
-                Some(context) => self.raw(&hex_of_u64(context.span_id)),
-                None => self.raw(NONE),
-            },
-            LogField::Method => self.word(Word::Method),
-            LogField::Scheme => self.text(record.version.map(|_| if record.https { "https" } else { "http" })),
-            LogField::Host => self.text(batch.word(record, Word::Host).map(without_user)),
-            LogField::Path => self.target(Word::Path),
-            LogField::Referer => self.target(Word::Referer),
-            LogField::Protocol => self.protocol(false),
-            LogField::Status => self.number(Some(u64::from(record.code)).filter(|_| record.code != CODE_NONE)),
-            LogField::GrpcStatus => {
-                self.number(Some(u64::from(record.grpc)).filter(|_| record.grpc != GRPC_NONE && record.wire == Wire::Grpc));
-            }
-            LogField::Reason => self.text(record.reason.map(Reason::text)),
-            LogField::Blame => self.text(record.blame.map(Blame::text)),
-            LogField::Route => self.text(shape.rule.as_ref().map(|rule| &*rule.source.label)),
-            LogField::Rule => self.text(shape.rule.as_ref().map(|rule| &*rule.source.rule)),
-            LogField::RequestBytes => self.number(Some(record.request_bytes)),
-            LogField::ResponseBytes => self.number(Some(record.response_bytes)),
-            LogField::DurationMs => self.millis(Some(record.duration)),
-            LogField::UpstreamMs => self.millis(record.upstream),
-            LogField::Attempts => self.number(Some(u64::from(record.attempts))),
-            LogField::TlsVersion => self.text(shape.tls.as_ref().map(|tls| tls.version)),
-            LogField::TlsCipher => self.text(shape.tls.as_ref().map(|tls| tls.cipher)),
-            LogField::TlsGroup => self.text(shape.tls.as_ref().map(|tls| tls.group)),
-            LogField::ClientAddress => {
-                let address: IpAddr = record.client.unwrap_or_else(|| record.downstream.ip());
-                let _ = write!(Formatted(self.lines.out()), "{address}");
-            }
-            LogField::SourceAddress => bare_address(self.lines.out(), record.downstream),
-            LogField::DestinationAddress => {
-                bare_address(self.lines.out(), shape.destination().address.unwrap_or(record.local));
-            }
-            _ => self.said(field),
+        match self.finished.said(field) {
+            Said::Text(text) if !text.is_empty() => escaped(self.lines.out(), &text),
+            Said::Text(_) | Said::Nothing => self.raw(NONE),
+            Said::Whole(whole) => number(self.lines.out(), whole),
+            Said::Time(time) => millis(self.lines.out(), time),
+            Said::Address(address) => bare_address(self.lines.out(), address),
+            Said::Client(address) => _ = write!(Formatted(self.lines.out()), "{address}"),
+            Said::Moment(nanos) => self.lines.time(nanos),
+            Said::LocalMoment(nanos) => _ = write!(Formatted(self.lines.out()), "{}", LocalTime(nanos)),
+            Said::TraceId(id) => self.raw(&hex_of_u128(id)),
+            Said::SpanId(id) => self.raw(&hex_of_u64(id)),
+            Said::Retries([]) => self.raw(NONE),
+            said @ (Said::Retries(_) | Said::Json(_)) => escaped(self.lines.out(), &said.into_text()),
         }
     }
 
-    /// Of the two sides, and of what policies say.
-    fn said(&mut self, field: LogField) {
-        let shape = self.shape;
-        let word = match field {
-            LogField::SourceNamespace => return self.text(shape.source().namespace),
-            LogField::SourceWorkload => return self.text(shape.source().workload),
-            LogField::SourceIdentity => return self.identity(&shape.source()),
-            LogField::DestinationNamespace => return self.text(shape.destination().namespace),
-            LogField::DestinationService => return self.text(shape.destination().service),
-            LogField::DestinationWorkload => return self.text(shape.destination().workload),
-            LogField::DestinationIdentity => return self.identity(&shape.destination()),
-            LogField::Fault => Word::Fault,
-            LogField::Consumer => Word::Consumer,
-            LogField::AuthMethod => Word::AuthMethod,
-            LogField::Credential => Word::Credential,
-            LogField::Policy => Word::Policy,
-            LogField::WouldDeny => Word::WouldDeny,
-            LogField::Audited => Word::Audited,
-            LogField::Limit => Word::Limit,
-            LogField::Partial => Word::Partial,
-            LogField::UserAgent => Word::UserAgent,
-            _ => Word::RequestId,
-        };
-        self.word(word);
-    }
-
-    /// A path or an address, without the secrets in it.
-    fn target(&mut self, word: Word) {
-        let secret = self.shape.secret_parameters();
-        let text = self.batch.word(self.record, word).map(|text| secret.redact(text));
-        self.text(text.as_deref());
-    }
-
-    fn identity(&mut self, party: &Party<'_>) {
-        let identity = party.identity.map(|identity| identity.to_string());
-        self.text(identity.as_deref());
-    }
-
-    /// `dotted`: as those servers write it, `HTTP/2.0`.
-    fn protocol(&mut self, dotted: bool) {
-        self.raw(match self.record.version {
-            None => b"TCP",
-            Some(Version::HTTP_10) => b"HTTP/1.0",
-            Some(Version::HTTP_2) if dotted => b"HTTP/2.0",
-            Some(Version::HTTP_2) => b"HTTP/2",
-            Some(Version::HTTP_3) if dotted => b"HTTP/3.0",
-            Some(Version::HTTP_3) => b"HTTP/3",
-            Some(_) => b"HTTP/1.1",
-        });
+    fn json(&mut self, field: LogField) {
+        match self.finished.said(field) {
+            Said::Nothing => self.raw(b"null"),
+            Said::Text(text) => string(self.lines.out(), &text),
+            Said::Whole(whole) => number(self.lines.out(), whole),
+            Said::Time(time) => millis(self.lines.out(), time),
+            Said::Address(one) => address(self.lines.out(), one),
+            Said::Retries(list) => retries(self.lines.out(), list),
+            Said::Json(json) => self.raw(json.as_bytes()),
+            Said::Client(_) | Said::Moment(_) | Said::LocalMoment(_) | Said::TraceId(_) | Said::SpanId(_) => {
+                // None of these holds anything to be escaped.
+                self.raw(b"\"");
+                self.field(field);
+                self.raw(b"\"");
+            }
+        }
     }
 }
 

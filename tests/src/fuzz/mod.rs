@@ -5,6 +5,7 @@
 
 mod changes;
 mod http;
+mod logs;
 mod mutate;
 mod names;
 mod plane;
@@ -37,7 +38,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub fn targets() -> [Target; 14] {
+pub fn targets() -> [Target; 15] {
     [
         Target { name: "first bytes", seeds: samples::first_bytes, take: wire::first_bytes },
         Target { name: "proxy protocol", seeds: samples::proxied, take: wire::proxied },
@@ -48,6 +49,7 @@ pub fn targets() -> [Target; 14] {
         Target { name: "sessions", seeds: http::sessions_given, take: http::sessions },
         Target { name: "tokens", seeds: samples::tokens, take: http::tokens },
         Target { name: "names", seeds: samples::names, take: names::names },
+        Target { name: "access log", seeds: logs::said, take: logs::access_log },
         Target { name: "certificates", seeds: samples::certificates, take: names::certificates },
         Target { name: "manifests", seeds: samples::manifests, take: plane::manifests },
         Target { name: "resources", seeds: changes::resources_sent, take: changes::resources },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
+use super::external::ServiceRef;
 use super::parts::{Duration, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
@@ -130,11 +131,16 @@ pub(in crate::crds) struct TelemetrySpec {
 
 /// The access log.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "(has(self.format) && self.format == 'Text') == (has(self.template) && self.template != '')",
-    "the format Text has a template, and no other has one",
-)])))]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[
+        (
+            "(has(self.format) && self.format == 'Text') == (has(self.template) && self.template != '')",
+            "the format Text has a template, and no other has one",
+        ),
+        ("!has(self.fields) || !has(self.format) || self.format == 'Json'", "only the format Json has fields"),
+    ])),
+)]
 struct AccessLog {
     /// Whether each exchange is logged.
     enabled: Option<bool>,
@@ -143,10 +149,75 @@ struct AccessLog {
     /// One line, with fields of the log as `{name}`.
     #[schemars(length(max = 4096))]
     template: Option<String>,
-    /// What is logged, as a condition in CEL.
+    /// The fields that a line of JSON has, in that order; those within another one with a dot. Default: all.
+    #[schemars(length(min = 1, max = 64))]
+    fields: Option<Vec<String>>,
+    /// A condition in CEL over the finished exchange: what it does not hold for is not logged.
+    #[schemars(length(max = 1024))]
     filter: Option<String>,
-    /// Share of requests that succeeded that is logged.
+    /// Share of the exchanges that went well that is logged; all others are. Default: 100.
     sample_success_percent: Option<Percent>,
+    /// Where lines go. Default: to standard output.
+    #[schemars(length(max = 8))]
+    sinks: Option<Vec<LogSink>>,
+}
+
+/// Where lines of the access log go: one of these.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "[has(self.stdout), has(self.file), has(self.otlp), has(self.als)].filter(one, one).size() == 1",
+    "a sink is one of stdout, file, otlp and als",
+)])))]
+struct LogSink {
+    /// The proxy's standard output.
+    stdout: Option<StdoutSink>,
+    /// A file of the proxy's own file system.
+    file: Option<FileSink>,
+    /// An OTLP collector, by gRPC.
+    otlp: Option<OtlpSink>,
+    /// A Service that takes Envoy's access log stream.
+    als: Option<AlsSink>,
+}
+
+/// The proxy's standard output.
+#[derive(JsonSchema)]
+struct StdoutSink {}
+
+/// A file of the proxy's own file system.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct FileSink {
+    /// Absolute; `{namespace}`, `{workload}` and `{instance}` stand for the proxy's own.
+    #[schemars(regex(pattern = "^/(.*/)?[^/]+$"), length(max = 1024))]
+    path: String,
+    /// A file that would become larger is put aside first. Default: 67108864.
+    #[schemars(range(min = 65_536, max = 1_099_511_627_776_u64))]
+    max_bytes: Option<u64>,
+    /// How many are kept that were put aside. Default: 5.
+    #[schemars(range(min = 1, max = 100))]
+    keep: Option<u32>,
+}
+
+/// An OTLP collector.
+#[derive(JsonSchema)]
+struct OtlpSink {
+    /// As http://HOST:4317.
+    #[schemars(regex(pattern = "^(?i:http)://[^/@?#\\s]+:[0-9]{1,5}/?$"))]
+    endpoint: String,
+}
+
+/// A Service that takes Envoy's access log stream.
+#[derive(JsonSchema)]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[(
+        "(!has(self.backendRef.group) || self.backendRef.group in ['', 'core']) && (!has(self.backendRef.kind) || self.backendRef.kind == 'Service')",
+        "the access log's stream goes to a Service",
+    )])),
+)]
+struct AlsSink {
+    /// The Service, of the object's own namespace; an object of the mesh's own namespace may name any.
+    backend_ref: ServiceRef,
 }
 
 /// The log's form.

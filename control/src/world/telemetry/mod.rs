@@ -4,6 +4,7 @@ mod access_log;
 mod metrics;
 mod tracing;
 
+pub use access_log::LogTarget;
 pub use tracing::{Otlp, OtlpProtocol};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use super::traffic::{Place, PolicyTarget, TARGETS_MAX};
 pub enum LogForm {
     /// One JSON object each.
     Json,
+    /// The same of some fields, in that order.
+    Fields(Vec<String>),
     /// As Apache and nginx write them.
     Combined,
     /// By a template that the proxies' engine has read.
@@ -57,6 +60,9 @@ pub struct Telemetry {
     pub log_filter: Option<String>,
     /// Share of requests that succeeded that is logged.
     pub log_success_percent: Option<f64>,
+
+    /// Where lines of the access log go.
+    pub log_sinks: Option<Vec<LogTarget>>,
 }
 
 /// What may be said of a route or a Service, block by block: a proxy has one exporter and one log.

@@ -72,7 +72,7 @@ fn zipkin_endpoint(at: &Cursor<'_>) -> Option<String> {
 }
 
 /// A URL of HTTP with a host and a port, and no credentials: they would be in everybody's configuration.
-fn collector(text: &str) -> Option<http::Uri> {
+pub(super) fn collector(text: &str) -> Option<http::Uri> {
     let uri: http::Uri = text.parse().ok()?;
     let authority = uri.authority()?;
     let fits = matches!(uri.scheme_str(), Some("http" | "https")) && authority.port_u16().is_some() && !authority.as_str().contains('@');

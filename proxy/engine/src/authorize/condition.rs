@@ -51,6 +51,44 @@ pub(super) struct Condition {
     pub(super) of_requests: bool,
 }
 
+/// Parses a text within bounds, and reads what comes of it. In a thread of its own: the parser descends some twenty calls per bracket, and
+/// what is wrong with it must end nobody else.
+pub(crate) fn parsed<T: Send>(
+    text: &str,
+    bytes_max: usize,
+    read: impl FnOnce(IdedExpr) -> Result<T, String> + Send,
+) -> Result<T, String> {
+    thread::scope(|scope| {
+        let parser = thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES);
+        let compiling = parser
+            .spawn_scoped(scope, || parse(text, bytes_max).and_then(read))
+            .map_err(|error| format!("finds no room to be parsed: {error}"))?;
+        compiling.join().unwrap_or_else(|_| Err("is more than the parser can take".to_owned()))
+    })
+}
+
+fn parse(text: &str, bytes_max: usize) -> Result<IdedExpr, String> {
+    if text.len() > bytes_max {
+        return Err(format!("is longer than {bytes_max} bytes"));
+    }
+    let count = |marks: &[u8]| text.bytes().filter(|byte| marks.contains(byte)).count();
+    if count(b"([{") > OPENED_MAX || count(b"+-*/%<>=!&|?:.,") > MARKS_MAX {
+        return Err(format!("opens more than {OPENED_MAX} brackets, or holds more than {MARKS_MAX} operators and dots"));
+    }
+    LANGUAGE.parser().max_recursion_depth(PARSED_DEPTH_MAX).parse(text).map_err(|errors| {
+        let first = errors.errors.first().map_or("", |error| error.msg.lines().next().unwrap_or_default());
+        format!("is not CEL: {first}")
+    })
+}
+
+/// Evaluates an expression with values for its names; `None`: it comes to nothing, or to no truth.
+pub(crate) fn truth(expression: &IdedExpr, names: &dyn VariableResolver) -> Option<bool> {
+    let mut context = Context::with_env(Arc::clone(&LANGUAGE));
+    context.set_variable_resolver(names);
+    let value = Value::resolve_val(expression, &context).ok()?;
+    value.downcast_ref::<CelBool>().map(|truth| *truth.inner())
+}
+
 /// Judges a condition as the proxy would.
 ///
 /// # Errors
@@ -123,36 +161,17 @@ impl ValueOf {
 pub(super) struct Unanswered;
 
 impl Condition {
-    /// In a thread of its own: the parser descends some twenty calls per bracket, and what is wrong with it must end nobody else.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
         Self::compile_for(text, true)
     }
 
     /// `truth`: its outcome is to be true or false.
     fn compile_for(text: &str, truth: bool) -> Result<Self, String> {
-        thread::scope(|scope| {
-            let parser = thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES);
-            let compiling =
-                parser.spawn_scoped(scope, || Self::parse(text, truth)).map_err(|error| format!("finds no room to be parsed: {error}"))?;
-            compiling.join().unwrap_or_else(|_| Err("is more than the parser can take".to_owned()))
+        parsed(text, CONDITION_BYTES_MAX, |parsed| {
+            let (expression, attributes) = read::read(parsed, truth)?;
+            let of_requests = attributes.iter().any(Attribute::of_requests);
+            Ok(Self { expression, attributes, of_requests })
         })
-    }
-
-    fn parse(text: &str, truth: bool) -> Result<Self, String> {
-        if text.len() > CONDITION_BYTES_MAX {
-            return Err(format!("is longer than {CONDITION_BYTES_MAX} bytes"));
-        }
-        let count = |marks: &[u8]| text.bytes().filter(|byte| marks.contains(byte)).count();
-        if count(b"([{") > OPENED_MAX || count(b"+-*/%<>=!&|?:.,") > MARKS_MAX {
-            return Err(format!("opens more than {OPENED_MAX} brackets, or holds more than {MARKS_MAX} operators and dots"));
-        }
-        let parsed = LANGUAGE.parser().max_recursion_depth(PARSED_DEPTH_MAX).parse(text).map_err(|errors| {
-            let first = errors.errors.first().map_or("", |error| error.msg.lines().next().unwrap_or_default());
-            format!("is not CEL: {first}")
-        })?;
-        let (expression, attributes) = read::read(parsed, truth)?;
-        let of_requests = attributes.iter().any(Attribute::of_requests);
-        Ok(Self { expression, attributes, of_requests })
     }
 
     /// Whether it holds for a call.

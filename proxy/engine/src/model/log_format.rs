@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::log_fields::LogFields;
+
 /// Longest template, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 4096;
 /// Most fields and texts of a template.
@@ -13,6 +15,8 @@ pub enum LogFormat {
     /// One JSON object a line, all fields in their order.
     #[default]
     Json,
+    /// One JSON object a line, of some fields.
+    Fields(Arc<LogFields>),
     /// As Apache's and nginx's `combined`.
     Combined,
     /// By a template.
@@ -25,6 +29,7 @@ impl LogFormat {
         match self {
             Self::Json => false,
             Self::Combined => true,
+            Self::Fields(fields) => fields.pieces().contains(&LogPiece::Field(LogField::Referer)),
             Self::Text(template) => template.pieces.contains(&LogPiece::Field(LogField::Referer)),
         }
     }
@@ -129,6 +134,8 @@ log_fields! {
     UpstreamMs = "upstream_ms",
     /// How often it was sent.
     Attempts = "attempts",
+    /// Attempts that failed and were made again: addresses, and why.
+    Retries = "retries",
     /// What was done to it on purpose.
     Fault = "fault",
     /// Who asked, by ClientPolicy; else who connected.
@@ -149,6 +156,8 @@ log_fields! {
     Limit = "limit",
     /// Which parts of an answer are missing.
     Partial = "partial",
+    /// How a client from outside is encrypted: JSON.
+    ClientTls = "client_tls",
     /// Who the client says it is.
     UserAgent = "user_agent",
     /// Where it says it came from, without the secrets in it.
@@ -216,7 +225,7 @@ impl LogTemplate {
     }
 }
 
-fn unknown(name: &str) -> String {
+pub(super) fn unknown(name: &str) -> String {
     let near = LogField::ALL.iter().map(|(known, _)| *known).find(|known| {
         let last = known.rsplit('.').next().unwrap_or(known);
         last == name || known.replace('_', "") == name.replace(['_', '-'], "").to_ascii_lowercase()
@@ -261,7 +270,7 @@ mod tests {
             let told = LogTemplate::parse(text).unwrap_err();
             assert!(told.contains(wanted), "{text}: {told}");
         }
-        assert_eq!(LogField::ALL.len(), 47);
+        assert_eq!(LogField::ALL.len(), 49);
     }
 
     proptest::proptest! {

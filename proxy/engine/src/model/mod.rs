@@ -18,7 +18,10 @@ mod endpoint;
 mod hash;
 mod hedge;
 mod listener;
+mod log_fields;
+mod log_filter;
 mod log_format;
+mod log_sink;
 mod named;
 mod policy;
 mod priority;
@@ -52,7 +55,12 @@ pub use endpoint::{Endpoint, EndpointLive, Health, InFlight};
 pub use hash::{HASH_KEYS_MAX, HashCookie, HashKey};
 pub use hedge::Hedge;
 pub use listener::{ByServerName, Inbound, InboundPort, Outbound};
+pub use log_fields::{LOG_FIELDS_MAX, LogFields};
+pub use log_filter::{LOG_FILTER_BYTES_MAX, LogExchange, LogFilter};
 pub use log_format::{LogField, LogFormat, LogPiece, LogTemplate, TEMPLATE_BYTES_MAX};
+pub use log_sink::{
+    LOG_FILE_BYTES_DEFAULT, LOG_FILE_BYTES_RANGE, LOG_FILES_KEPT_DEFAULT, LOG_FILES_KEPT_MAX, LOG_SINKS_MAX, LogFile, LogSink, LogSinkKind,
+};
 pub use named::{Named, PeerName, Roots};
 pub use policy::{Policy, Steps};
 pub use priority::{CLASSES_MAX, Priority};

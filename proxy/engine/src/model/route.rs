@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cluster, Domains, Policy, Steps, VersionCounts};
+use super::{Cluster, Domains, Policy, RuleTelemetry, Steps, VersionCounts};
 use crate::failure::LocalReply;
 use crate::filter::Stage;
 use crate::filter::chance::Chance;
@@ -65,6 +65,16 @@ pub struct Rule<T = Target> {
     pub matches: Arc<Match>,
     /// What then happens.
     pub action: Action<T>,
+}
+
+impl Rule {
+    /// What it says of what is told of its requests.
+    pub fn telemetry(&self) -> Option<&RuleTelemetry> {
+        match &self.action {
+            Action::Forward(forward) => forward.policy.telemetry.as_ref(),
+            Action::Reply(_) => None,
+        }
+    }
 }
 
 /// The object behind a rule, for logs, metrics and `explain`.

@@ -1,9 +1,11 @@
 //! What a rule says of what is told of its requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::mesh::RouteTelemetry;
 
+use super::LogFilter;
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -40,16 +42,16 @@ pub struct RuleTelemetry {
     pub keep_slower: Option<Duration>,
     /// Whether they are logged.
     pub log_enabled: Option<bool>,
-    /// A condition in CEL: what it does not hold for is not logged.
-    pub log_filter: Option<String>,
-    /// Share of those that succeeded that is logged, 0 to 100.
-    pub log_sample_success_percent: Option<f64>,
+    /// What it does not hold for is not logged.
+    pub log_filter: Option<Arc<LogFilter>>,
+    /// Share of those that went well that is logged, of 2^32.
+    pub log_success_threshold: Option<u64>,
 }
 
 impl RuleTelemetry {
     /// What it says, in words.
     pub(crate) fn story(&self) -> String {
-        let Self { sample_threshold, keep_errors, keep_slower, log_enabled, log_filter, log_sample_success_percent } = self;
+        let Self { sample_threshold, keep_errors, keep_slower, log_enabled, log_filter, log_success_threshold } = self;
         let share = |threshold: u64| threshold as f64 * 100.0 / (1_u64 << 32) as f64;
         let parts = [
             sample_threshold.map(|threshold| format!("{:.3} % of new traces", share(threshold))),
@@ -59,8 +61,8 @@ impl RuleTelemetry {
                 false => format!("all spans of requests over {bound:?}"),
             }),
             log_enabled.map(|logged| format!("{} in the access log", if logged { "lines" } else { "no lines" })),
-            log_filter.as_ref().map(|filter| format!("lines where {filter}")),
-            log_sample_success_percent.map(|percent| format!("lines of {percent} % of successes")),
+            log_filter.as_ref().map(|filter| format!("lines where {}", filter.text())),
+            log_success_threshold.map(|threshold| format!("lines of {:.3} % of successes", share(threshold))),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -72,12 +74,20 @@ impl RuleTelemetry {
             keep_errors: *keep_errors,
             keep_slower: duration(keep_slower.as_ref(), "keep_slower")?,
             log_enabled: *log_enabled,
-            log_filter: log_filter.clone(),
-            log_sample_success_percent: log_sample_success_percent
-                .map(|percent| percent_of(percent, "log_sample_success_percent"))
+            log_filter: log_filter.as_deref().map_or(Ok(None), |text| filter_of(text, "log_filter"))?,
+            log_success_threshold: log_sample_success_percent
+                .map(|percent| Ok(threshold(percent_of(percent, "log_sample_success_percent")?)))
                 .transpose()?,
         })
     }
+}
+
+/// A filter of the access log; empty: none.
+pub(super) fn filter_of(text: &str, field: &str) -> Result<Option<Arc<LogFilter>>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    LogFilter::compile(text).map(|filter| Some(Arc::new(filter))).map_err(|why| Wrong::new(field, why))
 }
 
 /// A share, 0 to 100.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFormat, Outbound, RouteTable, Trust};
+use super::{
+    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, Outbound, RouteTable, Trust,
+};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -86,6 +88,12 @@ pub struct Settings {
     pub access_log: bool,
     /// In which form.
     pub log_format: LogFormat,
+    /// Which exchanges are told of; `None`: all.
+    pub log_filter: Option<Arc<LogFilter>>,
+    /// Share of the exchanges that went well that is written, of 2^32.
+    pub log_success_threshold: u64,
+    /// Where lines go; none: to standard output.
+    pub log_sinks: Vec<LogSink>,
     /// OTLP endpoint for spans, if any.
     pub otlp_endpoint: Option<String>,
     /// How they travel there.

@@ -71,7 +71,7 @@ async fn a_log_that_nobody_reads_loses_only_what_it_counts() {
         account(&world, &snapshot, &app, &format!("/{n}"), &endpoint);
     }
     let text = world.telemetry.render();
-    let dropped = text.lines().find_map(|line| line.strip_prefix("meshwright_access_log_dropped_total ")).unwrap();
+    let dropped = text.lines().find_map(|line| line.strip_prefix("meshwright_access_log_dropped_total{sink=\"all\"} ")).unwrap();
     let dropped: usize = dropped.parse().unwrap();
     assert!(dropped > 0 && dropped <= 2 * RECORDS_MAX, "{dropped}");
     let mut last = None;
@@ -96,7 +96,7 @@ async fn refused_lines_are_counted() {
     }
     world.telemetry.close_log();
     let text = world.telemetry.render();
-    assert!(text.contains("meshwright_access_log_dropped_total 1000\n"), "{text}");
+    assert!(text.contains("meshwright_access_log_dropped_total{sink=\"stdout\"} 1000\n"), "{text}");
 }
 
 /// Aim: more shapes than are known again at once, in any order and across epochs, and each line still names its own endpoint and rule.

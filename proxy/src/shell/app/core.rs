@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::callout::Callout;
+use crate::callout::{CalledServices, Callout};
 use crate::callout::keys::KeyKeeper;
 use crate::callout::providers::ProviderKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
@@ -170,6 +170,7 @@ impl Core {
             telemetry: Arc::clone(&telemetry),
             node: self.node.clone(),
         };
+        let node = self.node.id.to_string();
         let reporter = Reporter {
             uplink,
             node: self.node,
@@ -188,8 +189,9 @@ impl Core {
         tasks.spawn(stores.run(Draw::seeded(draw.next()), stop.clone()));
         let providers = ProviderKeeper { callout: callout.clone(), snapshots: snapshots.clone(), telemetry: Arc::clone(&telemetry) };
         tasks.spawn(providers.run(Draw::seeded(draw.next()), stop.clone()));
-        let keeper = KeyKeeper { callout, snapshots, telemetry };
+        let keeper = KeyKeeper { callout: callout.clone(), snapshots, telemetry: Arc::clone(&telemetry) };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
+        telemetry.reach_services(Arc::new(CalledServices::new(callout, node, draw.next())));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));
         Ok(())

@@ -5,6 +5,7 @@
 //! Every field of our proto subset is honoured or makes its resource [`Rejected`]; fields outside the subset are a newer control
 //! plane's and are ignored by the decoder.
 
+mod access_log;
 mod authentication;
 mod chains;
 mod client;

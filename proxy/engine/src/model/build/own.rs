@@ -1,20 +1,19 @@
 //! Resources that are not Envoy's: the proxy's own facts, DNS answers, and the trust bundle out of its Secret.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
-use proto::mesh::access_log::Format;
 use proto::mesh::tracing;
-use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
+use proto::mesh::{AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
+use super::access_log::Log;
 use super::secret::authorities;
 use super::{duration, same_name};
 use crate::model::rule_telemetry::{percent_of, threshold};
-use crate::model::{self, DnsAnswer, Keep, Locality, LogFormat, LogTemplate, OtlpProtocol, Settings};
+use crate::model::{self, DnsAnswer, Keep, Locality, OtlpProtocol, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -76,13 +75,17 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
     }
+    let log = access_log.as_ref().map_or_else(|| Ok(Log::default()), Log::of).map_err(|wrong| wrong.within("access_log"))?;
     Ok(Settings {
         trust_domain: judged_trust_domain(trust_domain)?,
         outside_mesh_denied: *outside_mesh_denied,
         mesh_cidrs: parse_all(mesh_cidrs, "mesh_cidrs", "a range like 10.0.0.0/8", |text| text.parse::<IpNet>().ok())?,
         dns_zones: dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
         access_log: access_log.as_ref().is_some_and(|log| log.enabled),
-        log_format: access_log.as_ref().map_or(Ok(LogFormat::Json), log_format).map_err(|wrong| wrong.within("access_log"))?,
+        log_format: log.format,
+        log_filter: log.filter,
+        log_success_threshold: log.success_threshold,
+        log_sinks: log.sinks,
         otlp_endpoint: judged_endpoint("tracing.otlp_endpoint", &otlp_endpoint)?,
         otlp_protocol: judged_protocol(protocol)?,
         zipkin_endpoint: judged_endpoint("tracing.zipkin_endpoint", &zipkin_endpoint)?,
@@ -102,18 +105,6 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         gateways: sorted(gateways),
         loopback_barred: *loopback_barred,
         probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
-    })
-}
-
-fn log_format(AccessLog { enabled: _, format, template }: &AccessLog) -> Result<LogFormat, Wrong> {
-    let format = Format::try_from(*format).map_err(|_| Wrong::new("format", format!("{format} is none of ours")))?;
-    if format != Format::Text && !template.is_empty() {
-        return Err(Wrong::new("template", "has no meaning beside another format than TEXT"));
-    }
-    Ok(match format {
-        Format::Json => LogFormat::Json,
-        Format::Combined => LogFormat::Combined,
-        Format::Text => LogFormat::Text(Arc::new(LogTemplate::parse(template).map_err(|why| Wrong::new("template", why))?)),
     })
 }
 

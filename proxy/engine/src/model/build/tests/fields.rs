@@ -314,6 +314,24 @@ fn backend() -> Cluster {
     Cluster { transport_socket_matches: vec![rest], ..fixture::cluster("shop/c:443") }
 }
 
+fn access_log() -> AccessLog {
+    let sink = |kind| mesh::LogSink { kind: Some(kind) };
+    AccessLog {
+        enabled: true,
+        format: mesh::access_log::Format::Text.into(),
+        template: "{path}".into(),
+        filter: "response.code >= 400".into(),
+        sample_success_percent: Some(1.0),
+        sinks: vec![
+            sink(mesh::log_sink::Kind::Stdout(mesh::log_sink::Stdout {})),
+            sink(mesh::log_sink::Kind::File(mesh::log_sink::File { path: "/var/log/mesh.log".into(), bytes_max: 1 << 20, keep: 2 })),
+            sink(mesh::log_sink::Kind::Otlp(mesh::log_sink::Otlp { endpoint: "http://127.0.0.1:4317".into() })),
+            sink(mesh::log_sink::Kind::Als(mesh::log_sink::Als { address: "http://als.shop.svc.cluster.local:9000".into() })),
+        ],
+        ..AccessLog::default()
+    }
+}
+
 fn good() -> Vec<Resource> {
     let out = |at: &str| Listener {
         listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
@@ -335,7 +353,7 @@ fn good() -> Vec<Resource> {
         trust_domain: "cluster.local".into(),
         mesh_cidrs: vec!["10.0.0.0/8".into()],
         dns_zones: vec!["cluster.local".into()],
-        access_log: Some(AccessLog { enabled: true, format: mesh::access_log::Format::Text.into(), template: "{path}".into() }),
+        access_log: Some(access_log()),
         tracing: Some(Tracing {
             otlp_endpoint: "http://127.0.0.1:4317".into(),
             zipkin_endpoint: "http://127.0.0.1:9411/api/v2/spans".into(),
