@@ -154,6 +154,8 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let ground =
         Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over: false, cluster: cluster.clone() };
     let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
+    // There is no lease, and nobody else.
+    metrics.holder.set(1);
     if let Some(folder) = &args.config {
         plane.tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
     }
@@ -180,7 +182,7 @@ fn stand(
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
-    metrics.follow(&authority);
+    metrics.follow(&authority, &clock);
     metrics.publish(&board);
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();

@@ -31,6 +31,9 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         ("tracing.samplePercent", spec.sample_percent.is_some()),
         ("tracing.attributes", spec.attributes.is_some()),
         ("metrics.seriesMax", spec.series_max.is_some()),
+        ("metrics.labels.drop", spec.dropped_labels.is_some()),
+        ("metrics.labels.add", spec.added_labels.is_some()),
+        ("metrics.otlp", spec.metrics_otlp.is_some()),
     ];
     Some((&spec.selector, fields.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()).collect()))
 }

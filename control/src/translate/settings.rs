@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use engine::model::MetricLabel;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
 use proto::mesh::access_log::Format;
-use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
+use proto::mesh::{AccessLog, AppProbe, Metrics, ProxyConfig, RelayOrder, Tracing};
 use proto::names::Mode;
 
 use super::mtls::{AppliesTo, applies, place};
@@ -65,6 +66,9 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
         all.sample_percent = all.sample_percent.or(spec.sample_percent);
         all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
         all.series_max = all.series_max.or(spec.series_max);
+        all.dropped_labels = all.dropped_labels.take().or_else(|| spec.dropped_labels.clone());
+        all.added_labels = all.added_labels.take().or_else(|| spec.added_labels.clone());
+        all.metrics_otlp = all.metrics_otlp.take().or_else(|| spec.metrics_otlp.clone());
     }
     all
 }
@@ -74,9 +78,10 @@ pub(super) fn relays(world: &World) -> Vec<RelayOrder> {
     if world.settings().bridge.is_none() {
         return Vec::new();
     }
-    let told = world.index().telemetries.iter().filter_map(|object| content(object)?.otlp_endpoint.as_deref());
-    let targets: BTreeSet<&str> = told.chain(world.settings().otlp_endpoint.as_deref()).filter(|endpoint| is_loopback(endpoint)).collect();
-    let order = |(place, endpoint): (u16, &str)| {
+    let endpoints = |spec: &'_ Telemetry| [spec.otlp_endpoint.clone(), spec.metrics_otlp.as_ref().map(|(endpoint, _)| endpoint.clone())];
+    let told = world.index().telemetries.iter().filter_map(|object| content(object)).flat_map(endpoints).flatten();
+    let targets: BTreeSet<String> = told.chain(world.settings().otlp_endpoint.clone()).filter(|endpoint| is_loopback(endpoint)).collect();
+    let order = |(place, endpoint): (u16, String)| {
         let target = endpoint.trim_start_matches("http://").to_owned();
         RelayOrder { port: u32::from(RELAY_PORT_FIRST + place), target }
     };
@@ -114,6 +119,17 @@ fn relayed(world: &World, endpoint: &str) -> String {
     }
 }
 
+fn metrics(world: &World, telemetry: &Telemetry) -> Metrics {
+    let names = |labels: &Option<Vec<MetricLabel>>| labels.iter().flatten().map(|label| label.text().to_owned()).collect();
+    let (endpoint, interval) = telemetry.metrics_otlp.as_ref().map(|(endpoint, interval)| (relayed(world, endpoint), *interval)).unzip();
+    Metrics {
+        dropped_labels: names(&telemetry.dropped_labels),
+        added_labels: names(&telemetry.added_labels),
+        otlp_endpoint: endpoint.unwrap_or_default(),
+        otlp_interval: interval.and_then(|interval| prost_types::Duration::try_from(interval).ok()),
+    }
+}
+
 /// Whose word on callers from outside is believed.
 fn gateways(index: &Index) -> Vec<String> {
     let identity = |name: &Name| Identity::new(&index.mesh.trust_domain, &name.0, &edge_account(&name.1)).ok();
@@ -137,8 +153,9 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         tracing: Some(Tracing {
             otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
             sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),
-            attributes: telemetry.attributes.unwrap_or_default(),
+            attributes: telemetry.attributes.clone().unwrap_or_default(),
         }),
+        metrics: Some(metrics(world, &telemetry)),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,
         metric_series_max: telemetry.series_max.unwrap_or(METRIC_SERIES_MAX.into()),

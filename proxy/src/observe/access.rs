@@ -71,6 +71,11 @@ impl AccessLog {
         }
     }
 
+    /// Records that wait for the writer.
+    pub(super) fn waiting(&self) -> u64 {
+        self.outboxes.waiting()
+    }
+
     /// Lines that could not be written.
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

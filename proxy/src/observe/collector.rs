@@ -71,16 +71,7 @@ impl Collector {
     /// Connects at the first use and again after each loss.
     pub(super) fn new(endpoint: &str, network: &Network) -> Result<Self, Undelivered> {
         let refused = |why: String| Undelivered { endpoint: endpoint.to_owned(), why };
-        let uri = parse(endpoint).map_err(|error| refused(error.to_string()))?;
-        let target = Endpoint::from_shared(uri.to_string()).map_err(|error| refused(error.to_string()))?;
-        let network = network.clone();
-        let channel = target.connect_with_connector_lazy(service_fn(move |uri: Uri| {
-            let network = network.clone();
-            async move {
-                let opened = tokio::time::timeout(CONNECT_MAX, open(&network, &uri));
-                opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))?.map(TokioIo::new)
-            }
-        }));
+        let channel = channel(endpoint, network)?;
         let library = SpanExporter::builder().with_tonic().with_channel(channel.clone()).with_timeout(EXPORT_MAX).build();
         let library = library.map_err(|error| refused(error.to_string()))?;
         Ok(Self { endpoint: endpoint.to_owned(), grpc: Grpc::new(channel), library })
@@ -119,6 +110,21 @@ impl Collector {
     }
 }
 
+/// The way to a collector: connects at the first use and again after each loss.
+pub(super) fn channel(endpoint: &str, network: &Network) -> Result<Channel, Undelivered> {
+    let refused = |why: String| Undelivered { endpoint: endpoint.to_owned(), why };
+    let uri = parse(endpoint).map_err(|error| refused(error.to_string()))?;
+    let target = Endpoint::from_shared(uri.to_string()).map_err(|error| refused(error.to_string()))?;
+    let network = network.clone();
+    Ok(target.connect_with_connector_lazy(service_fn(move |uri: Uri| {
+        let network = network.clone();
+        async move {
+            let opened = tokio::time::timeout(CONNECT_MAX, open(&network, &uri));
+            opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))?.map(TokioIo::new)
+        }
+    })))
+}
+
 async fn patiently(grpc: &mut Grpc<Channel>, message: SpanRequest) -> Result<ExportTraceServiceResponse, Status> {
     let mut pause = RETRY_AFTER;
     for _ in 0..RETRIES_MAX {
@@ -144,7 +150,7 @@ fn whole(error: &dyn std::error::Error) -> String {
 }
 
 /// OTLP specification, "OTLP/gRPC Throttling" and "Failures".
-fn may_come_again(status: &Status) -> bool {
+pub(super) fn may_come_again(status: &Status) -> bool {
     match status.code() {
         Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss => true,
         Code::ResourceExhausted => asked_pause(status).is_some(),
@@ -167,7 +173,7 @@ struct RetryInfo {
 }
 
 /// The pause that a collector asks for.
-fn asked_pause(status: &Status) -> Option<Duration> {
+pub(super) fn asked_pause(status: &Status) -> Option<Duration> {
     let details = Details::decode(status.details()).ok()?.details;
     let told = details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
     RetryInfo::decode(&told.value[..]).ok()?.retry_delay.and_then(|delay| delay.try_into().ok())

@@ -5,6 +5,9 @@ mod metrics;
 mod tracing;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::model::MetricLabel;
 
 use super::door::Fields;
 use super::key::Kind;
@@ -41,6 +44,12 @@ pub struct Telemetry {
     pub attributes: Option<BTreeMap<String, String>>,
     /// Bound on metric label sets.
     pub series_max: Option<u32>,
+    /// Labels that metrics of traffic do without.
+    pub dropped_labels: Option<Vec<MetricLabel>>,
+    /// Labels that they have in addition.
+    pub added_labels: Option<Vec<MetricLabel>>,
+    /// OTLP/gRPC endpoint of metrics, and how often they are sent there.
+    pub metrics_otlp: Option<(String, Duration)>,
 }
 
 impl Telemetry {

@@ -23,7 +23,7 @@ impl Telemetry {
 }
 
 /// `http://HOST:PORT`, nothing behind it.
-fn endpoint(at: &Cursor<'_>) -> Option<String> {
+pub(super) fn endpoint(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?;
     let uri: Option<http::Uri> = text.parse().ok();
     let fits = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/"));

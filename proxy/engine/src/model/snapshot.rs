@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proto::identity::Identity;
 
-use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, Outbound, RouteTable, Trust};
+use super::{Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, LogFormat, MetricLabels, Outbound, RouteTable, Trust};
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::callout::Callouts;
@@ -96,6 +96,10 @@ pub struct Settings {
     pub rotate_at_percent: u32,
     /// Bound on metric label sets.
     pub metric_series_max: usize,
+    /// Labels that metrics of traffic do without, or have in addition.
+    pub metric_labels: MetricLabels,
+    /// Where metrics are sent, and how often.
+    pub metrics_otlp: Option<(String, Duration)>,
     /// This proxy's namespace.
     pub namespace: String,
     /// This proxy's workload.

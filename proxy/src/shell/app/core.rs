@@ -15,7 +15,7 @@ use crate::callout::providers::ProviderKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::leases::LeaseKeeper;
-use crate::observe::{Exporter, Telemetry, TelemetryOptions};
+use crate::observe::{Exporter, MetricsExporter, Telemetry, TelemetryOptions};
 use crate::reports::{Reporter, answering};
 use crate::road::hashing::Hashing;
 use crate::shell::admin::Admin;
@@ -187,8 +187,11 @@ impl Core {
         tasks.spawn(stores.run(Draw::seeded(draw.next()), stop.clone()));
         let providers = ProviderKeeper { callout: callout.clone(), snapshots: snapshots.clone(), telemetry: Arc::clone(&telemetry) };
         tasks.spawn(providers.run(Draw::seeded(draw.next()), stop.clone()));
+        let metrics = MetricsExporter::new(Arc::clone(&telemetry));
         let keeper = KeyKeeper { callout, snapshots, telemetry };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
+        let ended = stop.clone();
+        tasks.spawn(metrics.run(async move { ended.cancelled().await }));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));
         Ok(())

@@ -7,12 +7,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::access_log::Format;
-use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
+use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, Metrics, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
 use super::secret::authorities;
 use super::{duration, same_name};
-use crate::model::{self, DnsAnswer, Locality, LogFormat, LogTemplate, Settings};
+use crate::model::{self, DnsAnswer, Locality, LogFormat, LogTemplate, MetricLabel, MetricLabels, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -24,6 +24,9 @@ const FACTS_MAX: usize = 1024;
 /// Life of a leaf where the mesh names none (kinds, `Mesh`).
 const LEAF_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 const ROTATE_AT_PERCENT_DEFAULT: u32 = 66;
+/// How often metrics are sent where nobody says it, and may be.
+const OTLP_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+const OTLP_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Length of the key that session tokens are made with.
 const SESSION_KEY_BYTES: usize = 32;
 
@@ -51,6 +54,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         probes,
         gateways,
         loopback_barred,
+        metrics,
     } = raw;
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
@@ -75,6 +79,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
     }
+    let (metric_labels, metrics_otlp) = metrics.as_ref().map_or_else(|| Ok(Default::default()), judged_metrics)?;
     Ok(Settings {
         trust_domain: judged_trust_domain(trust_domain)?,
         outside_mesh_denied: *outside_mesh_denied,
@@ -82,12 +87,14 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         dns_zones: dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
         access_log: access_log.as_ref().is_some_and(|log| log.enabled),
         log_format: access_log.as_ref().map_or(Ok(LogFormat::Json), log_format).map_err(|wrong| wrong.within("access_log"))?,
-        otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
+        otlp_endpoint: judged_otlp_endpoint("tracing.otlp_endpoint", &otlp_endpoint)?,
         sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
         span_attributes: attributes,
         leaf_life: judged_leaf_life(leaf_life.as_ref())?,
         rotate_at_percent,
         metric_series_max: if *metric_series_max == 0 { usize::from(METRIC_SERIES_MAX) } else { *metric_series_max as usize },
+        metric_labels,
+        metrics_otlp,
         namespace: namespace.clone(),
         workload: workload.clone(),
         service_account: service_account.clone(),
@@ -110,6 +117,25 @@ fn log_format(AccessLog { enabled: _, format, template }: &AccessLog) -> Result<
         Format::Combined => LogFormat::Combined,
         Format::Text => LogFormat::Text(Arc::new(LogTemplate::parse(template).map_err(|why| Wrong::new("template", why))?)),
     })
+}
+
+/// Which labels metrics have, and where they are sent.
+fn judged_metrics(raw: &Metrics) -> Result<(MetricLabels, Option<(String, Duration)>), Wrong> {
+    let Metrics { dropped_labels, added_labels, otlp_endpoint, otlp_interval } = raw;
+    let labels = |texts: &[String], field: &str, fits: fn(MetricLabel) -> bool| -> Result<Vec<MetricLabel>, Wrong> {
+        if texts.len() > MetricLabel::ALL.len() {
+            return Err(Wrong::new(field, format!("holds more than {} entries", MetricLabel::ALL.len())));
+        }
+        parse_all(texts, field, "a label of ours", |text| MetricLabel::parse(text).filter(|label| fits(*label)))
+    };
+    let dropped = labels(dropped_labels, "metrics.dropped_labels", MetricLabel::can_be_dropped)?;
+    let added = labels(added_labels, "metrics.added_labels", MetricLabel::can_be_added)?;
+    let interval = duration(otlp_interval.as_ref(), "metrics.otlp_interval")?.unwrap_or(OTLP_INTERVAL_DEFAULT);
+    if !OTLP_INTERVALS.contains(&interval) {
+        return Err(Wrong::new("metrics.otlp_interval", "is not between 1 s and 1 h"));
+    }
+    let endpoint = judged_otlp_endpoint("metrics.otlp_endpoint", otlp_endpoint)?;
+    Ok((dropped.into_iter().chain(added).collect(), endpoint.map(|endpoint| (endpoint, interval))))
 }
 
 fn sorted(texts: &[String]) -> Vec<String> {
@@ -143,13 +169,13 @@ fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-fn judged_otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
+fn judged_otlp_endpoint(field: &str, text: &str) -> Result<Option<String>, Wrong> {
     if text.is_empty() {
         return Ok(None);
     }
     let uri: Option<http::Uri> = text.parse().ok();
     let good = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new("tracing.otlp_endpoint", "is not of the form http://HOST:PORT")) }
+    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new(field, "is not of the form http://HOST:PORT")) }
 }
 
 fn parse_all<T>(texts: &[String], field: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Wrong> {

@@ -8,8 +8,8 @@ use prost::{Message, Name};
 use prost_types::Any;
 use proto::mesh::active_check::Kind as CheckKind;
 use proto::mesh::{
-    self, AccessLog, ActiveCheck, Balance, DnsRecord, DnsService, HttpCheck, Limits, Outlier, ProxyConfig, RetryBudget, RoutePolicy,
-    Tracing,
+    self, AccessLog, ActiveCheck, Balance, DnsRecord, DnsService, HttpCheck, Limits, Metrics, Outlier, ProxyConfig, RetryBudget,
+    RoutePolicy, Tracing,
 };
 use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
@@ -326,6 +326,12 @@ fn good() -> Vec<Resource> {
         access_log: Some(AccessLog { enabled: true, format: mesh::access_log::Format::Text.into(), template: "{path}".into() }),
         tracing: Some(Tracing { otlp_endpoint: "http://127.0.0.1:4317".into(), sample_percent: 1.0, ..Tracing::default() }),
         leaf_life: seconds(3600),
+        metrics: Some(Metrics {
+            dropped_labels: vec!["route".into()],
+            added_labels: vec!["method".into()],
+            otlp_endpoint: "http://127.0.0.1:4317".into(),
+            otlp_interval: seconds(10),
+        }),
         namespace: "shop".into(),
         workload: "frontend".into(),
         service_account: "frontend".into(),
