@@ -317,7 +317,7 @@ impl Entry {
             return false;
         }
         let Some(since) = self.leaving else {
-            all.iter().for_each(|series| drop(series.turn(LIVES, LEAVES)));
+            all.iter().for_each(|series| _ = series.turn(LIVES, LEAVES));
             self.leaving = Some(now);
             return false;
         };
@@ -327,7 +327,7 @@ impl Entry {
         let gone = all.iter().take_while(|series| series.turn(LEAVES, GONE)).count();
         if gone < all.len() {
             // Somebody counts on. Whoever finds one gone meanwhile asks for it, and has to wait until it is read again.
-            all[..gone].iter().for_each(|series| drop(series.turn(GONE, LIVES)));
+            all[..gone].iter().for_each(|series| _ = series.turn(GONE, LIVES));
             (self.changed, self.leaving) = (now, None);
         }
         gone == all.len()
