@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::calls::CallBook;
 use super::concern::Concerns;
 use super::edition::Edition;
-use super::epoch::{Book, Entry, Touched};
+use super::epoch::{Book, Entry, Lived, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::stats::StatBook;
@@ -301,8 +301,21 @@ impl Board {
 
     /// Writes into the book.
     pub fn write(&self, edit: impl FnOnce(&mut Book, u64)) {
-        edit(&mut self.book.lock(), self.clock.us());
+        let mut book = self.book.lock();
+        edit(&mut book, self.clock.us());
+        book.lived();
+        drop(book);
         self.turn();
+    }
+
+    /// How long epochs took until all had answered.
+    pub fn lived(&self) -> Lived {
+        self.book.lock().lived()
+    }
+
+    /// Events that wait for the writer.
+    pub fn queued(&self) -> usize {
+        self.events.max_capacity() - self.events.capacity()
     }
 
     /// The newest epoch's entry, or that of a number.

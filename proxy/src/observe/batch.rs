@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -182,6 +182,8 @@ pub(super) struct Outbox {
     open: Mailbox<Batch>,
     /// An empty one, to be filled next.
     spare: Mailbox<Batch>,
+    /// Records of the open one, as they were counted last.
+    waiting: AtomicUsize,
     bell: Arc<Bell>,
 }
 
@@ -198,6 +200,7 @@ impl Outbox {
         if !full {
             add(&mut batch);
         }
+        self.waiting.store(batch.records.len(), Ordering::Relaxed);
         let worth_it = !full && batch.records.len().is_multiple_of(WORTH_WAKING);
         self.open.put(batch);
         self.bell.put(worth_it);
@@ -206,6 +209,7 @@ impl Outbox {
 
     /// Takes the open batch.
     pub(super) fn take(&self) -> Option<Box<Batch>> {
+        self.waiting.store(0, Ordering::Relaxed);
         self.open.take()
     }
 
@@ -233,7 +237,8 @@ pub(super) struct Outboxes {
 impl Outboxes {
     /// One more worker's.
     pub(super) fn open(&self) -> Arc<Outbox> {
-        let outbox = Arc::new(Outbox { open: Mailbox::default(), spare: Mailbox::default(), bell: Arc::clone(&self.bell) });
+        let (open, spare, waiting) = Default::default();
+        let outbox = Arc::new(Outbox { open, spare, waiting, bell: Arc::clone(&self.bell) });
         self.all.lock().push(Arc::clone(&outbox));
         outbox
     }
@@ -241,6 +246,11 @@ impl Outboxes {
     /// Those there are now.
     pub(super) fn all(&self) -> Vec<Arc<Outbox>> {
         self.all.lock().clone()
+    }
+
+    /// Records in open batches.
+    pub(super) fn waiting(&self) -> u64 {
+        self.all.lock().iter().map(|outbox| outbox.waiting.load(Ordering::Relaxed) as u64).sum()
     }
 
     /// Frees what is kept for the next batch.

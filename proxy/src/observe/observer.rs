@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use engine::model::{Ejected, Endpoint, Keep, Snapshot};
+use engine::model::{Ejected, Endpoint, Keep, MetricLabel, Snapshot};
 use engine::versions::has_streams;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -13,7 +14,7 @@ use http::request::Parts;
 use super::account::Account;
 use super::downstream::Downstream;
 use super::edge::EdgeReadings;
-use super::labels::{Direction, MetricFamily, Wire};
+use super::labels::{Direction, MethodLabel, MetricFamily, Wire};
 use super::record::{Outline, Word, text};
 use super::telemetry::Telemetry;
 use super::trace::Forms;
@@ -31,6 +32,12 @@ impl Observer {
     /// A new worker's observer. `draw` decides on sampling and makes trace ids.
     pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         Self { worker: Rc::new(Recorder::new(telemetry, draw)) }
+    }
+
+    /// What this worker saw of itself at its tick: how late that came, how many connections its pool has, and how many requests wait for one.
+    pub fn ticked(&self, lag: Duration, open: usize, waiting: usize) {
+        self.worker.load.lagged(lag);
+        self.worker.load.pooled(open, waiting);
     }
 
     /// A copy of a request was not made: too many are under way.
@@ -128,7 +135,10 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        if seen.labels.has(MetricLabel::Method) {
+            seen.method = MethodLabel::of(&parts.method);
+        }
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.traces(settings);

@@ -4,14 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::consumers::Consumer;
 use engine::failure::{Blame, Reason};
-use engine::model::{Cluster, Endpoint, InboundPort, Keep, Rule, Settings, Snapshot};
+use engine::model::{Cluster, Endpoint, InboundPort, Keep, MetricLabels, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
 use super::calls::CALL_NONE;
 use super::ending::{Ending, KeepCause};
 use super::event::{EVENTS_LISTED_MAX, SpanEvent};
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MethodLabel, MetricFamily, Wire};
 use super::trace::Context;
 use super::under_way::TraceLink;
 use crate::tls::{Peer, TlsFacts};
@@ -45,6 +46,14 @@ pub(super) struct Outline {
     pub(super) call: u32,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
+    /// What its metrics tell.
+    pub(super) labels: MetricLabels,
+    /// Whether durations are counted for OTLP, too.
+    pub(super) sketched: bool,
+    /// Where metrics tell it.
+    pub(super) method: MethodLabel,
+    /// The same: who calls from outside.
+    pub(super) consumer: Option<Arc<Consumer>>,
 }
 
 /// A text of an exchange, in the order in which they are learnt.
@@ -158,6 +167,8 @@ pub(super) struct Detail {
 
 impl Outline {
     pub(super) fn new(snapshot: Arc<Snapshot>, family: MetricFamily, direction: Direction, wire: Wire, source: u32, mtls: bool) -> Self {
+        let settings = snapshot.settings.as_deref();
+        let (labels, sketched) = settings.map_or_else(Default::default, |own| (own.metric_labels, own.metrics_otlp.is_some()));
         Self {
             snapshot,
             family,
@@ -177,6 +188,10 @@ impl Outline {
             call: CALL_NONE,
             request_bytes: 0,
             response_bytes: 0,
+            labels,
+            sketched,
+            method: MethodLabel::default(),
+            consumer: None,
         }
     }
 
