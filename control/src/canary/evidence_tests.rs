@@ -142,7 +142,7 @@ fn evidence_survives_a_restart() {
     let near = |one: f64, other: f64| (one - other).abs() < 1e-9;
     assert!(near(one.p_value_errors, other.p_value_errors) && near(one.p_value_latency, other.p_value_latency), "{one:?} {other:?}");
     assert_eq!((one.worse, one.good_enough, one.more_needed), (other.worse, other.good_enough, other.more_needed));
-    let long = serde_json::json!({"requests": 1, "failures": 0, "buckets": [0; BUCKETS + 1]});
+    let long = serde_json::json!({"requests": 1, "failures": 0, "buckets": vec![0; BUCKETS + 1]});
     assert!(serde_json::from_value::<Tally>(long).is_err());
 }
 

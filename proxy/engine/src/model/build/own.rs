@@ -146,6 +146,25 @@ fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// Which labels metrics have, and where they are sent.
+fn judged_metrics(raw: &Metrics) -> Result<(MetricLabels, Option<(String, Duration)>), Wrong> {
+    let Metrics { dropped_labels, added_labels, otlp_endpoint, otlp_interval } = raw;
+    let labels = |texts: &[String], field: &str, fits: fn(MetricLabel) -> bool| -> Result<Vec<MetricLabel>, Wrong> {
+        if texts.len() > MetricLabel::ALL.len() {
+            return Err(Wrong::new(field, format!("holds more than {} entries", MetricLabel::ALL.len())));
+        }
+        parse_all(texts, field, "a label of ours", |text| MetricLabel::parse(text).filter(|label| fits(*label)))
+    };
+    let dropped = labels(dropped_labels, "metrics.dropped_labels", MetricLabel::can_be_dropped)?;
+    let added = labels(added_labels, "metrics.added_labels", MetricLabel::can_be_added)?;
+    let interval = duration(otlp_interval.as_ref(), "metrics.otlp_interval")?.unwrap_or(OTLP_INTERVAL_DEFAULT);
+    if !OTLP_INTERVALS.contains(&interval) {
+        return Err(Wrong::new("metrics.otlp_interval", "is not between 1 s and 1 h"));
+    }
+    let endpoint = judged_endpoint("metrics.otlp_endpoint", otlp_endpoint)?;
+    Ok((dropped.into_iter().chain(added).collect(), endpoint.map(|endpoint| (endpoint, interval))))
+}
+
 fn judged_protocol(number: i32) -> Result<OtlpProtocol, Wrong> {
     match tracing::OtlpProtocol::try_from(number) {
         Ok(tracing::OtlpProtocol::Grpc) => Ok(OtlpProtocol::Grpc),
