@@ -74,3 +74,15 @@ async fn a_connection_is_a_line_too() {
     drop(account);
     assert_eq!(world.lines.lock()[0], r#"10.77.0.2 - - [15/Jan/2027:08:00:00 +0000] "-" 000 7 "-" "-""#);
 }
+
+/// Aim: log lines have exactly the fields of kinds.md, in that order, for HTTP, a denial over gRPC, and opaque TCP.
+#[tokio::test(start_paused = true)]
+async fn log_lines_read_as_kinds_says() {
+    let world = world();
+    some_traffic(&world, &snapshot(settings(true, Some("http://127.0.0.1:4317"), 0))).await;
+    let lines: String = world.lines.lock().iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("MESHWRIGHT_BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/observe/golden/access.jsonl"), &lines).unwrap();
+    }
+    assert_eq!(lines, include_str!("../golden/access.jsonl"));
+}
