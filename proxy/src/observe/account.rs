@@ -21,7 +21,7 @@ use super::downstream::Downstream;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
-use super::tap::Watched;
+use super::tap::FittingTaps;
 use super::worker::Recorder;
 use crate::tls::TlsFacts;
 
@@ -46,7 +46,7 @@ pub struct Account {
     /// What every answer says of encryption, where it does.
     strictly: Option<Arc<ClientRules>>,
     /// Taps that may show it.
-    watched: Option<Watched>,
+    watched: Option<FittingTaps>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -64,7 +64,7 @@ impl Account {
     }
 
     /// The same, watched by taps.
-    pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
+    pub(super) fn watched(mut self, watched: Option<FittingTaps>) -> Self {
         self.watched = watched;
         self
     }

@@ -21,7 +21,7 @@ use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
-use super::tap::{KnownTaps, Watched};
+use super::tap::{KnownTaps, FittingTaps};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms};
 use crate::ground::fold::Folding;
@@ -151,7 +151,7 @@ impl Recorder {
     }
 
     /// Whether taps may show an exchange that begins now; `parts`: of a request.
-    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<FittingTaps> {
         let taps = &self.telemetry.taps;
         if taps.turn() == 0 {
             return None;
