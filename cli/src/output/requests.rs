@@ -7,27 +7,29 @@ use super::terminal::{fitted, harmless};
 
 /// Between two columns.
 const GAP: &str = "  ";
-/// A path is never cut shorter.
+/// A path, and who calls whom, are never cut shorter.
 const PATH_CHARACTERS_MIN: usize = 12;
+const PARTIES_CHARACTERS_MIN: usize = 20;
 /// A column grows no wider than this; a longer cell stands out.
 const CELL_CHARACTERS_MAX: usize = 48;
-/// Number of the path among the columns.
-const PATH: usize = 4;
-/// Number of the status.
-const STATUS: usize = 5;
 const COLUMNS: usize = 10;
+/// Numbers of columns: who calls whom, the path, the status. Those behind the reason give way where there is no room.
+const PARTIES: usize = 2;
+const PATH: usize = 4;
+const STATUS: usize = 5;
+const REASON: usize = 6;
 /// Headings, and how wide each column is at first.
 const HEADS: [(&str, usize); COLUMNS] = [
     ("TIME", 12),
     ("", 1),
-    ("SOURCE → DESTINATION", 36),
+    ("SOURCE → DESTINATION", 30),
     ("METHOD", 6),
     ("PATH", 20),
     ("STATUS", 6),
-    ("REASON", 8),
+    ("REASON", 6),
     ("LATENCY", 8),
-    ("BYTES", 6),
-    ("ATTEMPTS", 0),
+    ("BYTES", 5),
+    ("TRIES", 5),
 ];
 
 const RED: &str = "\x1b[31m";
@@ -69,18 +71,28 @@ impl RequestRows {
         self.set(&cells, self.colours.then(|| colour(line)))
     }
 
-    /// How wide the path is: on a terminal, what the others leave.
-    fn path_width(&self) -> usize {
-        let Some(columns) = self.columns else { return self.widths[PATH] };
-        let others: usize = self.widths.iter().enumerate().filter(|(at, _)| *at != PATH).map(|(_, width)| width).sum();
-        columns.saturating_sub(others + GAP.len() * (COLUMNS - 1)).clamp(PATH_CHARACTERS_MIN, self.widths[PATH])
+    /// How wide each column is, and how many there are: a narrow terminal first cuts paths, then leaves out what matters least, then cuts names.
+    fn layout(&self) -> ([usize; COLUMNS], usize) {
+        let (mut widths, mut shown) = (self.widths, COLUMNS);
+        let Some(columns) = self.columns else { return (widths, shown) };
+        let beyond = |widths: &[usize; COLUMNS], shown: usize| {
+            let all: usize = widths[..shown].iter().sum::<usize>() + GAP.len() * (shown - 1);
+            all.saturating_sub(columns)
+        };
+        widths[PATH] = widths[PATH].saturating_sub(beyond(&widths, shown)).max(PATH_CHARACTERS_MIN.min(widths[PATH]));
+        while beyond(&widths, shown) > 0 && shown > REASON + 1 {
+            shown -= 1;
+        }
+        widths[PARTIES] = widths[PARTIES].saturating_sub(beyond(&widths, shown)).max(PARTIES_CHARACTERS_MIN);
+        (widths, shown)
     }
 
     fn set(&self, cells: &[String; COLUMNS], colour: Option<&str>) -> String {
+        let (widths, shown) = self.layout();
         let mut text = String::new();
-        for (at, cell) in cells.iter().enumerate() {
-            let width = if at == PATH { self.path_width() } else { self.widths[at] };
-            let cell = if at == PATH && self.columns.is_some() { fitted(cell, width) } else { cell.clone() };
+        for (at, (cell, width)) in cells.iter().zip(widths).take(shown).enumerate() {
+            let cuts = self.columns.is_some() && matches!(at, PATH | PARTIES);
+            let cell = if cuts { fitted(cell, width) } else { cell.clone() };
             let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
             match colour.filter(|_| at == STATUS) {
                 Some(colour) => text += &format!("{colour}{cell}{PLAIN}{pad}"),
@@ -180,11 +192,17 @@ mod tests {
         }
     }
 
-    /// Aim: a narrow terminal cuts the path and nothing else; a pipe cuts nothing and has no colours.
+    /// Aim: a narrow terminal cuts the path, then loses what matters least, and never wraps; a pipe cuts nothing and has no colours.
     #[test]
     fn narrow_terminals_cut_the_path() {
-        let narrow = RequestRows::new(Some(100), false).row(&line());
-        assert!(narrow.contains("/items/a-ra…") && narrow.contains("no_endpoints") && narrow.contains("12.3 ms"), "{narrow}");
+        let at = |columns: usize| RequestRows::new(Some(columns), false).row(&line());
+        let row = at(120);
+        assert!(row.contains("/items/a-r") && row.contains('…') && row.ends_with('2'), "{row}");
+        let row = at(100);
+        assert!(row.contains("/items/a-ra…") && row.contains("no_endpoints") && !row.contains("2.0k"), "{row}");
+        for columns in [90, 100, 110, 120, 140, 200] {
+            assert!(at(columns).chars().count() <= columns, "{columns}: {}", at(columns));
+        }
         let wide = RequestRows::new(None, false).row(&line());
         assert!(wide.contains("/items/a-rather-long-path?x=1") && !wide.contains('\x1b'), "{wide}");
     }

@@ -12,6 +12,7 @@ pub mod plaintext;
 #[cfg(test)]
 mod random;
 pub mod session;
+mod signals;
 pub mod stats;
 pub mod taps;
 pub mod trust;

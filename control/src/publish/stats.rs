@@ -8,7 +8,6 @@ use proto::defaults::BUCKET_BOUNDS_SECS;
 use proto::mesh::RouteTraffic;
 use proto::names::Mode;
 
-use super::board::Board;
 use super::peer::Claim;
 use crate::world::Name;
 
@@ -233,20 +232,6 @@ fn add(slices: &mut Slices, now_secs: u64, counted: &Golden) {
         // A clock that goes back counts on where it was.
         Some((second, sum)) if *second >= now_secs => sum.add(counted),
         _ => slices.push_back((now_secs, counted.clone())),
-    }
-}
-
-impl Board {
-    /// A proxy tells what it counted.
-    pub fn counted(&self, claim: &Claim, rows: &[RouteTraffic]) {
-        if !rows.is_empty() {
-            self.stats.lock().take(claim, rows, self.clock.ms());
-        }
-    }
-
-    /// Looks at what is called.
-    pub fn stats<T>(&self, look: impl FnOnce(&StatBook) -> T) -> T {
-        look(&self.stats.lock())
     }
 }
 

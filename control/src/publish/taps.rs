@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use proto::mesh::{Command, TapNews, Tapped, command};
+use proto::mesh::{TapNews, Tapped};
 use tokio::sync::mpsc;
-
-use super::board::Board;
 
 /// Taps at once.
 pub const TAPS_MAX: usize = 32;
@@ -42,7 +40,7 @@ pub struct Tap {
 
 impl TapBook {
     /// Opens a tap. `None`: there are [`TAPS_MAX`].
-    fn open(self: &Arc<Self>, id: u64) -> Option<Tap> {
+    pub(super) fn open(self: &Arc<Self>, id: u64) -> Option<Tap> {
         let mut open = self.open.lock();
         if open.len() >= TAPS_MAX {
             return None;
@@ -94,19 +92,6 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.book.open.lock().remove(&self.id);
-    }
-}
-
-impl Board {
-    /// Opens a tap, which is about nobody yet. `None`: there are [`TAPS_MAX`].
-    pub fn tap(&self) -> Option<Tap> {
-        self.taps.open(self.ticket())
-    }
-
-    /// Tells a proxy something that it does not answer. False: it is not connected, or has too much to do.
-    pub fn tell(&self, key: &str, id: u64, kind: command::Kind) -> bool {
-        let told = self.correspondent(key, |correspondent| correspondent.commands.try_send(Command { id, kind: Some(kind) }).is_ok());
-        told == Some(true)
     }
 }
 

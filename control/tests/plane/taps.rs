@@ -86,7 +86,7 @@ async fn a_watcher_that_reads_nothing_holds_up_no_proxy() {
     let folders = Folders::new();
     let plane = folders.start().await;
     let (_sidecar, mut proxy) = catalog(&plane).await;
-    let _tap = begun(&plane).await.unwrap();
+    let tap = begun(&plane).await.unwrap();
     let id = next(&mut proxy).await.id;
     let line = "x".repeat(1000);
     for _ in 0..250 {
@@ -107,6 +107,8 @@ async fn a_watcher_that_reads_nothing_holds_up_no_proxy() {
     });
     let hops: Value = serde_json::from_str(&found.unwrap().into_inner().json).unwrap();
     assert_eq!(hops[0]["proxy"], "shop/catalog", "{hops}");
+    // A server ends when its connections do.
+    drop(tap);
     plane.stop().await;
 }
 

@@ -22,7 +22,7 @@ use super::event::{EventKind, SpanEvent};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
-use super::tap::Watched;
+use super::tap::FittingTaps;
 use super::trace::Context;
 use super::under_way::UnderWayPlace;
 use super::worker::{HeadersSay, Recorder};
@@ -57,7 +57,7 @@ pub struct Account {
     /// Which of its rule's backends counts it as a version of a canary; [`NOWHERE`]: none.
     counted_at: u32,
     /// Taps that may show it.
-    watched: Option<Watched>,
+    watched: Option<FittingTaps>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
@@ -93,7 +93,7 @@ impl Account {
     }
 
     /// The same, watched by taps.
-    pub(super) fn watched(mut self, watched: Option<Watched>) -> Self {
+    pub(super) fn watched(mut self, watched: Option<FittingTaps>) -> Self {
         self.watched = watched;
         self
     }

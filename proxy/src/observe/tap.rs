@@ -259,7 +259,7 @@ pub(super) struct KnownTaps {
 
 /// An exchange that taps may show.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct FittingTaps {
     taps: Rc<Vec<Arc<Tap>>>,
     /// Of which the head fits.
     fitting: u8,
@@ -270,7 +270,7 @@ pub(super) struct Watched {
 impl KnownTaps {
     /// Judges the head of an exchange, while there are taps. `now`: nanoseconds since the proxy's start.
     #[cold]
-    pub(super) fn judge(&mut self, taps: &Taps, now: u64, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+    pub(super) fn judge(&mut self, taps: &Taps, now: u64, direction: Direction, parts: Option<&Parts>) -> Option<FittingTaps> {
         if self.turn != taps.turn() {
             let open = taps.open.lock();
             *self = Self { turn: taps.turn(), all: Rc::new(open.all.clone()) };
@@ -280,11 +280,11 @@ impl KnownTaps {
             fitting |= 1 << place;
             noted |= tap.allowance.is_left(now);
         }
-        (fitting != 0).then(|| Watched { taps: Rc::clone(&self.all), fitting, noted })
+        (fitting != 0).then(|| FittingTaps { taps: Rc::clone(&self.all), fitting, noted })
     }
 }
 
-impl Watched {
+impl FittingTaps {
     /// The exchange has ended. `detail`: notes on it, where they were taken; `now` as before.
     #[cold]
     pub(super) fn ended(&self, now: u64, seen: &Outline, detail: Option<&Detail>, times: (Duration, SystemTime)) {

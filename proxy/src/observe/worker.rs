@@ -23,7 +23,7 @@ use super::load::WorkerLoad;
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
-use super::tap::{KnownTaps, Watched};
+use super::tap::{KnownTaps, FittingTaps};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms, Remote};
 use super::under_way::{Guess, TraceLink, UnderWay};
@@ -237,7 +237,7 @@ impl Recorder {
     }
 
     /// Whether taps may show an exchange that begins now; `parts`: of a request.
-    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<Watched> {
+    pub(super) fn watched(&self, now: Instant, direction: Direction, parts: Option<&Parts>) -> Option<FittingTaps> {
         let taps = &self.telemetry.taps;
         if taps.turn() == 0 {
             return None;
