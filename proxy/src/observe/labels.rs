@@ -136,17 +136,17 @@ pub(super) const GRPC_NONE: u8 = u8::MAX;
 pub const fn is_server_error(grpc: u8) -> bool {
     matches!(grpc, 2 | 4 | 12 | 13 | 14 | 15)
 }
+
 /// "No HTTP status" in [`Labels::code`].
 pub(super) const CODE_NONE: u16 = u16::MAX;
 /// Every open label of the series that takes what does not fit.
 const OVERFLOW: &str = "overflow";
 
-/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
-/// INTERNAL, UNAVAILABLE, DATA_LOSS, as in OpenTelemetry's rules for server spans).
+/// The server's or the mesh's fault: 5xx, no answer, or one of gRPC's server errors.
 pub(super) fn is_failure(code: u16, grpc: u8, reason: Option<Reason>) -> bool {
     let no_answer = code == CODE_NONE && reason.is_some_and(|reason| reason.blame() != Blame::Client);
     let server_error = code != CODE_NONE && code >= 500;
-    no_answer || server_error || matches!(grpc, 2 | 4 | 12 | 13 | 14 | 15)
+    no_answer || server_error || is_server_error(grpc)
 }
 
 /// One label set.
