@@ -43,6 +43,7 @@ func main() {
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{ResolverSettings: confmap.ResolverSettings{
 			URIs:              []string{fmt.Sprintf(config, os.Args[1], os.Args[2])},
 			ProviderFactories: []confmap.ProviderFactory{yamlprovider.NewFactory()},
+			DefaultScheme:     "yaml",
 		}},
 	}
 	command := otelcol.NewCommand(settings)

@@ -119,6 +119,7 @@ impl Stock {
                 match (section.as_str(), spans.last_mut()) {
                     ("Resource attributes:", _) if key == "service.name" => service = value,
                     ("Attributes:", Some(span)) => drop(span.attributes.insert(key.to_owned(), value)),
+                    ("link", Some(span)) if key == "ID" => span.links.push(value),
                     _ => {}
                 }
             } else if let Some((key, value)) = line.trim_start().split_once(':').filter(|_| line.starts_with("    ")) {
@@ -130,7 +131,6 @@ impl Stock {
                     ("span", "ID") => span.span = value,
                     ("span", "Name") => span.name = value,
                     ("span", "Kind") => span.kind = value,
-                    ("link", "ID") => span.links.push(value),
                     _ => {}
                 }
             } else if line.starts_with("Span #") {
