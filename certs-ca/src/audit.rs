@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -104,10 +105,54 @@ pub struct Counts {
     pub by_service_account: u64,
     /// Requests refused.
     pub refused: u64,
+    /// The same, by why: see [`RefusalKind`].
+    pub refused_by: [u64; RefusalKind::ALL.len()],
     /// JWT-SVIDs.
     pub tokens_minted: u64,
     /// Issuances that no disk took.
     pub lost: u64,
+    /// How long signing took.
+    pub signing: SigningTimes,
+}
+
+/// Why a request was refused, in a few words that do not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// What spoke for the caller proves nothing.
+    Unproven,
+    /// The gate knows nobody of that name, or of that place.
+    NotAdmitted,
+    /// What is asked for cannot be given.
+    BadRequest,
+    /// There were too many.
+    Limited,
+}
+
+impl RefusalKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unproven, Self::NotAdmitted, Self::BadRequest, Self::Limited];
+
+    /// As metrics spell it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unproven => "unproven",
+            Self::NotAdmitted => "not_admitted",
+            Self::BadRequest => "bad_request",
+            Self::Limited => "limited",
+        }
+    }
+}
+
+/// Upper bounds of [`SigningTimes`], in microseconds; one without bound follows.
+pub const SIGNING_BOUNDS_MICROS: [u64; 8] = [100, 250, 500, 1000, 2500, 10_000, 50_000, 250_000];
+
+/// How long signing a certificate took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SigningTimes {
+    /// By [`SIGNING_BOUNDS_MICROS`].
+    pub buckets: [u64; SIGNING_BOUNDS_MICROS.len() + 1],
+    /// All together.
+    pub micros: u64,
 }
 
 /// The part of the log that is in memory.
@@ -116,7 +161,8 @@ pub struct Audit {
     refusals: Mutex<VecDeque<Refusal>>,
     unwritten: Mutex<Unwritten>,
     issued: [AtomicU64; 3],
-    refused: AtomicU64,
+    refused: [AtomicU64; RefusalKind::ALL.len()],
+    signing: Mutex<SigningTimes>,
     minted: AtomicU64,
     lost: AtomicU64,
 }
@@ -168,8 +214,8 @@ impl Audit {
     }
 
     /// Remembers a refusal.
-    pub(crate) fn refused(&self, refusal: Refusal) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn refused(&self, refusal: Refusal, kind: RefusalKind) {
+        self.refused[kind as usize].fetch_add(1, Ordering::Relaxed);
         let clipped = |text: String| text.chars().take(TEXT_CHARS_MAX).collect();
         let Refusal { time, identity, namespace, workload, instance, attestation, peer, reason } = refusal;
         let [identity, namespace, workload, instance, reason] = [identity, namespace, workload, instance, reason].map(clipped);
@@ -182,7 +228,16 @@ impl Audit {
 
     /// Counts an attempt that was not looked at.
     pub(crate) fn limited(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.refused[RefusalKind::Limited as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A certificate was signed within that time.
+    pub(crate) fn signed(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut signing = lock(&self.signing);
+        let bucket = SIGNING_BOUNDS_MICROS.iter().position(|bound| micros <= *bound).unwrap_or(SIGNING_BOUNDS_MICROS.len());
+        signing.buckets[bucket] += 1;
+        signing.micros = signing.micros.saturating_add(micros);
     }
 
     /// The last refusals, newest first.
@@ -198,13 +253,16 @@ impl Audit {
     /// What was done since the start.
     pub fn counts(&self) -> Counts {
         let issued = |attestation: Attestation| self.issued[attestation as usize].load(Ordering::Relaxed);
+        let refused_by = RefusalKind::ALL.map(|kind| self.refused[kind as usize].load(Ordering::Relaxed));
         Counts {
             by_token: issued(Attestation::Token),
             by_certificate: issued(Attestation::Certificate),
             by_service_account: issued(Attestation::ServiceAccount),
-            refused: self.refused.load(Ordering::Relaxed),
+            refused: refused_by.iter().sum(),
+            refused_by,
             tokens_minted: self.minted.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            signing: *lock(&self.signing),
         }
     }
 }
@@ -257,25 +315,41 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn signing_is_timed() {
+        // Aim: each time lands in the first bucket whose bound it does not exceed, and all are added up.
+        let audit = Audit::default();
+        for micros in [100, 101, 250_000, 250_001] {
+            audit.signed(Duration::from_micros(micros));
+        }
+        let signing = audit.counts().signing;
+        assert_eq!((signing.buckets, signing.micros), ([1, 1, 0, 0, 0, 0, 0, 1, 1], 500_202));
+    }
+
+    #[test]
     fn the_last_refusals_are_there_with_their_reason() {
         // Aim: bounded, newest first, filtered by namespace, workload or instance, and time; a huge text is clipped.
         let audit = Audit::default();
         for n in 0..REFUSALS_MAX + 5 {
             let row = issuance(n, i64::try_from(n).unwrap());
-            audit.refused(Refusal {
-                time: row.time,
-                identity: row.identity,
-                namespace: row.namespace,
-                workload: row.workload,
-                instance: row.instance,
-                attestation: row.attestation,
-                peer: None,
-                reason: "x".repeat(5000),
-            });
+            audit.refused(
+                Refusal {
+                    time: row.time,
+                    identity: row.identity,
+                    namespace: row.namespace,
+                    workload: row.workload,
+                    instance: row.instance,
+                    attestation: row.attestation,
+                    peer: None,
+                    reason: "x".repeat(5000),
+                },
+                if n % 2 == 0 { RefusalKind::Unproven } else { RefusalKind::BadRequest },
+            );
         }
         let all = audit.refusals(&Query::default());
         assert_eq!((all.len(), all[0].time, audit.counts().refused), (REFUSALS_MAX, 1004, 1005));
         assert_eq!(all[0].reason.len(), TEXT_CHARS_MAX);
+        audit.limited();
+        assert_eq!((audit.counts().refused, audit.counts().refused_by), (1006, [503, 0, 502, 1]));
         assert!(audit.refusals(&Query { namespace: "bank".into(), ..Query::default() }).is_empty());
         assert_eq!(audit.refusals(&Query { name: "catalog".into(), since: 1003, ..Query::default() }).len(), 2);
         assert_eq!(audit.refusals(&Query { name: "catalog-0".into(), since: 1002, ..Query::default() }).len(), 1);

@@ -8,7 +8,7 @@ mod renew;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -216,6 +216,12 @@ impl Ca {
         self.lock().roots((self.clock)())
     }
 
+    /// When the root that issues ends, and when the certificate that signs leaves does.
+    pub fn ends(&self) -> Option<(OffsetDateTime, OffsetDateTime)> {
+        let issuing = self.lock().issuing.clone();
+        Some((crate::own::dates(&issuing.root_der)?.1, issuing.not_after))
+    }
+
     /// The trust bundle, PEM.
     pub fn bundle_pem(&self) -> String {
         self.roots().pem()
@@ -343,7 +349,9 @@ impl Ca {
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let serial = random::<SERIAL_BYTES>()?;
         let bearer = Bearer { for_application: application.for_application, pod_uid: &pod_uid };
+        let began = Instant::now();
         let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, serial, bearer)?;
+        self.desk.audit.signed(began.elapsed());
         if let Proof::Token(text) = proof {
             self.take(text, csr, instance, now)?;
         }

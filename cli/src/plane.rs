@@ -10,6 +10,7 @@ use apiserver::client::Client;
 use apiserver::keep::{Changes, Keep, Secret};
 use apiserver::review::{ReviewError, Reviewer};
 use certs_ca::attest::{Attestation, Pod, ServiceAccount, ServiceAccountError, ServiceAccountVerifier, moment};
+use certs_ca::audit::{RefusalKind, SIGNING_BOUNDS_MICROS};
 use certs_ca::store::{Vault, VaultChanges, VaultRows};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use control::app::{InTurn, Means, Replica};
@@ -274,12 +275,20 @@ impl Authority for Joined {
             (Attestation::Certificate, counts.by_certificate),
             (Attestation::ServiceAccount, counts.by_service_account),
         ];
+        let secs = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+        let bounds = SIGNING_BOUNDS_MICROS.iter().map(|bound| secs(*bound)).chain([f64::INFINITY]);
         Done {
             issued: issued.into_iter().map(|(attestation, count)| (attestation.text(), count)).collect(),
-            refused: counts.refused,
+            refused: RefusalKind::ALL.iter().map(|kind| kind.text()).zip(counts.refused_by).collect(),
+            signing: (bounds.zip(counts.signing.buckets).collect(), secs(counts.signing.micros)),
             tokens_minted: counts.tokens_minted,
             audit_lost: counts.lost,
         }
+    }
+
+    fn ends(&self) -> Vec<(&'static str, i64)> {
+        let ends = self.ca.ends();
+        ends.into_iter().flat_map(|(root, issuing)| [("root", root.unix_timestamp()), ("issuing", issuing.unix_timestamp())]).collect()
     }
 
     fn failure(&self) -> Option<String> {

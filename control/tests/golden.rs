@@ -13,8 +13,8 @@ use control::source::{FileChange, Folder, load};
 use control::translate::{Audience, View, analyze, audiences, audit, audit_of, node_order, statuses, view};
 use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Origin, Spec, World, WorldSettings};
 use engine::explain::dump;
-use engine::model::Snapshot;
 use engine::model::build::Parts;
+use engine::model::{MetricLabel, Snapshot};
 use proptest::prelude::*;
 use prost::Message as _;
 use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Consumers, Egress, Outlier, RetryBudget, RoutePolicy};
@@ -276,6 +276,8 @@ fn describe(world: &World) -> String {
             writeln!(out, "  spans by {:?}, and to {zipkin}", set.otlp_protocol).unwrap();
         }
         writeln!(out, "  life {:?} at {} % series {}", set.leaf_life, set.rotate_at_percent, set.metric_series_max).unwrap();
+        let labels = MetricLabel::ALL.into_iter().filter(|label| set.metric_labels.has(*label)).map(MetricLabel::text).collect::<Vec<_>>();
+        writeln!(out, "  metrics {labels:?} otlp {:?}", set.metrics_otlp).unwrap();
         writeln!(out, "  account {} addresses {:?}", set.service_account, set.own_addresses).unwrap();
         set.probes.iter().for_each(|probe| writeln!(out, "  probe {} {}", probe.port, probe.path.as_deref().unwrap_or("tcp")).unwrap());
         rows(&mut out, "listener", &dump::listeners(&snapshot));

@@ -7423,6 +7423,8 @@ pub struct ProxyConfig {
     /// Calls of the proxy's own (keys, tokens, logins, stores) lead nobody to this machine itself, by whatever address.
     #[prost(bool, tag = "19")]
     pub loopback_barred: bool,
+    #[prost(message, optional, tag = "20")]
+    pub metrics: ::core::option::Option<Metrics>,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";
@@ -7702,6 +7704,32 @@ impl ::prost::Name for Tracing {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Tracing".into()
+    }
+}
+/// What metrics say, besides what they always say, and where they are sent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Metrics {
+    /// Labels that metrics of traffic do without, by their names.
+    #[prost(string, repeated, tag = "1")]
+    pub dropped_labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Labels that they have in addition.
+    #[prost(string, repeated, tag = "2")]
+    pub added_labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// OTLP/gRPC endpoint, "<http://host:port";> empty: metrics are scraped only.
+    #[prost(string, tag = "3")]
+    pub otlp_endpoint: ::prost::alloc::string::String,
+    /// How often they are sent there, 1 s to 1 h; absent: 10 s.
+    #[prost(message, optional, tag = "4")]
+    pub otlp_interval: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for Metrics {
+    const NAME: &'static str = "Metrics";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Metrics".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Metrics".into()
     }
 }
 /// The answer to "dns/NAME": where that name leads, as this node sees it.

@@ -21,3 +21,5 @@ mod instructions;
 mod pair;
 #[path = "budget/system_calls.rs"]
 mod system_calls;
+#[path = "budget/tap.rs"]
+mod tap;

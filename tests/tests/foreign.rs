@@ -37,6 +37,8 @@ mod install;
 mod login;
 #[path = "foreign/mesh.rs"]
 mod mesh;
+#[path = "foreign/monitoring.rs"]
+mod monitoring;
 #[path = "foreign/ratelimit.rs"]
 mod ratelimit;
 #[path = "foreign/redis.rs"]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Ca, CaError, Policy, Proof};
 use crate::attest::{AUDIENCE, Attempts, Attestation, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
-use crate::audit::{Audit, Counts, Issuance, Query, Refusal};
+use crate::audit::{Audit, Counts, Issuance, Query, Refusal, RefusalKind};
 use crate::csr::Csr;
 use crate::minting::Keyring;
 use crate::store::{Store, StoreError};
@@ -163,7 +163,12 @@ impl Ca {
             Fault::TurnedAway => self.attempts().turn_away(refusal.peer, now)?,
             Fault::Other => {}
         }
-        self.desk.audit.refused(Refusal { time: now, ..refusal });
+        let kind = match fault {
+            Fault::Guess => RefusalKind::Unproven,
+            Fault::TurnedAway => RefusalKind::NotAdmitted,
+            Fault::Other => RefusalKind::BadRequest,
+        };
+        self.desk.audit.refused(Refusal { time: now, ..refusal }, kind);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use super::away::Away;
 use super::keys::KeysAway;
 use super::live::Ledger;
 use super::{PATIENCE, audit, consumers};
-use crate::publish::board::{Board, holders};
+use crate::publish::board::{Board, Presence, holders};
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::{Entry, moment};
@@ -39,7 +39,7 @@ pub(super) async fn rows(
     match request.kind.as_str() {
         "objects" => Ok(objects((&board.read(Ledger::read), (&KeysAway::read(board), &Away::read(board))), edition, &wanted)),
         "consumers" => Ok(consumers::rows(edition, |namespace, name| wanted.fits(namespace, &[name]))),
-        "proxies" => Ok(wanted.filter(board.proxies())),
+        "proxies" => Ok(wanted.filter(proxies(board))),
         "listeners" | "routes" | "clusters" | "endpoints" | "policies" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
         "epochs" => {
@@ -93,6 +93,28 @@ fn objects((ledger, (keys, away)): (&Ledger, (&KeysAway, &Away)), edition: &Edit
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
+}
+
+/// One row per open stream.
+fn proxies(board: &Board) -> Vec<Value> {
+    let row = |presence: Presence| {
+        let key = presence.key;
+        let told = board.correspondent(&key, |correspondent| (correspondent.version.clone(), correspondent.pid));
+        let (version, pid) = told.unwrap_or_default();
+        json!({
+            "namespace": presence.claim.namespace,
+            "workload": presence.claim.workload,
+            "instance": if presence.claim.replica.is_empty() { &presence.claim.instance } else { &presence.claim.replica },
+            "identity": presence.identity,
+            "kind": presence.claim.client.text(),
+            "mode": presence.claim.mode_text(),
+            "version": version,
+            "epoch": board.running(&key),
+            "connected_since": moment(presence.connected_ms),
+            "pid": (pid != 0).then_some(pid),
+        })
+    };
+    board.present().into_iter().map(row).collect()
 }
 
 fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&ObjectStatus>) -> Value {

@@ -159,6 +159,8 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let (metrics, taken_over) = (Arc::new(Metrics::default()), false);
     let ground = Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over, cluster: cluster.clone(), traces };
     let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
+    // There is no lease, and nobody else.
+    metrics.holder.set(1);
     if let Some(folder) = &args.config {
         plane.tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
     }
@@ -185,7 +187,7 @@ fn stand(
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
-    metrics.follow(&authority);
+    metrics.follow(&authority, &clock);
     metrics.publish(&board);
     metrics.collect(traces.counts());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;

@@ -22,7 +22,7 @@ use super::show;
 use super::tally::Tally;
 use crate::publish::board::{Board, Errand};
 use crate::store::Store;
-use crate::translate::canary_trouble;
+use crate::translate::{canary_trouble, canary_unready};
 use crate::world::canary::{Canary, CanaryAnalysis, CanaryBook, CanaryShare, content};
 use crate::world::{Object, ObjectKey, World};
 
@@ -195,8 +195,7 @@ impl CanaryDriver {
         let gone = self.driven.len() != before;
         for (key, object) in &objects {
             let Some(spec) = content(object) else { continue };
-            let trouble = canary_trouble(world, object);
-            if self.renew(key, spec, trouble.as_deref()) {
+            if self.renew(world, key, spec, object) {
                 changed.insert((*key).clone());
             }
         }
@@ -204,7 +203,11 @@ impl CanaryDriver {
         for (key, object) in &objects {
             let Some(spec) = content(object) else { continue };
             let trouble = canary_trouble(world, object);
-            if self.drive(world, key, spec, trouble.as_deref()) {
+            let unready = canary_unready(world, object);
+            if let Some(driven) = self.driven.get_mut(key).filter(|driven| driven.run.is_outdated(spec)) {
+                // The stable version has everything meanwhile.
+                driven.waiting = unready.unwrap_or_default();
+            } else if self.drive(world, key, spec, trouble.as_deref()) {
                 changed.insert((*key).clone());
             }
         }
@@ -214,8 +217,8 @@ impl CanaryDriver {
         self.show(world);
     }
 
-    /// Begins a run where there is none, or another one is meant by now. True: one has begun.
-    fn renew(&mut self, key: &ObjectKey, spec: &Canary, trouble: Option<&str>) -> bool {
+    /// Begins a run where there is none, or another one is meant by now, once its candidate is ready. True: one has begun.
+    fn renew(&mut self, world: &World, key: &ObjectKey, spec: &Canary, object: &Object) -> bool {
         let why = match self.driven.get_mut(key) {
             Some(driven) if driven.run.is_outdated(spec) => "it says something else by now",
             Some(driven) => {
@@ -223,11 +226,13 @@ impl CanaryDriver {
                 driven.run.standing.digest = spec.digest();
                 return false;
             }
-            None if trouble.is_some() => return false,
             None => "it is new",
         };
-        self.begin(key, spec, why);
-        true
+        let begins = canary_unready(world, object).is_none() && (self.driven.contains_key(key) || canary_trouble(world, object).is_none());
+        if begins {
+            self.begin(key, spec, why);
+        }
+        begins
     }
 
     fn begin(&mut self, key: &ObjectKey, spec: &Canary, why: &str) {
@@ -313,10 +318,11 @@ impl CanaryDriver {
         let edition = self.board.edition().ok_or("the manifests have not been read yet; try again in a moment")?;
         let object = edition.world.get(key).ok_or_else(|| format!("there is no {key}"))?;
         let spec = content(object).ok_or_else(|| format!("{key} is none"))?;
-        self.renew(key, spec, canary_trouble(&edition.world, object).as_deref());
+        self.renew(&edition.world, key, spec, object);
         let now_ms = self.now_ms();
-        let Some(driven) = self.driven.get_mut(key) else {
-            let why = canary_trouble(&edition.world, object).unwrap_or_default();
+        let unready = canary_unready(&edition.world, object);
+        let Some(driven) = self.driven.get_mut(key).filter(|driven| !driven.run.is_outdated(spec)) else {
+            let why = canary_trouble(&edition.world, object).or(unready).unwrap_or_default();
             return Err(format!("{key} has not begun: {why}"));
         };
         match driven.run.asked(spec, *verb)? {
@@ -325,7 +331,10 @@ impl CanaryDriver {
                 self.metrics.decided(turn.kind);
                 tracing::info!(canary = %key, turn = turn.kind.text(), "somebody said what becomes of a canary");
             }
-            None => self.begin(key, spec, "somebody asked for it"),
+            None => match unready {
+                Some(why) => return Err(format!("{key} cannot begin anew: {why}")),
+                None => self.begin(key, spec, "somebody asked for it"),
+            },
         }
         self.follow();
         self.tell(BTreeSet::from([key.clone()])).await;
@@ -362,7 +371,7 @@ impl CanaryDriver {
                     *phases.entry(driven.run.standing.phase.text()).or_insert(0) += 1;
                     driven.show(&object.key, spec, trouble.as_deref())
                 }
-                None => show::refused(&object.key, spec, trouble.as_deref()),
+                None => show::refused(&object.key, spec, trouble.or_else(|| canary_unready(world, object)).as_deref()),
             };
             rows.insert(object.key.clone(), row);
         }

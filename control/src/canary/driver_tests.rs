@@ -25,7 +25,12 @@ spec: {ports: [{name: http, port: 80}]}
 apiVersion: v1
 kind: Service
 metadata: {name: v2, namespace: shop}
-spec: {ports: [{name: http, port: 80}]}
+spec: {selector: {app: v2}, ports: [{name: http, port: 80}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: v2, namespace: shop, labels: {app: v2}}
+spec: {addresses: [10.1.0.1]}
 ";
 
 /// A control plane of nothing but canaries.
@@ -39,10 +44,17 @@ struct Plane {
 }
 
 fn world(spec: &str) -> World {
-    let text = format!(
+    read(manifests(spec))
+}
+
+fn manifests(spec: &str) -> String {
+    format!(
         "{SHOP}---\napiVersion: meshwright.dev/v1alpha1\nkind: Canary\nmetadata: {{name: c, namespace: shop}}\n\
          spec: {{serviceRef: {{name: catalog, port: 80}}, stable: v1, candidate: v2, {spec}}}\n"
-    );
+    )
+}
+
+fn read(text: String) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
     let mut changes = Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0);
     changes.push(Change::Synced(Origin::Folder));
@@ -156,6 +168,7 @@ async fn a_clean_candidate_wins_and_a_bad_one_goes() {
         assert!(words.starts_with(&ends[..1]) && words.ends_with(&ends[ends.len() - 1..]), "{words:?}");
         let last = decisions.last().unwrap();
         assert!(last["candidate"]["requests"].as_u64().unwrap() > 0 && last["stable"]["p99_ms"].as_f64().unwrap() > 9.0, "{last}");
+        assert!(row["candidate"]["requests"].as_u64().unwrap() > 100 && row["stable"]["requests"].as_u64().unwrap() > 100, "{row}");
         assert_eq!((row["weight"].as_u64(), row["problem"].is_null()), (Some(if wanted == "Promoted" { 100 } else { 0 }), true));
         plane.stop.cancel();
     }
@@ -171,6 +184,7 @@ async fn who_comes_next_goes_on_from_there() {
         plane.second([2, 2], [10, 10], 1).await;
     }
     let (run, totals) = (plane.row()["run"].clone(), plane.totals.clone());
+    let counted = plane.row()["candidate"]["requests"].clone();
     plane.stop.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop((plane.board, plane.store));
@@ -180,7 +194,7 @@ async fn who_comes_next_goes_on_from_there() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((next.row()["run"].clone(), next.row()["step"].clone(), next.weight()), (run, Value::from(2), 50));
     next.second([2, 2], [10, 10], 1).await;
-    assert_eq!(next.row()["candidate"]["requests"], 0, "that was from before");
+    assert_eq!(next.row()["candidate"]["requests"], counted, "that was from before");
     assert_eq!(next.until_over(900, [2, 2], [10, 10]).await.0, "Promoted");
     next.stop.cancel();
 }
@@ -204,5 +218,23 @@ async fn people_steer() {
     assert_eq!((row["step"].as_u64(), phase(row)), (Some(1), "Progressing".to_owned()));
     let nobody = ObjectKey::new(Kind::Canary, "shop", "nobody");
     assert!(plane.helm.steer(nobody, CanaryVerb::Abort).await.unwrap_err().contains("there is no Canary shop/nobody"));
+    plane.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_meets_a_candidate_that_is_not_ready() {
+    // Aim: without a ready endpoint of the candidate no run begins, and that is said; once there is one it begins by itself.
+    let folder = tempfile::tempdir().unwrap();
+    let spec = "steps: [{weight: 10}]";
+    let plane = Plane::start(folder.path(), read(manifests(spec).replace("labels: {app: v2}", "labels: {app: other}")));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let row = plane.row();
+    assert!(row["phase"].is_null() && row["weight"] == 0 && row["problem"].as_str().is_some_and(|why| why.contains("no ready endpoint")), "{row}");
+    let key = ObjectKey::new(Kind::Canary, "shop", "c");
+    assert!(plane.helm.steer(key, CanaryVerb::Promote).await.unwrap_err().contains("no ready endpoint"));
+    let edition = plane.board.edition().unwrap();
+    plane.board.publish(Edition { world: world(spec), epoch: 9, serial: 9, roots: edition.roots.clone() });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((plane.row()["phase"].as_str(), plane.weight()), (Some("Progressing"), 10), "{}", plane.row());
     plane.stop.cancel();
 }

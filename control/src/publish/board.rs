@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::calls::CallBook;
 use super::concern::Concerns;
 use super::edition::Edition;
-use super::epoch::{Book, Entry, Touched, moment};
+use super::epoch::{Book, Entry, Lived, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::stats::StatBook;
@@ -301,8 +301,21 @@ impl Board {
 
     /// Writes into the book.
     pub fn write(&self, edit: impl FnOnce(&mut Book, u64)) {
-        edit(&mut self.book.lock(), self.clock.us());
+        let mut book = self.book.lock();
+        edit(&mut book, self.clock.us());
+        book.lived();
+        drop(book);
         self.turn();
+    }
+
+    /// How long epochs took until all had answered.
+    pub fn lived(&self) -> Lived {
+        self.book.lock().lived()
+    }
+
+    /// Events that wait for the writer.
+    pub fn queued(&self) -> usize {
+        self.events.max_capacity() - self.events.capacity()
     }
 
     /// The newest epoch's entry, or that of a number.
@@ -517,28 +530,6 @@ impl Board {
             Ok(Err(_)) => Err(format!("the proxy of {key} disconnected before it answered")),
             Err(_) => Err(format!("the proxy of {key} did not answer within {} s", patience.as_secs())),
         }
-    }
-
-    /// One row of `get proxies` per open stream.
-    pub fn proxies(&self) -> Vec<serde_json::Value> {
-        let row = |presence: Presence| {
-            let key = presence.key;
-            let told = self.correspondent(&key, |correspondent| (correspondent.version.clone(), correspondent.pid));
-            let (version, pid) = told.unwrap_or_default();
-            serde_json::json!({
-                "namespace": presence.claim.namespace,
-                "workload": presence.claim.workload,
-                "instance": if presence.claim.replica.is_empty() { &presence.claim.instance } else { &presence.claim.replica },
-                "identity": presence.identity,
-                "kind": presence.claim.client.text(),
-                "mode": presence.claim.mode_text(),
-                "version": version,
-                "epoch": self.running(&key),
-                "connected_since": moment(presence.connected_ms),
-                "pid": (pid != 0).then_some(pid),
-            })
-        };
-        self.present().into_iter().map(row).collect()
     }
 
     pub(super) fn ticket(&self) -> u64 {

@@ -81,6 +81,20 @@ pub struct Entry {
     pub refused: Vec<ProxyRefusal>,
     /// From acceptance to the last answer.
     pub live_ms: Option<f64>,
+    /// [`Book::lived`] counts it.
+    counted: bool,
+}
+
+/// Upper bounds of [`Lived`], in milliseconds; one without bound follows.
+pub const LIVED_BOUNDS_MS: [f64; 10] = [5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0, 5000.0, 30_000.0, 120_000.0];
+
+/// How long epochs took from their acceptance to the last answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lived {
+    /// By [`LIVED_BOUNDS_MS`].
+    pub buckets: [u64; LIVED_BOUNDS_MS.len() + 1],
+    /// All together.
+    pub sum_ms: f64,
 }
 
 impl Entry {
@@ -160,9 +174,25 @@ pub struct Book {
     running: BTreeMap<String, u64>,
     /// What each proxy does without at present, as it said last.
     refusing: BTreeMap<String, Vec<ProxyRefusal>>,
+    lived: Lived,
 }
 
 impl Book {
+    /// How long epochs took until all had answered, as far as it was asked for.
+    pub fn lived(&mut self) -> Lived {
+        // An older epoch waits for nobody for whom a newer one does not.
+        for entry in self.entries.iter_mut().rev() {
+            let Some(live_ms) = entry.live_ms else { continue };
+            if std::mem::replace(&mut entry.counted, true) {
+                break;
+            }
+            let bucket = LIVED_BOUNDS_MS.iter().position(|bound| live_ms <= *bound).unwrap_or(LIVED_BOUNDS_MS.len());
+            self.lived.buckets[bucket] += 1;
+            self.lived.sum_ms += live_ms;
+        }
+        self.lived
+    }
+
     /// Begins an epoch. `expected` are all proxies that have to answer, `unaffected` is how many rest on what they have.
     ///
     /// # Panics
@@ -314,6 +344,24 @@ mod tests {
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn lives_are_counted_once() {
+        // Aim: an epoch counts when the last proxy has answered, once, however often somebody asks, and so does one that nobody has to answer.
+        let mut book = book(&["a", "b"]);
+        assert_eq!(book.lived(), Lived::default());
+        book.open(8, Vec::new(), (set(&["b"]), 0), 1_000_000);
+        book.acknowledged("a", 7, 1_004_000);
+        assert_eq!(book.lived(), Lived::default());
+        book.acknowledged("b", 8, 1_020_000);
+        for _ in 0..2 {
+            let lived = book.lived();
+            assert_eq!((lived.buckets[2], lived.buckets.iter().sum::<u64>(), lived.sum_ms), (2, 2, 40.0));
+        }
+        book.open(9, Vec::new(), (set(&[]), 3), 2_000_000);
+        let lived = book.lived();
+        assert_eq!((lived.buckets[0], lived.sum_ms), (1, 40.0));
     }
 
     fn book(expected: &[&str]) -> Book {

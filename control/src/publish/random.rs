@@ -484,7 +484,12 @@ impl Random {
             },
             _ => {
                 if kind == "Telemetry" && self.draw(2) == 0 {
-                    let target = self.pick(&["kind: HTTPRoute, name: r0", "kind: GRPCRoute, name: r1", "kind: Service, name: x", "kind: Gateway, name: g0"]);
+                    let target = self.pick(&[
+                        "kind: HTTPRoute, name: r0",
+                        "kind: GRPCRoute, name: r1",
+                        "kind: Service, name: x",
+                        "kind: Gateway, name: g0",
+                    ]);
                     let spec = format!("spec: {{targetRefs: [{{{target}}}], tracing: {{samplePercent: {number}}}}}");
                     return (format!("name: {name}, namespace: {namespace}"), spec);
                 }

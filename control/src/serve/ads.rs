@@ -9,6 +9,7 @@ use proto::xds;
 use proto::xds::discovery::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -154,7 +155,7 @@ impl Delta {
                 permit = sender.reserve(), if more => match permit {
                     Ok(permit) => match self.session.next_response() {
                         Some(response) => {
-                            self.metrics.pushes.inc();
+                            self.metrics.pushed(&response.type_url);
                             permit.send(Ok(response));
                             more = !self.session.is_settled();
                         }
@@ -188,16 +189,17 @@ impl Delta {
             tracing::info!(proxy = key, url, "a client asks for a type that we do not serve");
         }
         if let Some(reason) = heard.rejected {
-            self.metrics.rejected.inc();
+            self.metrics.nacked(&url);
             tracing::warn!(proxy = key, url, reason, "a proxy refused resources");
         }
         if let Some(number) = heard.acknowledged.filter(|_| counts) {
             self.board.write(|book, now| book.acknowledged(&key, number, now));
         }
         if let Some((number, message)) = heard.refused {
-            self.metrics.rejected.inc();
+            self.metrics.nacked(&url);
             for refusal in proto::refusal::read(&message).into_iter().take(REFUSALS_SAID_MAX) {
                 let (resource, reason) = (refusal.resource, refusal.reason);
+                self.metrics.resource_refused(&resource);
                 tracing::error!(proxy = key, epoch = number, resource, reason, "a proxy runs the epoch without what it refused");
             }
             if counts {
@@ -255,7 +257,9 @@ impl Delta {
             seat.audience = admit(&seat.claim, &self.peer, &edition.world, &self.board.clock)?;
         }
         let (key, counts) = (seat.key.clone(), seat.counts);
+        let began = Instant::now();
         let concerned = self.show(&edition);
+        self.metrics.translated.observe(began.elapsed().as_secs_f64());
         if fresh && counts {
             let number = edition.epoch;
             self.board.write(|book, now| if concerned { book.concerned(&key, number) } else { book.unaffected(&key, number, now) });

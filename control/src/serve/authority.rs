@@ -58,8 +58,10 @@ impl Issued {
 pub struct Done {
     /// Certificates given out, by attestation.
     pub issued: Vec<(&'static str, u64)>,
-    /// Requests refused.
-    pub refused: u64,
+    /// Requests refused, by why.
+    pub refused: Vec<(&'static str, u64)>,
+    /// How many signatures took how long: upper bounds in seconds, the last one infinite, and the sum of all.
+    pub signing: (Vec<(f64, u64)>, f64),
     /// JWT-SVIDs given out.
     pub tokens_minted: u64,
     /// Rows of the audit log that no disk took.
@@ -206,6 +208,11 @@ pub trait Authority: Send + Sync + 'static {
 
     /// What was done since the start. Never blocks.
     fn counts(&self) -> Done;
+
+    /// When the root that issues ends, and when the certificate that signs leaves does, in seconds since 1970.
+    fn ends(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
+    }
 
     /// What is wrong with keeping the audit log, if anything is.
     fn failure(&self) -> Option<String>;

@@ -121,10 +121,10 @@ async fn a_burst_is_bounded() {
 }
 
 /// A collector of OTLP over HTTP that takes everything: its address, and what is posted to it.
-async fn http_collector() -> (String, tokio::sync::mpsc::Receiver<(String, Vec<u8>)>) {
+async fn http_collector() -> (String, mpsc::Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, posted) = tokio::sync::mpsc::channel(16);
+    let (sender, posted) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = Vec::new();
@@ -153,7 +153,7 @@ impl TraceService for GrpcCollector {
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
         self.0.lock().push(request.into_inner());
-        Ok(tonic::Response::default())
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use engine::model::MetricLabel;
 use proto::mesh::tracing::OtlpProtocol as WireProtocol;
-use proto::mesh::{RelayOrder, Tracing};
+use proto::mesh::{Metrics, RelayOrder, Tracing};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::content;
@@ -24,7 +25,8 @@ fn endpoints(spec: &Telemetry) -> impl Iterator<Item = &str> {
         LogTarget::Otlp(endpoint) => Some(endpoint.as_str()),
         LogTarget::Stdout | LogTarget::File(_) | LogTarget::Als(_) => None,
     });
-    otlp.into_iter().chain(spec.zipkin_endpoint.as_deref()).chain(logs)
+    let metrics = spec.metrics_otlp.as_ref().map(|(endpoint, _)| endpoint.as_str());
+    otlp.into_iter().chain(spec.zipkin_endpoint.as_deref()).chain(metrics).chain(logs)
 }
 
 /// The relays that the node agent runs: one per loopback endpoint, which means the host's. None without a bridge.
@@ -87,6 +89,18 @@ pub(super) fn tracing(world: &World, telemetry: &Telemetry) -> Tracing {
         infer_links: telemetry.infer_links.unwrap_or(true),
         protocol: protocol.into(),
         zipkin_endpoint: telemetry.zipkin_endpoint.as_deref().map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
+    }
+}
+
+/// What a proxy is told of metrics, likewise.
+pub(super) fn metrics(world: &World, telemetry: &Telemetry) -> Metrics {
+    let names = |labels: &Option<Vec<MetricLabel>>| labels.iter().flatten().map(|label| label.text().to_owned()).collect();
+    let (endpoint, interval) = telemetry.metrics_otlp.as_ref().map(|(endpoint, interval)| (relayed(world, endpoint), *interval)).unzip();
+    Metrics {
+        dropped_labels: names(&telemetry.dropped_labels),
+        added_labels: names(&telemetry.added_labels),
+        otlp_endpoint: endpoint.unwrap_or_default(),
+        otlp_interval: interval.and_then(|interval| prost_types::Duration::try_from(interval).ok()),
     }
 }
 

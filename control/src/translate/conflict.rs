@@ -38,6 +38,9 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         ("accessLog.filter", spec.log_filter.is_some()),
         ("accessLog.sampleSuccessPercent", spec.log_success_percent.is_some()),
         ("accessLog.sinks", spec.log_sinks.is_some()),
+        ("metrics.labels.drop", spec.dropped_labels.is_some()),
+        ("metrics.labels.add", spec.added_labels.is_some()),
+        ("metrics.otlp", spec.metrics_otlp.is_some()),
     ];
     Some((&spec.selector, fields.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()).collect()))
 }

@@ -56,7 +56,7 @@ use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, analyze_at, audit, audit_of};
 pub use attach::Backend;
-pub use canary::canary_trouble;
+pub use canary::{canary_trouble, canary_unready};
 pub use cluster::{Calling, Destination};
 pub use edge::acme::{AcmeName, acme_names, acme_row};
 pub(crate) use edge::counted::{LimitPlaces, limit_exists};

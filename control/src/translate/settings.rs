@@ -54,6 +54,9 @@ fn telemetry(index: &Index, audience: &Audience) -> Telemetry {
         all.log_filter = all.log_filter.take().or_else(|| spec.log_filter.clone());
         all.log_success_percent = all.log_success_percent.or(spec.log_success_percent);
         all.log_sinks = all.log_sinks.take().or_else(|| spec.log_sinks.clone());
+        all.dropped_labels = all.dropped_labels.take().or_else(|| spec.dropped_labels.clone());
+        all.added_labels = all.added_labels.take().or_else(|| spec.added_labels.clone());
+        all.metrics_otlp = all.metrics_otlp.take().or_else(|| spec.metrics_otlp.clone());
     }
     all
 }
@@ -103,6 +106,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
         access_log: Some(access_log::sent(world, &telemetry)),
         tracing: Some(collectors::tracing(world, &telemetry)),
+        metrics: Some(collectors::metrics(world, &telemetry)),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,
         metric_series_max: telemetry.series_max.unwrap_or(METRIC_SERIES_MAX.into()),

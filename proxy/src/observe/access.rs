@@ -101,6 +101,11 @@ impl AccessLog {
         }
     }
 
+    /// Records that wait for the writer.
+    pub(super) fn waiting(&self) -> u64 {
+        self.outboxes.waiting()
+    }
+
     /// Lines that sinks lost.
     pub(super) fn losses(&self) -> &Losses {
         &self.means.losses

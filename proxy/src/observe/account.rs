@@ -11,14 +11,14 @@ use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Blame, Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::guard::{Denied, Found};
-use engine::model::{Action, ClientRules, Cluster, Ejected, Endpoint, InboundPort, Rule, VersionCounts};
+use engine::model::{Action, ClientRules, Cluster, Ejected, Endpoint, InboundPort, MetricLabel, Rule, VersionCounts};
 use http::header::{ALT_SVC, HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::calls::CALL_NONE;
 use super::downstream::Downstream;
-use super::event::{Event, EventKind};
+use super::event::{EventKind, SpanEvent};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
@@ -230,7 +230,7 @@ impl Account {
     fn happened(&mut self, kind: EventKind, address: Option<SocketAddr>, reason: Option<Reason>) {
         if let Some(detail) = &mut self.detail {
             let (clock, started) = (&self.worker.telemetry.clock, self.started);
-            detail.happened(|| Event { kind, after: clock.now().saturating_duration_since(started), address, reason });
+            detail.happened(|| SpanEvent { kind, after: clock.now().saturating_duration_since(started), address, reason });
         }
     }
 
@@ -326,6 +326,9 @@ impl Account {
             self.ruled(Ruled::WouldDeny, ruling);
         }
         let method = found.identified().map(|who| who.method).or(found.shown());
+        if self.seen.labels.has(MetricLabel::Consumer) {
+            self.seen.consumer = found.identified().and_then(|who| who.consumer.clone());
+        }
         if let (Some(detail), Some(who)) = (&mut self.detail, found.identified()) {
             if let Some(consumer) = &who.consumer {
                 detail.word(Word::Consumer, &consumer.path);
@@ -476,12 +479,16 @@ impl Account {
 
     /// Counts an opaque connection as opened and lets its bytes be seen while it lives.
     fn open(&mut self) {
-        let first = self.live.is_none();
+        let before = self.live.take();
         let (seen, worker) = (&self.seen, &self.worker);
         self.live = Some(worker.count(seen, MetricFamily::Tcp, None, |series| {
-            series.opened.add(u64::from(first));
+            series.opened.add(u64::from(before.is_none()));
+            series.live.add(1);
             Arc::clone(series)
         }));
+        if let Some(before) = before {
+            before.live.less(1);
+        }
     }
 
     fn close(&mut self) {
@@ -495,6 +502,9 @@ impl Account {
             series.response_bytes.add(self.seen.response_bytes);
         }
         self.worker.count(&self.seen, MetricFamily::Tcp, self.seen.reason, |series| series.count.add(1));
+        if let Some(series) = self.live.take() {
+            series.live.less(1);
+        }
     }
 }
 
@@ -547,12 +557,15 @@ impl Drop for Account {
                 self.worker.judge(&self.seen, detail, duration, *ended);
             }
             let exemplar = noted.as_ref().and_then(|(detail, ended)| Recorder::exemplar(detail, duration, *ended));
-            let (request_bytes, response_bytes) = (self.seen.request_bytes, self.seen.response_bytes);
+            let (request_bytes, response_bytes, sketched) = (self.seen.request_bytes, self.seen.response_bytes, self.seen.sketched);
             self.worker.count(&self.seen, MetricFamily::Http, self.seen.reason, |series| {
                 series.count.add(1);
                 series.request_bytes.add(request_bytes);
                 series.response_bytes.add(response_bytes);
                 let bucket = series.observe(duration);
+                if sketched {
+                    series.sketch(duration, clock);
+                }
                 // One that a scrape is reading is as good as this one.
                 if exemplar.is_some()
                     && let Some(mut exemplars) = series.exemplars.try_lock()

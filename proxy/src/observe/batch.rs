@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use engine::failure::{Blame, Reason};
 use http::Version;
 use parking_lot::Mutex;
 
-use super::ending::Kept;
-use super::event::Event;
+use super::ending::KeepCause;
+use super::event::SpanEvent;
 use super::labels::Wire;
 use super::record::{Detail, Outline, Word, Words};
 use super::shape::Shape;
 use super::trace::Context;
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use crate::io::Mailbox;
 
 /// Records of one worker that wait to be encoded; beyond, they are dropped and counted. At 20,000/s what comes in 0.8 s.
@@ -55,9 +55,9 @@ pub(super) struct Record {
     /// Our span, or the caller's unsampled trace.
     pub(super) context: Option<Context>,
     /// Why it has a span although it was not sampled.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeepCause>,
     /// How it came by its trace.
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
     /// Nanoseconds since 1970.
     pub(super) started_nanos: u64,
     pub(super) duration: Duration,
@@ -88,7 +88,7 @@ pub(super) struct Batch {
     shapes: Vec<Arc<Shape>>,
     text: String,
     retries: Vec<(SocketAddr, Reason)>,
-    events: Vec<Event>,
+    events: Vec<SpanEvent>,
 }
 
 impl Batch {
@@ -170,7 +170,7 @@ impl Batch {
     }
 
     /// What happened to a record's exchange; known to spans only.
-    pub(super) fn events(&self, record: &Record) -> &[Event] {
+    pub(super) fn events(&self, record: &Record) -> &[SpanEvent] {
         let start = record.events.0 as usize;
         self.events.get(start..start + usize::from(record.events.1)).unwrap_or_default()
     }
@@ -182,6 +182,8 @@ pub(super) struct Outbox {
     open: Mailbox<Batch>,
     /// An empty one, to be filled next.
     spare: Mailbox<Batch>,
+    /// Records of the open one, as they were counted last.
+    waiting: AtomicUsize,
     bell: Arc<Bell>,
 }
 
@@ -198,6 +200,7 @@ impl Outbox {
         if !full {
             add(&mut batch);
         }
+        self.waiting.store(batch.records.len(), Ordering::Relaxed);
         let worth_it = !full && batch.records.len().is_multiple_of(WORTH_WAKING);
         self.open.put(batch);
         self.bell.put(worth_it);
@@ -206,6 +209,7 @@ impl Outbox {
 
     /// Takes the open batch.
     pub(super) fn take(&self) -> Option<Box<Batch>> {
+        self.waiting.store(0, Ordering::Relaxed);
         self.open.take()
     }
 
@@ -233,7 +237,8 @@ pub(super) struct Outboxes {
 impl Outboxes {
     /// One more worker's.
     pub(super) fn open(&self) -> Arc<Outbox> {
-        let outbox = Arc::new(Outbox { open: Mailbox::default(), spare: Mailbox::default(), bell: Arc::clone(&self.bell) });
+        let (open, spare, waiting) = Default::default();
+        let outbox = Arc::new(Outbox { open, spare, waiting, bell: Arc::clone(&self.bell) });
         self.all.lock().push(Arc::clone(&outbox));
         outbox
     }
@@ -241,6 +246,11 @@ impl Outboxes {
     /// Those there are now.
     pub(super) fn all(&self) -> Vec<Arc<Outbox>> {
         self.all.lock().clone()
+    }
+
+    /// Records in open batches.
+    pub(super) fn waiting(&self) -> u64 {
+        self.all.lock().iter().map(|outbox| outbox.waiting.load(Ordering::Relaxed) as u64).sum()
     }
 
     /// Frees what is kept for the next batch.

@@ -1,17 +1,13 @@
 //! What an edge counts of its clients' TLS and datagrams.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use engine::client::NotAdmitted;
 use parking_lot::Mutex;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 
+use super::metric::{Metric, MetricKind, Reading};
 use crate::tls::TlsFacts;
 
 /// Version, cipher suite, and whether a session was resumed: as many as there are suites.
@@ -80,54 +76,61 @@ impl EdgeReadings {
     }
 
     /// Nothing where there was nothing: a sidecar has no such clients.
-    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    pub(super) fn tell(&self, all: &mut Vec<Metric>) {
         let handshakes = self.handshakes.lock().clone();
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         if !handshakes.is_empty() || of(&self.handshakes_failed) + of(&self.unnamed) > 0 {
-            let help = "TLS handshakes of clients from outside";
-            let mut metric = encoder.encode_descriptor("meshwright_edge_handshakes", help, None, MetricType::Counter)?;
-            for ((version, cipher, resumed), count) in handshakes {
+            let family = Metric::new("meshwright_edge_handshakes", None, "TLS handshakes of clients from outside", MetricKind::Counter);
+            all.push(handshakes.into_iter().fold(family, |family, ((version, cipher, resumed), count)| {
                 let labels = [("version", version), ("cipher", cipher), ("resumed", if resumed { "true" } else { "false" })];
-                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-            }
-            let counters = [
-                ("meshwright_edge_handshakes_failed", "TLS handshakes of clients from outside that failed", &self.handshakes_failed),
-                ("meshwright_edge_handshakes_full", "TLS handshakes that waited: as many were under way as may be", &self.handshakes_full),
-                ("meshwright_edge_unrecognized_names", "Clients whose TLS asked for a name that nobody has", &self.unnamed),
-            ];
-            count(encoder, &counters)?;
+                family.with(labels.map(|(name, value)| (name, value.to_owned())).to_vec(), Reading::Count(count))
+            }));
+            count(
+                all,
+                &[
+                    ("meshwright_edge_handshakes_failed", "TLS handshakes of clients from outside that failed", &self.handshakes_failed),
+                    (
+                        "meshwright_edge_handshakes_full",
+                        "TLS handshakes that waited: as many were under way as may be",
+                        &self.handshakes_full,
+                    ),
+                    ("meshwright_edge_unrecognized_names", "Clients whose TLS asked for a name that nobody has", &self.unnamed),
+                ],
+            );
         }
         if of(&self.proxy_refused) > 0 {
             let help = "Clients closed: the PROXY protocol was missing, broken or not theirs to send";
-            count(encoder, &[("meshwright_edge_proxy_protocol_refused", help, &self.proxy_refused)])?;
+            count(all, &[("meshwright_edge_proxy_protocol_refused", help, &self.proxy_refused)]);
         }
         if self.not_admitted.iter().any(|bound| of(bound) > 0) {
             let help = "Clients closed: as many were connected, or new, as may be";
-            let mut metric = encoder.encode_descriptor("meshwright_edge_clients_refused", help, None, MetricType::Counter)?;
-            for why in [NotAdmitted::Full, NotAdmitted::Address, NotAdmitted::Rate] {
-                ConstCounter::new(of(&self.not_admitted[why as usize])).encode(metric.encode_family(&[("bound", why.text())])?)?;
-            }
+            let family = Metric::new("meshwright_edge_clients_refused", None, help, MetricKind::Counter);
+            all.push([NotAdmitted::Full, NotAdmitted::Address, NotAdmitted::Rate].into_iter().fold(family, |family, why| {
+                family.with(vec![("bound", why.text().to_owned())], Reading::Count(of(&self.not_admitted[why as usize])))
+            }));
         }
-        self.encode_http3(encoder)?;
+        self.tell_http3(all);
         let datagrams = of(&self.datagrams_received) + of(&self.datagrams_dropped) + of(&self.sessions_full);
         if datagrams > 0 {
-            let sessions = ConstGauge::new(self.sessions.load(Ordering::Relaxed));
-            let help = "Clients' sessions of datagrams now";
-            sessions.encode(encoder.encode_descriptor("meshwright_udp_sessions", help, None, MetricType::Gauge)?)?;
-            let counters = [
-                ("meshwright_udp_sessions_full", "Sessions not begun: a worker had as many as it may", &self.sessions_full),
-                ("meshwright_udp_datagrams_received", "Datagrams from clients that were passed on", &self.datagrams_received),
-                ("meshwright_udp_datagrams_sent", "Datagrams that were sent to clients", &self.datagrams_sent),
-                ("meshwright_udp_datagrams_dropped", "Datagrams dropped for want of a backend, a session or room", &self.datagrams_dropped),
-            ];
-            count(encoder, &counters)?;
+            let sessions = Reading::Gauge(self.sessions.load(Ordering::Relaxed));
+            all.push(Metric::gauge("meshwright_udp_sessions", None, "Clients' sessions of datagrams now", sessions));
+            count(
+                all,
+                &[
+                    ("meshwright_udp_sessions_full", "Sessions not begun: a worker had as many as it may", &self.sessions_full),
+                    ("meshwright_udp_datagrams_received", "Datagrams from clients that were passed on", &self.datagrams_received),
+                    ("meshwright_udp_datagrams_sent", "Datagrams that were sent to clients", &self.datagrams_sent),
+                    (
+                        "meshwright_udp_datagrams_dropped",
+                        "Datagrams dropped for want of a backend, a session or room",
+                        &self.datagrams_dropped,
+                    ),
+                ],
+            );
         }
-        Ok(())
     }
-}
 
-impl EdgeReadings {
-    fn encode_http3(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn tell_http3(&self, all: &mut Vec<Metric>) {
         let counters = [
             ("meshwright_http3_connections", "Connections of HTTP/3 that began", &self.http3_connections),
             ("meshwright_http3_handshakes_failed", "Handshakes over QUIC that failed", &self.http3_handshakes_failed),
@@ -135,20 +138,16 @@ impl EdgeReadings {
             ("meshwright_http3_floods", "Connections of HTTP/3 ended for requests taken back", &self.http3_floods),
         ];
         if counters.iter().all(|(.., counter)| counter.load(Ordering::Relaxed) == 0) {
-            return Ok(());
+            return;
         }
-        let open = ConstGauge::new(self.http3_open.load(Ordering::Relaxed));
-        open.encode(encoder.encode_descriptor("meshwright_http3_open", "Connections of HTTP/3 now", None, MetricType::Gauge)?)?;
-        count(encoder, &counters)
+        let open = Reading::Gauge(self.http3_open.load(Ordering::Relaxed));
+        all.push(Metric::gauge("meshwright_http3_open", None, "Connections of HTTP/3 now", open));
+        count(all, &counters);
     }
 }
 
-fn count(encoder: &mut DescriptorEncoder<'_>, counters: &[(&str, &str, &AtomicU64)]) -> fmt::Result {
-    for (name, help, counter) in counters {
-        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(counter.load(Ordering::Relaxed)).encode(metric)?;
-    }
-    Ok(())
+fn count(all: &mut Vec<Metric>, counters: &[(&'static str, &'static str, &AtomicU64)]) {
+    all.extend(counters.iter().map(|(name, help, counter)| Metric::number(name, help, counter.load(Ordering::Relaxed))));
 }
 
 /// What the access log says of a client's TLS, written once for each connection: JSON.

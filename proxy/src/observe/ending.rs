@@ -33,12 +33,12 @@ const GRPC_OF_SERVERS: [&str; 6] = ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENT
 
 /// Why a span is exported that was not sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
+pub(super) enum KeepCause {
     Error,
     Slow,
 }
 
-impl Kept {
+impl KeepCause {
     /// As spans say it.
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -91,12 +91,12 @@ impl Ending {
     }
 
     /// Whether its span is kept although it was not sampled: the fault is a server's or the mesh's own word, or it took too long.
-    pub(super) fn kept(&self, keep: Keep, duration: Duration) -> Option<Kept> {
+    pub(super) fn kept(&self, keep: Keep, duration: Duration) -> Option<KeepCause> {
         let failed = || self.reason.is_some() || self.code != CODE_NONE && self.code >= 500 || self.is_servers();
         if keep.errors && failed() {
-            return Some(Kept::Error);
+            return Some(KeepCause::Error);
         }
-        (!keep.slower.is_zero() && duration > keep.slower).then_some(Kept::Slow)
+        (!keep.slower.is_zero() && duration > keep.slower).then_some(KeepCause::Slow)
     }
 }
 
@@ -139,16 +139,16 @@ mod tests {
         let failed = Ending { code: 500, ..BASE };
         for (ending, keep, took, wanted) in [
             (failed, none, second * 9, None),
-            (failed, errors, second, Some(Kept::Error)),
+            (failed, errors, second, Some(KeepCause::Error)),
             (failed, slow, second, None),
-            (failed, slow, second * 2, Some(Kept::Slow)),
-            (failed, all, second * 2, Some(Kept::Error)),
-            (BASE, all, second * 2, Some(Kept::Slow)),
+            (failed, slow, second * 2, Some(KeepCause::Slow)),
+            (failed, all, second * 2, Some(KeepCause::Error)),
+            (BASE, all, second * 2, Some(KeepCause::Slow)),
             (BASE, errors, second * 2, None),
             (Ending { code: 404, ..BASE }, errors, second, None),
-            (Ending { code: CODE_NONE, reason: Some(Reason::ClientGone), ..BASE }, errors, second, Some(Kept::Error)),
+            (Ending { code: CODE_NONE, reason: Some(Reason::ClientGone), ..BASE }, errors, second, Some(KeepCause::Error)),
             (Ending { grpc: 5, ..BASE }, errors, second, None),
-            (Ending { grpc: 13, ..BASE }, errors, second, Some(Kept::Error)),
+            (Ending { grpc: 13, ..BASE }, errors, second, Some(KeepCause::Error)),
         ] {
             assert_eq!(ending.kept(keep, took), wanted, "{ending:?} {keep:?} {took:?}");
         }

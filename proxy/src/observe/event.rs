@@ -67,7 +67,7 @@ impl EventKind {
 
 /// One event. Its text, if it has one, is among the words of its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(super) struct SpanEvent {
     pub(super) kind: EventKind,
     /// Since the exchange began.
     pub(super) after: Duration,
@@ -77,7 +77,7 @@ pub(super) struct Event {
     pub(super) reason: Option<Reason>,
 }
 
-impl Event {
+impl SpanEvent {
     /// Adds it to `out`, as a field of `Span`; `one` is room. `number`: of attempts. `text`: which fault, policy or limit.
     pub(super) fn write(&self, (out, one): (&mut Vec<u8>, &mut Vec<u8>), started_nanos: u64, number: u64, (text, address): (&str, &str)) {
         one.clear();
@@ -129,12 +129,13 @@ mod tests {
     /// Aim: an event is byte for byte what the generated code writes.
     #[test]
     fn events_are_written_as_by_prost() {
-        let attribute = |key: &str, value| KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() };
+        let attribute =
+            |key: &str, value| KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() };
         let text = |text: &str| Value::StringValue(text.into());
         let peer = "10.0.0.1:8080".parse().ok();
         for (event, said, attributes) in [
             (
-                Event { kind: EventKind::Attempt, after: Duration::from_nanos(5), address: peer, reason: None },
+                SpanEvent { kind: EventKind::Attempt, after: Duration::from_nanos(5), address: peer, reason: None },
                 "",
                 vec![
                     attribute("meshwright.attempt", Value::IntValue(300)),
@@ -143,7 +144,7 @@ mod tests {
                 ],
             ),
             (
-                Event { kind: EventKind::Denied, after: Duration::from_nanos(5), address: None, reason: Some(Reason::Denied) },
+                SpanEvent { kind: EventKind::Denied, after: Duration::from_nanos(5), address: None, reason: Some(Reason::Denied) },
                 "shop/no",
                 vec![attribute("meshwright.reason", text("denied")), attribute("meshwright.policy", text("shop/no"))],
             ),

@@ -185,11 +185,11 @@ impl Exporter {
 
     /// Hands the request at hand to the lanes.
     fn send(&mut self) {
-        let room = self.room();
-        let Request { settings, spans, count, .. } = std::mem::replace(&mut self.request, Request { spans: room, ..Request::default() });
-        if count == 0 {
+        if self.request.count == 0 {
             return;
         }
+        let next = Request { spans: self.room(), ..Request::default() };
+        let Request { settings, spans, count, .. } = std::mem::replace(&mut self.request, next);
         let spans = Arc::new(spans);
         self.give(&Load { settings, spans: Spans::Encoded(Arc::clone(&spans)), count });
         if self.rooms.len() < ROOMS_MAX {

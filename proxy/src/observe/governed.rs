@@ -11,7 +11,7 @@ use super::account::Account;
 use super::downstream::Downstream;
 use super::record::{Word, text};
 use super::trace::{self, Context, Forms, Remote};
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use super::worker::{HeadersSay, Traced};
 
 impl Account {
@@ -89,7 +89,7 @@ impl Account {
             (detail.context, detail.keep) = (context, keep);
             return;
         }
-        let traced = Traced { context, headers: self.headers, link: Link::None };
+        let traced = Traced { context, headers: self.headers, link: TraceLink::None };
         let mut detail = self.worker.notes(false, traced, keep, (self.seen.direction, downstream));
         detail.read_head(parts, downstream.tls.is_some() && downstream.peer.is_none(), false);
         self.detail = Some(detail);

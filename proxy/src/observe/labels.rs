@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use engine::failure::{Blame, Reason};
-use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+use engine::model::{MetricLabel, MetricLabels};
+use http::Method;
 
 pub use proto::defaults::BUCKET_BOUNDS_SECS;
 
@@ -97,6 +98,36 @@ impl Wire {
     }
 }
 
+/// Methods that are told apart; others, and none, are the first two (OpenTelemetry's `_OTHER`).
+const METHODS: [&str; 11] = ["", "_OTHER", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+
+/// A request's method, where metrics tell it: its place among [`METHODS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct MethodLabel(u8);
+
+impl MethodLabel {
+    pub(super) fn of(method: &Method) -> Self {
+        let place = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(1);
+        Self(u8::try_from(place).unwrap_or(1))
+    }
+
+    pub(super) const fn number(self) -> u8 {
+        self.0
+    }
+
+    fn text(self) -> &'static str {
+        METHODS.get(usize::from(self.0)).copied().unwrap_or_default()
+    }
+}
+
+/// Labels that are there where a Telemetry asks for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Extra {
+    pub(super) method: MethodLabel,
+    pub(super) destination_zone: Option<Arc<str>>,
+    pub(super) consumer: Option<Arc<str>>,
+}
+
 /// "No gRPC status" in [`Labels::grpc_code`].
 pub(super) const GRPC_NONE: u8 = u8::MAX;
 
@@ -136,6 +167,7 @@ pub(super) struct Labels {
     pub(super) mtls: bool,
     /// What a policy said, and which rule: of [`MetricFamily::Ruling`] only.
     pub(super) ruled: Option<(Ruled, Arc<str>)>,
+    pub(super) extra: Extra,
 }
 
 impl Labels {
@@ -157,65 +189,84 @@ impl Labels {
             grpc_code: GRPC_NONE,
             reason: None,
             mtls: false,
+            extra: Extra::default(),
         }
     }
 
-    /// Labels of a policy's word: who called whom, and which rule said what.
-    fn encode_ruling(&self, encoder: &mut LabelSetEncoder<'_>, ruled: Ruled, rule: &str) -> std::fmt::Result {
-        let pairs: [(&str, &str); 9] = [
-            ("direction", self.direction.text()),
-            ("source_namespace", &self.source_namespace),
-            ("source_workload", &self.source_workload),
-            ("destination_namespace", &self.destination_namespace),
-            ("destination_service", &self.destination_service),
-            ("destination_workload", &self.destination_workload),
-            ("policy", rule),
-            ("verdict", ruled.text()),
-            ("mtls", if self.mtls { "true" } else { "false" }),
+    /// The same without what tells more series than the traffic has parties: those whose labels are these become one as they are counted.
+    pub(super) fn without(mut self, dropped: MetricLabels) -> Self {
+        let parties = [
+            (MetricLabel::SourceNamespace, &mut self.source_namespace),
+            (MetricLabel::SourceWorkload, &mut self.source_workload),
+            (MetricLabel::DestinationWorkload, &mut self.destination_workload),
         ];
-        for pair in pairs {
-            pair.encode(encoder.encode_label())?;
+        for (label, text) in parties {
+            if dropped.has(label) {
+                *text = Arc::from("");
+            }
         }
-        Ok(())
+        self
     }
 
-    fn code_text(&self, number: &mut [u8; 3]) -> usize {
-        if self.code == CODE_NONE {
-            return 0;
+    /// The same without all that is dropped: the rest is needed for more than metrics, and goes as they are read. `None`: it has nothing to lose.
+    pub(super) fn blanked(&self, dropped: MetricLabels) -> Option<Self> {
+        let dropped_here = |label: &MetricLabel| label.can_be_dropped() && dropped.has(*label);
+        if !MetricLabel::ALL.iter().any(dropped_here) {
+            return None;
         }
-        let code = self.code.min(999);
-        for (place, digit) in number.iter_mut().zip([code / 100, code / 10 % 10, code % 10]) {
-            *place = b'0' + u8::try_from(digit).unwrap_or(0);
+        let mut blank = self.clone().without(dropped);
+        if dropped.has(MetricLabel::Route) {
+            blank.route = Arc::from("");
         }
-        if code == 0 { 1 } else { 3 }
+        if dropped.has(MetricLabel::Protocol) {
+            blank.wire = Wire::Tcp;
+        }
+        if dropped.has(MetricLabel::GrpcCode) {
+            blank.grpc_code = GRPC_NONE;
+        }
+        if dropped.has(MetricLabel::Reason) {
+            blank.reason = None;
+        }
+        if dropped.has(MetricLabel::Mtls) {
+            blank.mtls = false;
+        }
+        Some(blank)
     }
-}
 
-impl EncodeLabelSet for Labels {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+    /// Calls `tell` with each name and value, in the order in which they are told. What is dropped is not there; nor is what nobody added.
+    pub(super) fn each<E>(&self, selected: MetricLabels, mut tell: impl FnMut(&'static str, &str) -> Result<(), E>) -> Result<(), E> {
+        let mut tell = |name: &'static str, value: &str| {
+            let dropped = selected != MetricLabels::default()
+                && MetricLabel::parse(name).is_some_and(|label| label.can_be_dropped() && selected.has(label));
+            if dropped { Ok(()) } else { tell(name, value) }
+        };
+        let mtls = if self.mtls { "true" } else { "false" };
+        tell("direction", self.direction.text())?;
+        tell("source_namespace", &self.source_namespace)?;
+        tell("source_workload", &self.source_workload)?;
+        tell("destination_namespace", &self.destination_namespace)?;
+        tell("destination_service", &self.destination_service)?;
+        tell("destination_workload", &self.destination_workload)?;
         if let Some((ruled, rule)) = &self.ruled {
-            return self.encode_ruling(encoder, *ruled, rule);
+            tell("policy", rule)?;
+            tell("verdict", ruled.text())?;
+            return tell("mtls", mtls);
         }
-        let mut number = [b'0'; 3];
-        let digits = self.code_text(&mut number);
-        let code = std::str::from_utf8(&number[..digits]).unwrap_or("");
-        let grpc = if self.grpc_code == GRPC_NONE { String::new() } else { self.grpc_code.to_string() };
-        let pairs: [(&str, &str); 12] = [
-            ("direction", self.direction.text()),
-            ("source_namespace", &self.source_namespace),
-            ("source_workload", &self.source_workload),
-            ("destination_namespace", &self.destination_namespace),
-            ("destination_service", &self.destination_service),
-            ("destination_workload", &self.destination_workload),
-            ("route", &self.route),
-            ("protocol", self.wire.text()),
-            ("code", code),
-            ("grpc_code", &grpc),
-            ("reason", self.reason.map_or("", Reason::text)),
-            ("mtls", if self.mtls { "true" } else { "false" }),
-        ];
-        for pair in pairs {
-            pair.encode(encoder.encode_label())?;
+        let (mut code, mut grpc_code) = (itoa::Buffer::new(), itoa::Buffer::new());
+        tell("route", &self.route)?;
+        tell("protocol", self.wire.text())?;
+        tell("code", if self.code == CODE_NONE { "" } else { code.format(self.code) })?;
+        tell("grpc_code", if self.grpc_code == GRPC_NONE { "" } else { grpc_code.format(self.grpc_code) })?;
+        tell("reason", self.reason.map_or("", Reason::text))?;
+        tell("mtls", mtls)?;
+        if selected.has(MetricLabel::Method) {
+            tell("method", self.extra.method.text())?;
+        }
+        if selected.has(MetricLabel::DestinationZone) {
+            tell("destination_zone", self.extra.destination_zone.as_deref().unwrap_or_default())?;
+        }
+        if selected.has(MetricLabel::Consumer) {
+            tell("consumer", self.extra.consumer.as_deref().unwrap_or_default())?;
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use engine::model::{Ejected, Endpoint, Keep, Snapshot};
+use engine::model::{Ejected, Endpoint, Keep, MetricLabel, Snapshot};
 use engine::versions::has_streams;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -13,11 +14,11 @@ use http::request::Parts;
 use super::account::Account;
 use super::downstream::Downstream;
 use super::edge::EdgeReadings;
-use super::labels::{Direction, MetricFamily, Wire};
+use super::labels::{Direction, MethodLabel, MetricFamily, Wire};
 use super::record::{Outline, Word, text};
 use super::telemetry::Telemetry;
 use super::trace::Forms;
-use super::worker::{Recorder, SOURCE_UNKNOWN, Terms, Traced, X_REQUEST_ID};
+use super::worker::{Recorder, SOURCE_UNKNOWN, TraceTerms, Traced, X_REQUEST_ID};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
@@ -31,6 +32,12 @@ impl Observer {
     /// A new worker's observer. `draw` decides on sampling and makes trace ids.
     pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         Self { worker: Rc::new(Recorder::new(telemetry, draw)) }
+    }
+
+    /// What this worker saw of itself at its tick: how late that came, how many connections its pool has, and how many requests wait for one.
+    pub fn ticked(&self, lag: Duration, open: usize, waiting: usize) {
+        self.worker.load.lagged(lag);
+        self.worker.load.pooled(open, waiting);
     }
 
     /// A copy of a request was not made: too many are under way.
@@ -128,7 +135,10 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        if seen.labels.has(MetricLabel::Method) {
+            seen.method = MethodLabel::of(&parts.method);
+        }
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.traces(settings);
@@ -140,7 +150,8 @@ impl Observer {
         let keep = settings.filter(|_| tracing).map_or(Keep::default(), |settings| settings.keep);
         let infers = tracing && settings.is_some_and(|settings| settings.infer_links);
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let terms = Terms { tracing, threshold, keeps: keep.is_any(), infers: infers && direction == Direction::Outbound };
+        let infers_now = (infers && direction == Direction::Outbound).then_some(started);
+        let terms = TraceTerms { tracing, threshold, keeps: keep.is_any(), infers: infers_now };
         let traced = worker.trace(parts, forms, terms);
         let context = traced.context;
         let sampled = context.is_some_and(|context| context.sampled);

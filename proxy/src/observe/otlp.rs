@@ -45,6 +45,10 @@ pub(super) struct Signal {
 pub(super) const TRACES: Signal =
     Signal { call: "/opentelemetry.proto.collector.trace.v1.TraceService/Export", path: "/v1/traces" };
 
+/// Numbers.
+pub(super) const METRICS: Signal =
+    Signal { call: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", path: "/v1/metrics" };
+
 /// Log records.
 pub(super) const LOGS: Signal = Signal { call: "/opentelemetry.proto.collector.logs.v1.LogsService/Export", path: "/v1/logs" };
 

@@ -4,16 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use engine::consumers::Consumer;
 use engine::failure::{Blame, Reason};
-use engine::model::{Cluster, Endpoint, InboundPort, Keep, Rule, Settings, Snapshot};
+use engine::model::{Cluster, Endpoint, InboundPort, Keep, MetricLabels, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
 use super::calls::CALL_NONE;
-use super::ending::{Ending, Kept};
-use super::event::{EVENTS_LISTED_MAX, Event};
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
+use super::ending::{Ending, KeepCause};
+use super::event::{EVENTS_LISTED_MAX, SpanEvent};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MethodLabel, MetricFamily, Wire};
 use super::trace::Context;
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use crate::tls::{Peer, TlsFacts};
 
 /// Longest text of a request that is kept for log and span: all of them end within 64 KiB.
@@ -45,6 +46,14 @@ pub(super) struct Outline {
     pub(super) call: u32,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
+    /// What its metrics tell.
+    pub(super) labels: MetricLabels,
+    /// Whether durations are counted for OTLP, too.
+    pub(super) sketched: bool,
+    /// Where metrics tell it.
+    pub(super) method: MethodLabel,
+    /// The same: who calls from outside.
+    pub(super) consumer: Option<Arc<Consumer>>,
 }
 
 /// A text of an exchange, in the order in which they are learnt.
@@ -135,9 +144,9 @@ pub(super) struct Detail {
     /// What makes a span of it that was not sampled.
     pub(super) keep: Keep,
     /// Why one was made of it.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeepCause>,
     /// How it came by its trace.
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
     pub(super) head: Option<Head>,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
@@ -147,7 +156,7 @@ pub(super) struct Detail {
     pub(super) tls: Option<TlsFacts>,
     pub(super) retries: Vec<(SocketAddr, Reason)>,
     /// What happened, for its span.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<SpanEvent>,
     /// How many more.
     pub(super) events_dropped: u32,
     pub(super) attempt_started: Option<Instant>,
@@ -158,6 +167,8 @@ pub(super) struct Detail {
 
 impl Outline {
     pub(super) fn new(snapshot: Arc<Snapshot>, family: MetricFamily, direction: Direction, wire: Wire, source: u32, mtls: bool) -> Self {
+        let settings = snapshot.settings.as_deref();
+        let (labels, sketched) = settings.map_or_else(Default::default, |own| (own.metric_labels, own.metrics_otlp.is_some()));
         Self {
             snapshot,
             family,
@@ -177,6 +188,10 @@ impl Outline {
             call: CALL_NONE,
             request_bytes: 0,
             response_bytes: 0,
+            labels,
+            sketched,
+            method: MethodLabel::default(),
+            consumer: None,
         }
     }
 
@@ -215,7 +230,7 @@ impl Detail {
             context: None,
             keep: Keep::default(),
             kept: None,
-            link: Link::None,
+            link: TraceLink::None,
             head: None,
             downstream,
             local,
@@ -257,7 +272,7 @@ impl Detail {
     }
 
     /// Notes an event, where there may be a span.
-    pub(super) fn happened(&mut self, event: impl FnOnce() -> Event) {
+    pub(super) fn happened(&mut self, event: impl FnOnce() -> SpanEvent) {
         if !self.is_sampled() && !self.keep.is_any() {
             return;
         }

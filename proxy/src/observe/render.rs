@@ -1,6 +1,7 @@
 //! `/metrics`: the shards' sums, readings, the process.
 
-use std::fmt::{self, Write};
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,18 +9,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use engine::callout::{CalloutOutcome, CalloutReading};
 use engine::failure::Reason;
 use engine::limit::{LimitReading, StoreReading};
+use engine::model::MetricLabels;
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 use super::edge::EdgeReadings;
 use super::exposition::{Exposition, plain};
-use super::labels::{BUCKET_BOUNDS_SECS, Direction, Labels, MetricFamily};
+use super::labels::{Direction, Labels, MetricFamily};
+use super::load::LoadReading;
+use super::metric::{Metric, MetricKind, MetricSet, MetricUnit, Point, PointLabels, Reading, level};
 use super::process::ProcessReading;
-use super::series::{BUCKETS, Exemplar, Sum};
+use super::series::{Exemplar, Sum};
 use super::telemetry::Telemetry;
 use super::trace::{hex_of_u64, hex_of_u128};
 
@@ -27,6 +27,8 @@ use super::trace::{hex_of_u64, hex_of_u128};
 #[derive(Debug)]
 struct Scrape {
     sums: Vec<(Arc<Labels>, Sum)>,
+    /// Which labels of traffic are told.
+    labels: MetricLabels,
     epoch: u64,
     cert_expiry_secs: Option<i64>,
     rejected: u64,
@@ -42,6 +44,8 @@ struct Scrape {
     spans_dropped: Vec<(&'static str, u64)>,
     lines_dropped: Vec<(&'static str, u64)>,
     log_filters_failed: u64,
+    points_exported: u64,
+    points_dropped: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
     http2_floods: u64,
@@ -52,6 +56,7 @@ struct Scrape {
     leases_away: Option<bool>,
     stores: Vec<StoreReading>,
     callouts: Vec<CalloutReading>,
+    load: LoadReading,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -64,16 +69,24 @@ impl Telemetry {
 
     /// All metrics.
     pub fn render_as(&self, exposition: Exposition) -> String {
-        self.scrape(ProcessReading::read()).text(exposition)
+        self.scrape(false).text(exposition)
     }
 
-    fn scrape(&self, process: ProcessReading) -> Scrape {
-        let registry = self.registry.lock();
+    /// All metrics, with what only OTLP tells.
+    pub(super) fn sketched(&self) -> Vec<Metric> {
+        self.scrape(true).families()
+    }
+
+    fn scrape(&self, sketched: bool) -> Scrape {
+        let (load, process) = (self.load.read(self.queues()), ProcessReading::read(&self.kernel_files));
+        let mut registry = self.registry.lock();
+        registry.sweep(self.clock.now());
         let limits = Arc::clone(&self.readings.limits.lock());
         let expiry = self.readings.cert_expiry_unix_secs.load(Ordering::Relaxed);
         let now = i64::try_from(since_1970(self.clock.wall()).as_secs()).unwrap_or(i64::MAX);
         Scrape {
-            sums: registry.sums(),
+            sums: if sketched { registry.sketched_sums() } else { registry.sums() },
+            labels: self.settings.load().as_ref().map_or_else(MetricLabels::default, |settings| settings.metric_labels),
             epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
             key_fetches_failed: self.readings.key_fetches_failed.load(Ordering::Relaxed),
@@ -89,6 +102,8 @@ impl Telemetry {
             spans_dropped: self.spans_dropped.rows(registry.total(|shard| &shard.spans_dropped)),
             lines_dropped: [("all", registry.total(|shard| &shard.lines_dropped))].into_iter().chain(self.access.losses().rows()).collect(),
             log_filters_failed: self.access.filters_failed(),
+            points_exported: self.points_exported.load(Ordering::Relaxed),
+            points_dropped: self.points_dropped.load(Ordering::Relaxed),
             connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
                 let occupancy = self.readings.occupancy(direction);
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
@@ -102,6 +117,7 @@ impl Telemetry {
             limits: limits.readings(),
             stores: limits.store_readings(),
             callouts: self.readings.callouts.lock().readings(),
+            load,
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -114,9 +130,10 @@ fn since_1970(at: SystemTime) -> std::time::Duration {
 
 impl Scrape {
     fn text(self, exposition: Exposition) -> String {
-        let exemplars: Vec<_> = self.of(MetricFamily::Http).flat_map(|(_, sum)| sum.exemplars).collect();
+        let families = self.families();
+        let exemplars = exemplars(&families);
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(self));
+        registry.register_collector(Box::new(MetricSet(families)));
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode_registry(&mut text, &registry);
@@ -126,268 +143,238 @@ impl Scrape {
         }
     }
 
-    fn of(&self, family: MetricFamily) -> impl Iterator<Item = &(Arc<Labels>, Sum)> {
-        self.sums.iter().filter(move |(labels, _)| labels.family == family)
+    /// Everything, in the order in which it is told.
+    fn families(&self) -> Vec<Metric> {
+        let mut all = Vec::with_capacity(96);
+        self.http(&mut all);
+        self.tcp(&mut all);
+        self.policy(&mut all);
+        self.limits(&mut all);
+        self.callouts(&mut all);
+        self.own(&mut all);
+        self.connections(&mut all);
+        self.edge.tell(&mut all);
+        self.load.tell(&mut all);
+        self.process.tell(&mut all);
+        let start = "Start of the process, seconds since 1970";
+        all.push(Metric::gauge("process_start_time", Some(MetricUnit::Seconds), start, Reading::GaugeReal(self.started_secs)));
+        all
+    }
+
+    /// One number of each label set that is wanted; those that differ only in what is dropped are one.
+    fn of_traffic(
+        &self,
+        (name, unit, help): (&'static str, Option<MetricUnit>, &'static str),
+        kind: MetricKind,
+        wanted: impl Fn(&Labels) -> bool,
+        reading: impl Fn(&Sum) -> Reading,
+    ) -> Metric {
+        let mut family = Metric::new(name, unit, help, kind);
+        let mut point = |labels: Arc<Labels>, sum: &Sum| {
+            let labels = PointLabels::Traffic(labels, self.labels);
+            family.points.push(Point { labels, reading: reading(sum), begun: sum.begun });
+        };
+        let mut merged: BTreeMap<Labels, Sum> = BTreeMap::new();
+        for (labels, sum) in self.sums.iter().filter(|(labels, _)| wanted(labels)) {
+            match labels.blanked(self.labels) {
+                None => point(Arc::clone(labels), sum),
+                Some(blank) => merged.entry(blank).or_default().merge(sum),
+            }
+        }
+        merged.into_iter().for_each(|(labels, sum)| point(Arc::new(labels), &sum));
+        family
     }
 
     fn counters(
         &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        (name, unit, help): (&str, Option<Unit>, &str),
-        family: MetricFamily,
+        what: (&'static str, Option<MetricUnit>, &'static str),
         wanted: impl Fn(&Labels) -> bool,
         value: impl Fn(&Sum) -> u64,
-    ) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for (labels, sum) in self.of(family).filter(|(labels, _)| wanted(labels)) {
-            ConstCounter::new(value(sum)).encode(metric.encode_family(&**labels)?)?;
-        }
-        Ok(())
+    ) -> Metric {
+        self.of_traffic(what, MetricKind::Counter, wanted, |sum| Reading::Count(value(sum)))
     }
 
-    fn http(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let all = |_: &Labels| true;
-        let family = MetricFamily::Http;
-        self.counters(encoder, ("meshwright_requests", None, "HTTP requests that ended"), family, all, |sum| sum.count)?;
-        self.durations(encoder)?;
-        let name = ("meshwright_request", Some(Unit::Bytes), "Body bytes from downstream");
-        self.counters(encoder, name, family, all, |sum| sum.request_bytes)?;
-        let name = ("meshwright_response", Some(Unit::Bytes), "Body bytes towards downstream");
-        self.counters(encoder, name, family, all, |sum| sum.response_bytes)
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "a sum of seconds")]
-    fn durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn http(&self, all: &mut Vec<Metric>) {
+        let http = |labels: &Labels| labels.family == MetricFamily::Http;
+        all.push(self.counters(("meshwright_requests", None, "HTTP requests that ended"), http, |sum| sum.count));
         let help = "Time from a request's head to the end of its answer";
-        let mut metric = encoder.encode_descriptor("meshwright_request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (labels, sum) in self.of(MetricFamily::Http) {
-            let mut buckets = [(f64::INFINITY, 0); BUCKETS];
-            for (n, (bound, count)) in buckets.iter_mut().enumerate() {
-                *bound = BUCKET_BOUNDS_SECS.get(n).copied().unwrap_or(f64::INFINITY);
-                *count = sum.buckets[n];
-            }
-            let count = sum.buckets.iter().sum();
-            metric.encode_family(&**labels)?.encode_histogram::<NoLabelSet>(sum.nanos as f64 / 1e9, count, &buckets, None)?;
-        }
-        Ok(())
+        let name = ("meshwright_request_duration", Some(MetricUnit::Seconds), help);
+        all.push(self.of_traffic(name, MetricKind::Histogram, http, |sum| Reading::Durations(Box::new(sum.clone()))));
+        let name = ("meshwright_request", Some(MetricUnit::Bytes), "Body bytes from downstream");
+        all.push(self.counters(name, http, |sum| sum.request_bytes));
+        let name = ("meshwright_response", Some(MetricUnit::Bytes), "Body bytes towards downstream");
+        all.push(self.counters(name, http, |sum| sum.response_bytes));
     }
 
-    fn tcp(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let family = MetricFamily::Tcp;
-        let plain = |labels: &Labels| labels.reason.is_none();
-        let all = |_: &Labels| true;
+    fn tcp(&self, all: &mut Vec<Metric>) {
+        let tcp = |labels: &Labels| labels.family == MetricFamily::Tcp;
+        let plain = |labels: &Labels| tcp(labels) && labels.reason.is_none();
         let opened = ("meshwright_tcp_connections_opened", None, "Opaque connections whose upstream was chosen");
-        self.counters(encoder, opened, family, plain, |sum| sum.opened)?;
+        all.push(self.counters(opened, plain, |sum| sum.opened));
         let closed =
             ("meshwright_tcp_connections_closed", None, "Opaque connections that ended; reason says why where the mesh ended them");
-        self.counters(encoder, closed, family, all, |sum| sum.count)?;
-        let sent = ("meshwright_tcp_sent", Some(Unit::Bytes), "Bytes of opaque connections towards downstream");
-        self.counters(encoder, sent, family, plain, |sum| sum.response_bytes)?;
-        let received = ("meshwright_tcp_received", Some(Unit::Bytes), "Bytes of opaque connections from downstream");
-        self.counters(encoder, received, family, plain, |sum| sum.request_bytes)
+        all.push(self.counters(closed, tcp, |sum| sum.count));
+        let sent = ("meshwright_tcp_sent", Some(MetricUnit::Bytes), "Bytes of opaque connections towards downstream");
+        all.push(self.counters(sent, plain, |sum| sum.response_bytes));
+        let received = ("meshwright_tcp_received", Some(MetricUnit::Bytes), "Bytes of opaque connections from downstream");
+        all.push(self.counters(received, plain, |sum| sum.request_bytes));
     }
 
-    fn policy(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn policy(&self, all: &mut Vec<Metric>) {
+        let of = |family: MetricFamily| move |labels: &Labels| labels.family == family;
         let retries = ("meshwright_retries", None, "Attempts that were made again; reason says why");
-        self.counters(encoder, retries, MetricFamily::Retry, |_| true, |sum| sum.count)?;
+        all.push(self.counters(retries, of(MetricFamily::Retry), |sum| sum.count));
         let hedges = ("meshwright_hedges", None, "Second attempts that were made beside a slow first one");
-        self.counters(encoder, hedges, MetricFamily::Hedge, |_| true, |sum| sum.count)?;
-        number(encoder, "meshwright_ejections", "Endpoints ejected from balancing", self.ejections)?;
-        number(
-            encoder,
-            "meshwright_mirrors_dropped",
-            "Copies of requests that were not made: too many were under way",
-            self.mirrors_dropped,
-        )?;
+        all.push(self.counters(hedges, of(MetricFamily::Hedge), |sum| sum.count));
+        all.push(Metric::number("meshwright_ejections", "Endpoints ejected from balancing", self.ejections));
+        let help = "Copies of requests that were not made: too many were under way";
+        all.push(Metric::number("meshwright_mirrors_dropped", help, self.mirrors_dropped));
         let rulings =
             ("meshwright_policy_rulings", None, "What rules of authorization policies said: denied, would_deny (on trial), audited");
-        self.counters(encoder, rulings, MetricFamily::Ruling, |_| true, |sum| sum.count)?;
+        all.push(self.counters(rulings, of(MetricFamily::Ruling), |sum| sum.count));
         let help = "Conditions of authorization policies that could not be evaluated, which counts against the caller";
-        number(encoder, "meshwright_policy_conditions_failed", help, self.conditions_failed)?;
+        all.push(Metric::number("meshwright_policy_conditions_failed", help, self.conditions_failed));
         let help = "What came of asking who calls from outside the mesh: how it was proved, and the verdict";
-        let mut metric = encoder.encode_descriptor("meshwright_auth", help, None, MetricType::Counter)?;
-        for (kind, verdict, count) in &self.auth {
-            ConstCounter::new(*count).encode(metric.encode_family(&[("kind", *kind), ("verdict", *verdict)])?)?;
-        }
-        let help = "Requests and connections that a rule refused";
-        let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
-        for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {
-            ConstCounter::new(sum.count).encode(metric.encode_family(&**labels)?)?;
-        }
-        Ok(())
+        let asked = Metric::new("meshwright_auth", None, help, MetricKind::Counter);
+        all.push(self.auth.iter().fold(asked, |family, (kind, verdict, count)| {
+            family.with(vec![("kind", (*kind).to_owned()), ("verdict", (*verdict).to_owned())], Reading::Count(*count))
+        }));
+        let denied = ("meshwright_policy_denied", None, "Requests and connections that a rule refused");
+        all.push(self.counters(denied, |labels| labels.family != MetricFamily::Retry && is_denial(labels), |sum| sum.count));
     }
 
-    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn limits(&self, all: &mut Vec<Metric>) {
         if self.leases_away.is_none() {
-            return Ok(());
+            return;
         }
         let help = "Requests at limits of edges; verdict says what became of them";
-        let mut metric = encoder.encode_descriptor("meshwright_limit", help, None, MetricType::Counter)?;
-        for LimitReading { limit, verdict, count } in &self.limits {
-            let labels = [("limit", &**limit), ("verdict", verdict.text())];
-            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
-        }
+        let met = Metric::new("meshwright_limit", None, help, MetricKind::Counter);
+        all.push(self.limits.iter().fold(met, |family, LimitReading { limit, verdict, count }| {
+            family.with(vec![("limit", limit.to_string()), ("verdict", verdict.text().to_owned())], Reading::Count(*count))
+        }));
         if !self.limits_waiting.is_empty() {
             let help = "Requests that wait for a place of a limit on how many are under way";
-            let mut metric = encoder.encode_descriptor("meshwright_limit_waiting", help, None, MetricType::Gauge)?;
-            for (limit, waiting) in &self.limits_waiting {
-                let waiting = i64::try_from(*waiting).unwrap_or(i64::MAX);
-                ConstGauge::new(waiting).encode(metric.encode_family(&[("limit", &**limit)])?)?;
-            }
+            let waiting = Metric::new("meshwright_limit_waiting", None, help, MetricKind::Gauge);
+            all.push(
+                self.limits_waiting
+                    .iter()
+                    .fold(waiting, |family, (limit, waiting)| family.with(vec![("limit", limit.to_string())], level(*waiting))),
+            );
         }
         let help = "Keys of limits that were forgotten for others: an object had as many as it may";
-        number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
+        all.push(Metric::number("meshwright_limit_keys_evicted", help, self.limit_keys_evicted));
         let help = "Connections to stores of limits, and exchanges on them, that failed";
-        let mut metric = encoder.encode_descriptor("meshwright_limit_store_failures", help, None, MetricType::Counter)?;
-        for StoreReading { store, away: _, failures } in &self.stores {
-            ConstCounter::new(*failures).encode(metric.encode_family(&[("store", store)])?)?;
-        }
-        Ok(())
+        let failed = Metric::new("meshwright_limit_store_failures", None, help, MetricKind::Counter);
+        all.push(self.stores.iter().fold(failed, |family, StoreReading { store, away: _, failures }| {
+            family.with(vec![("store", store.clone())], Reading::Count(*failures))
+        }));
     }
 
-    fn callouts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn callouts(&self, all: &mut Vec<Metric>) {
         if !self.callouts.is_empty() {
             let help = "Questions to services that policies ask; outcome says what came of them, or that a request went on without";
-            let mut metric = encoder.encode_descriptor("meshwright_callouts", help, None, MetricType::Counter)?;
-            for reading in &self.callouts {
-                for (outcome, count) in CalloutOutcome::ALL.iter().zip(reading.counts).filter(|(_, count)| *count > 0) {
-                    let labels = [("kind", reading.kind.text()), ("name", &*reading.name), ("outcome", outcome.text())];
-                    ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-                }
-            }
+            let mut asked = Metric::new("meshwright_callouts", None, help, MetricKind::Counter);
             let help = "Questions to services that policies ask, now under way";
-            let mut metric = encoder.encode_descriptor("meshwright_callouts_under_way", help, None, MetricType::Gauge)?;
+            let mut under_way = Metric::new("meshwright_callouts_under_way", None, help, MetricKind::Gauge);
             for reading in &self.callouts {
-                let under_way = i64::try_from(reading.under_way).unwrap_or(i64::MAX);
-                let labels = [("kind", reading.kind.text()), ("name", &*reading.name)];
-                ConstGauge::new(under_way).encode(metric.encode_family(&labels)?)?;
+                let labels = || vec![("kind", reading.kind.text().to_owned()), ("name", reading.name.to_string())];
+                for (outcome, count) in CalloutOutcome::ALL.iter().zip(reading.counts).filter(|(_, count)| *count > 0) {
+                    let labels = labels().into_iter().chain([("outcome", outcome.text().to_owned())]).collect();
+                    asked = asked.with(labels, Reading::Count(count));
+                }
+                under_way = under_way.with(labels(), level(reading.under_way as u64));
             }
+            all.extend([asked, under_way]);
         }
-        self.degraded(encoder)
+        self.degraded(all);
     }
 
-    fn degraded(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn degraded(&self, all: &mut Vec<Metric>) {
         let leases = self.leases_away.map(|away| ("RateLimit", "leases", away));
         let services = self.callouts.iter().map(|reading| (reading.kind.text(), &*reading.name, reading.away));
         let stores = self.stores.iter().map(|StoreReading { store, away, failures: _ }| ("RateLimit", store.as_str(), *away));
-        let all: Vec<_> = leases.into_iter().chain(stores).chain(services).collect();
-        if all.is_empty() {
-            return Ok(());
-        }
         let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
-        let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
-        for (kind, name, away) in all {
-            ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", kind), ("name", name)])?)?;
+        let family = Metric::new("meshwright_degraded", None, help, MetricKind::Gauge);
+        let family = leases.into_iter().chain(stores).chain(services).fold(family, |family, (kind, name, away)| {
+            family.with(vec![("kind", kind.to_owned()), ("name", name.to_owned())], Reading::Gauge(i64::from(away)))
+        });
+        if !family.points.is_empty() {
+            all.push(family);
         }
-        Ok(())
     }
 
-    fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn own(&self, all: &mut Vec<Metric>) {
         if let Some(secs) = self.cert_expiry_secs {
-            gauge(
-                encoder,
-                ("meshwright_cert_expiry", Some(Unit::Seconds), "Time until the leaf expires; negative after"),
-                &ConstGauge::new(secs),
-            )?;
+            let help = "Time until the leaf expires; negative after";
+            all.push(Metric::gauge("meshwright_cert_expiry", Some(MetricUnit::Seconds), help, Reading::Gauge(secs)));
         }
-        let epoch = i64::try_from(self.epoch).unwrap_or(i64::MAX);
-        gauge(encoder, ("meshwright_config_epoch", None, "Number of the epoch in force"), &ConstGauge::new(epoch))?;
-        number(encoder, "meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected)?;
-        number(
-            encoder,
-            "meshwright_jwks_fetches_failed",
-            "Fetches of token issuers' keys that failed; the last good ones stay for a day",
-            self.key_fetches_failed,
-        )?;
-        number(encoder, "meshwright_backend_lookups", "Questions for names outside the mesh that are backends", self.outside_lookups)?;
-        number(
-            encoder,
-            "meshwright_backend_lookups_failed",
-            "Those that nobody has answered in one family at least; the last addresses stay",
-            self.outside_lookups_failed,
-        )?;
-        number(
-            encoder,
-            "meshwright_metric_series_overflow",
-            "Records counted in an overflow series, for want of a series of their own",
-            self.overflow,
-        )?;
-        number(encoder, "meshwright_spans_exported", "Spans that a collector took", self.spans_exported)?;
+        all.push(Metric::gauge("meshwright_config_epoch", None, "Number of the epoch in force", level(self.epoch)));
+        for (name, help, count) in [
+            ("meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected),
+            (
+                "meshwright_jwks_fetches_failed",
+                "Fetches of token issuers' keys that failed; the last good ones stay for a day",
+                self.key_fetches_failed,
+            ),
+            ("meshwright_backend_lookups", "Questions for names outside the mesh that are backends", self.outside_lookups),
+            (
+                "meshwright_backend_lookups_failed",
+                "Those that nobody has answered in one family at least; the last addresses stay",
+                self.outside_lookups_failed,
+            ),
+            (
+                "meshwright_metric_series_overflow",
+                "Records counted in an overflow series, for want of a series of their own",
+                self.overflow,
+            ),
+            ("meshwright_spans_exported", "Spans that a collector took", self.spans_exported),
+            (
+                "meshwright_access_log_filter_failed",
+                "Filters of the access log that came to nothing; their lines are written",
+                self.log_filters_failed,
+            ),
+            ("meshwright_metric_points_exported", "Numbers that a collector took by OTLP", self.points_exported),
+            ("meshwright_metric_points_dropped", "Numbers that no collector took by OTLP; the next ones hold them", self.points_dropped),
+        ] {
+            all.push(Metric::number(name, help, count));
+        }
+        let family = |(name, help): (&'static str, &'static str), label: &'static str, rows: &[(&'static str, u64)]| {
+            let family = Metric::new(name, None, help, MetricKind::Counter);
+            rows.iter().fold(family, |family, (word, count)| family.with(vec![(label, (*word).to_owned())], Reading::Count(*count)))
+        };
         let help = "Spans lost to a full queue or a failing collector";
-        let mut dropped = encoder.encode_descriptor("meshwright_spans_dropped", help, None, MetricType::Counter)?;
-        for (reason, count) in &self.spans_dropped {
-            ConstCounter::new(*count).encode(dropped.encode_family(&[("reason", *reason)])?)?;
-        }
+        all.push(family(("meshwright_spans_dropped", help), "reason", &self.spans_dropped));
         let help = "Access log lines lost: by a sink that failed or fell behind, or by all where too many waited to be encoded";
-        let mut dropped = encoder.encode_descriptor("meshwright_access_log_dropped", help, None, MetricType::Counter)?;
-        for (sink, count) in &self.lines_dropped {
-            ConstCounter::new(*count).encode(dropped.encode_family(&[("sink", *sink)])?)?;
-        }
-        let help = "Filters of the access log that came to nothing; their lines are written";
-        number(encoder, "meshwright_access_log_filter_failed", help, self.log_filters_failed)
+        all.push(family(("meshwright_access_log_dropped", help), "sink", &self.lines_dropped));
+        let help = "Label sets of traffic that are told apart now";
+        all.push(Metric::gauge("meshwright_metric_series", None, help, level(self.sums.len() as u64)));
     }
 
-    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let label = |direction: Direction| [("direction", direction.text())];
-        let help = "Downstream connections now open";
-        let mut metric = encoder.encode_descriptor("meshwright_connections", help, None, MetricType::Gauge)?;
-        for (direction, open, _) in self.connections {
-            ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX)).encode(metric.encode_family(&label(direction))?)?;
-        }
+    fn connections(&self, all: &mut Vec<Metric>) {
+        let mut open = Metric::new("meshwright_connections", None, "Downstream connections now open", MetricKind::Gauge);
         let help = "How often a worker had as many downstream connections as it may, and let further ones wait";
-        let mut metric = encoder.encode_descriptor("meshwright_connections_full", help, None, MetricType::Counter)?;
-        for (direction, _, full) in self.connections {
-            ConstCounter::new(full).encode(metric.encode_family(&label(direction))?)?;
+        let mut full = Metric::new("meshwright_connections_full", None, help, MetricKind::Counter);
+        for (direction, now, times) in self.connections {
+            let labels = || vec![("direction", direction.text().to_owned())];
+            open = open.with(labels(), level(now));
+            full = full.with(labels(), Reading::Count(times));
         }
-        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))?;
+        all.extend([open, full]);
+        all.push(Metric::gauge("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2", Reading::Gauge(self.http2_bodies)));
         let help = "HTTP/2 connections ended because too many of their frames asked for nothing";
-        number(encoder, "meshwright_http2_floods", help, self.http2_floods)
-    }
-
-    fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(secs) = self.process.cpu_secs {
-            let metric = encoder.encode_descriptor("process_cpu", "User and system CPU time", Some(&Unit::Seconds), MetricType::Counter)?;
-            ConstCounter::new(secs).encode(metric)?;
-        }
-        if let Some(bytes) = self.process.resident_bytes {
-            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            gauge(encoder, ("process_resident_memory", Some(Unit::Bytes), "Resident memory"), &ConstGauge::new(bytes))?;
-        }
-        if let Some(fds) = self.process.open_fds {
-            let fds = i64::try_from(fds).unwrap_or(i64::MAX);
-            gauge(encoder, ("process_open_fds", None, "Open file descriptors"), &ConstGauge::new(fds))?;
-        }
-        let start = ("process_start_time", Some(Unit::Seconds), "Start of the process, seconds since 1970");
-        gauge(encoder, start, &ConstGauge::new(self.started_secs))
+        all.push(Metric::number("meshwright_http2_floods", help, self.http2_floods));
     }
 }
 
-impl prometheus_client::collector::Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.http(&mut encoder)?;
-        self.tcp(&mut encoder)?;
-        self.policy(&mut encoder)?;
-        self.limits(&mut encoder)?;
-        self.callouts(&mut encoder)?;
-        self.own(&mut encoder)?;
-        self.connections(&mut encoder)?;
-        self.edge.encode(&mut encoder)?;
-        self.process(&mut encoder)
-    }
+/// Exemplars of the histogram of requests, in the order of its buckets.
+fn exemplars(families: &[Metric]) -> Vec<Option<Exemplar>> {
+    let points = families.iter().flat_map(|family| &family.points);
+    let sums = points.filter_map(|point| if let Reading::Durations(sum) = &point.reading { Some(sum) } else { None });
+    sums.flat_map(|sum| sum.exemplars).collect()
 }
 
 fn is_denial(labels: &Labels) -> bool {
     matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited | Reason::PolicyUnavailable))
-}
-
-fn number(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    let metric: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    ConstCounter::new(value).encode(metric)
-}
-
-fn gauge(encoder: &mut DescriptorEncoder<'_>, (name, unit, help): (&str, Option<Unit>, &str), value: &impl EncodeMetric) -> fmt::Result {
-    let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-    value.encode(metric)
 }
 
 /// Appends exemplars to the histogram's bucket lines, which come in the order of `exemplars`. (An exemplar of `prometheus_client`

@@ -139,7 +139,7 @@ impl Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::labels::{GRPC_NONE, Wire};
+    use super::super::labels::{Extra, GRPC_NONE, Wire};
     use super::*;
 
     fn labels(route: &str, code: u16) -> Arc<Labels> {
@@ -159,6 +159,7 @@ mod tests {
             reason: None,
             mtls: true,
             ruled: None,
+            extra: Extra::default(),
         })
     }
 

@@ -12,13 +12,13 @@ use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::Message;
 
 use super::batch::{Batch, Record};
-use super::ending::{Ending, Kept};
+use super::ending::{Ending, KeepCause};
 use super::event::EventKind;
 use super::labels::{CODE_NONE, Direction, Wire};
 use super::record::Word;
 use super::secrets::without_user;
 use super::shape::{Party, Shape, SpanParts};
-use super::under_way::Link;
+use super::under_way::TraceLink;
 use super::wire::{bytes, fixed32, fixed64, int_attribute, text_attribute, true_or_false_attribute, varint_field};
 
 /// Fields of `Span`.
@@ -102,7 +102,7 @@ impl Spans {
         }
         events(one, small, batch, record);
         status(one, small, batch.word(record, Word::Cause), &ending);
-        let remote = context.parent.is_some() && record.link != Link::Inferred;
+        let remote = context.parent.is_some() && record.link != TraceLink::Inferred;
         let flags = REMOTE_KNOWN | if context.sampled { SAMPLED } else { 0 } | if remote { REMOTE } else { 0 };
         fixed32(one, FLAGS, flags);
         bytes(out, SPANS, one);
@@ -252,11 +252,11 @@ fn outcome(out: &mut Vec<u8>, record: &Record, ending: &Ending) {
     text(out, "meshwright.blame", record.blame.map_or("", Blame::text));
     int_attribute(out, "meshwright.epoch", record.epoch);
     int_attribute(out, "meshwright.attempts", u64::from(record.attempts));
-    text(out, "meshwright.kept", record.kept.map_or("", Kept::text));
+    text(out, "meshwright.kept", record.kept.map_or("", KeepCause::text));
     match record.link {
-        Link::None => {}
-        Link::Inferred => text(out, "meshwright.link", "inferred"),
-        Link::Candidates(count) => int_attribute(out, "meshwright.link_candidates", u64::from(count)),
+        TraceLink::None => {}
+        TraceLink::Inferred => text(out, "meshwright.link", "inferred"),
+        TraceLink::Candidates(count) => int_attribute(out, "meshwright.link_candidates", u64::from(count)),
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use proto::mesh::{Header, TapFilter};
 use tokio::sync::mpsc;
 
-use super::batch::Batch;
+use super::batch::{Batch, Sink};
 use super::labels::{CODE_NONE, Direction, is_failure};
 use super::line::Lines;
 use super::record::{Detail, Outline};
@@ -301,7 +301,7 @@ pub(super) fn line_of(seen: &Outline, detail: &Detail, (duration, ended): (Durat
     let started = ended.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
     let mut batch = Batch::default();
     let shape = batch.add_shape(Arc::new(Shape::of(seen, detail)));
-    batch.add(shape, seen, detail, (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration));
+    batch.add((shape, Sink::Log), seen, detail, (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration));
     let mut lines = Lines::default();
     batch.records.iter().for_each(|record| lines.push(&batch, record));
     String::from_utf8_lossy(lines.bytes()).trim_end().to_owned()

@@ -1,8 +1,8 @@
 //! The part that all workers and the shell share: the registry of shards, readings, queues.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +12,7 @@ use engine::limit::LimitMemories;
 use engine::model::{OtlpProtocol, Settings};
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::access::{AccessLog, LogLines};
 use super::auth::AuthCounts;
@@ -20,10 +20,12 @@ use super::batch::Outboxes;
 use super::calls::CallShard;
 use super::collector::Way;
 use super::drops::Drops;
+use super::cgroup::CgroupFiles;
 use super::edge::EdgeReadings;
 use super::egress::EgressCalls;
 use super::kept::KeptRequests;
 use super::labels::Direction;
+use super::load::Load;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
 use super::sinks::{SinkMeans, ToServices};
@@ -88,6 +90,8 @@ pub struct Readings {
     pub providers_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.
     pub config_rejected: AtomicU64,
+    /// Resources that came and are not in force yet.
+    pub config_staged: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
     /// Conditions of policies that could not be evaluated.
@@ -156,6 +160,13 @@ pub struct Telemetry {
     pub(super) services_away: Mutex<BTreeMap<(CalloutKind, Arc<str>), u64>>,
     pub(super) spans_exported: AtomicU64,
     pub(super) spans_dropped: Drops,
+    /// Of the proxy itself.
+    pub(super) load: Load,
+    pub(super) kernel_files: OnceLock<CgroupFiles>,
+    /// Where metrics are sent has changed.
+    pub(super) metrics_redirected: Notify,
+    pub(super) points_exported: AtomicU64,
+    pub(super) points_dropped: AtomicU64,
 }
 
 impl Telemetry {
@@ -215,13 +226,32 @@ impl Telemetry {
             services_away: Mutex::default(),
             spans_exported: AtomicU64::new(0),
             spans_dropped: Drops::default(),
+            load: Load::default(),
+            kernel_files: OnceLock::new(),
+            metrics_redirected: Notify::new(),
+            points_exported: AtomicU64::new(0),
+            points_dropped: AtomicU64::new(0),
         });
         (telemetry, own)
     }
 
     /// Tells the settings in force, for the spans of the proxy's own tasks. Traffic carries its own snapshot.
     pub fn configured(&self, settings: &Arc<Settings>) {
-        self.settings.store(Some(Arc::clone(settings)));
+        let before = self.settings.swap(Some(Arc::clone(settings)));
+        if before.as_ref().and_then(|before| before.metrics_otlp.as_ref()) != settings.metrics_otlp.as_ref() {
+            self.metrics_redirected.notify_one();
+        }
+    }
+
+    /// What waits in queues, by their names.
+    pub(super) fn queues(&self) -> Vec<(&'static str, u64)> {
+        let own_spans = self.own_spans.max_capacity() - self.own_spans.capacity();
+        vec![
+            ("access_log", self.access.waiting()),
+            ("spans", self.spans.waiting()),
+            ("own_spans", own_spans as u64),
+            ("config", self.readings.config_staged.load(Ordering::Relaxed)),
+        ]
     }
 
     /// How Services of the mesh are reached that take the access log; told once.

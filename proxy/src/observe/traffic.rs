@@ -25,7 +25,11 @@ impl Telemetry {
     /// HTTP traffic per direction and service, plaintext peers, and calls past the mesh that were or would be cut, since the start. At most 256
     /// rows of each: the busiest services.
     pub fn traffic(&self) -> Traffic {
-        let sums = self.registry.lock().sums();
+        let sums = {
+            let mut registry = self.registry.lock();
+            registry.sweep(self.clock.now());
+            registry.sums()
+        };
         let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
         let mut keys_away: Vec<KeysAway> = self.readings.keys_away.lock().iter().map(away).collect();
         keys_away.extend(self.readings.providers_away.lock().iter().map(away));

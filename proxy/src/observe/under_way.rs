@@ -23,7 +23,7 @@ impl UnderWayPlace {
 
 /// How a request that brought no trace came by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum TraceLink {
     /// It brought one, or nothing could be guessed.
     #[default]
     None,

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use engine::authorize::Ruling;
+use engine::consumers::Consumer;
 use engine::failure::Reason;
-use engine::model::{Ejected, Endpoint, Keep};
+use engine::model::{Ejected, Endpoint, Keep, MetricLabel};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use proto::defaults::METRIC_SERIES_MAX;
@@ -17,14 +18,15 @@ use proto::identity::Identity;
 use super::batch::{Outbox, Sink};
 use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Calling};
 use super::downstream::Downstream;
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
+use super::labels::{CODE_NONE, Direction, Extra, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
+use super::load::WorkerLoad;
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
 use super::tap::{KnownTaps, Watched};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms, Remote};
-use super::under_way::{Guess, Link, UnderWay};
+use super::under_way::{Guess, TraceLink, UnderWay};
 use crate::ground::fold::Folding;
 use crate::io::Draw;
 use crate::tls::Peer;
@@ -35,6 +37,8 @@ const HANDLES_MAX: usize = 4096;
 const SOURCES_MAX: usize = 4096;
 /// Spans that one worker keeps in a second although they were not sampled; further ones are dropped and counted.
 const KEPT_EACH_SECOND_MAX: u32 = 256;
+/// Of so many records that do not fit, one asks for a place of its own once more.
+const OVERFLOW_LOOK: u64 = 1024;
 /// Notes kept for the next exchanges that are logged or sampled.
 const NOTES_KEPT_MAX: usize = 64;
 /// A share of 2^32 that is all.
@@ -49,7 +53,10 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 pub(super) struct Recorder {
     pub(super) telemetry: Arc<Telemetry>,
     shard: Arc<Shard>,
+    pub(super) load: Arc<WorkerLoad>,
     handles: RefCell<HashMap<SeriesKey, Handle, Folding>>,
+    /// The same of exchanges whose metrics have labels that others have not.
+    wide_handles: RefCell<HashMap<WideKey, WideHandle, Folding>>,
     /// By rule, what it came to, caller, service and encryption; each holds its rule, so that an address cannot come to mean another.
     rulings: RefCell<HashMap<RulingKey, (Handle, Arc<Ruling>), Folding>>,
     sources: RefCell<Sources>,
@@ -69,15 +76,15 @@ pub(super) struct Recorder {
 
 /// How a request's trace is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
+pub(super) struct TraceTerms {
     /// Spans go somewhere.
     pub(super) tracing: bool,
     /// Chance of a new trace to be sampled, of 2^32.
     pub(super) threshold: u64,
     /// A span may be kept that is not sampled: it needs an id.
     pub(super) keeps: bool,
-    /// It may be taken for a part of what the application is answering.
-    pub(super) infers: bool,
+    /// It may be taken for a part of what the application is answering now.
+    pub(super) infers: Option<Instant>,
 }
 
 /// What the headers of a request say of its trace by now.
@@ -98,7 +105,7 @@ pub(super) struct Traced {
     /// `None`: no trace.
     pub(super) context: Option<Context>,
     pub(super) headers: HeadersSay,
-    pub(super) link: Link,
+    pub(super) link: TraceLink,
 }
 
 /// Where records of one kind go; opened with the first.
@@ -125,7 +132,10 @@ struct Source {
 /// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
 /// so that an address cannot come to mean something else.
 type SeriesKey = [u64; 5];
-type RulingKey = (usize, Ruled, u32, u64, bool);
+/// With where the endpoint runs and who calls from outside, by their addresses, which [`WideHandle`] keeps theirs.
+type WideKey = (SeriesKey, [u64; 2]);
+type WideHandle = (Handle, Option<Arc<Endpoint>>, Option<Arc<Consumer>>);
+type RulingKey = (usize, Ruled, u32, u64, bool, u16);
 
 #[derive(Debug)]
 struct Handle {
@@ -153,9 +163,11 @@ impl Recorder {
         let unknown = Source { namespace: Arc::clone(&unknown), workload: unknown, caller: None };
         let sources = RefCell::new(Sources { numbers: HashMap::new(), all: vec![unknown] });
         Self {
+            load: telemetry.load.add_worker(),
             telemetry,
             shard,
             handles: RefCell::default(),
+            wide_handles: RefCell::default(),
             rulings: RefCell::default(),
             sources,
             shapes: RefCell::default(),
@@ -171,15 +183,17 @@ impl Recorder {
     }
 
     /// Continues or starts a trace. The caller's decision holds; without one a draw decides.
-    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, terms: Terms) -> Traced {
+    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, terms: TraceTerms) -> Traced {
         let mut found = trace::read(&parts.headers, forms);
         if !terms.tracing {
             let of_caller = |Remote { trace_id, span_id }| Context { trace_id, span_id: 0, parent: Some(span_id), sampled: false };
             return Traced { context: found.remote.map(of_caller), ..Traced::default() };
         }
-        let mut link = Link::None;
-        if terms.infers && !(forms.traceparent || forms.b3_single || forms.b3_multi) {
-            (found.remote, found.sampled, link) = self.guessed();
+        let mut link = TraceLink::None;
+        if let Some(now) = terms.infers
+            && !(forms.traceparent || forms.b3_single || forms.b3_multi)
+        {
+            (found.remote, found.sampled, link) = self.guessed(now);
         }
         let parent = found.remote.map(|remote| remote.span_id);
         let (sampled, headers) = match found.sampled {
@@ -192,7 +206,7 @@ impl Recorder {
         let trace_id = found.remote.map(|remote| remote.trace_id);
         // A decision travels on as it is, but not without ids: stock B3 propagators drop a bare `b3: 0` and start a sampled trace. Where nobody
         // has decided, ours must travel, lest the next hop draws again.
-        let as_it_came = !sampled && headers == HeadersSay::Ours && link == Link::None && !terms.keeps;
+        let as_it_came = !sampled && headers == HeadersSay::Ours && link == TraceLink::None && !terms.keeps;
         if let Some(trace_id) = trace_id.filter(|_| as_it_came) {
             return Traced { context: Some(Context { trace_id, span_id: 0, parent, sampled }), headers: HeadersSay::Theirs, link };
         }
@@ -203,11 +217,13 @@ impl Recorder {
     }
 
     /// Of what an application's request is a part that says nothing of a trace.
-    fn guessed(&self) -> (Option<Remote>, Option<bool>, Link) {
-        match self.under_way.borrow().guess(self.telemetry.clock.now()) {
-            Guess::Nothing => (None, None, Link::None),
-            Guess::Only(Context { trace_id, span_id, sampled, .. }) => (Some(Remote { trace_id, span_id }), Some(sampled), Link::Inferred),
-            Guess::Several(count) => (None, None, Link::Candidates(count)),
+    fn guessed(&self, now: Instant) -> (Option<Remote>, Option<bool>, TraceLink) {
+        match self.under_way.borrow().guess(now) {
+            Guess::Nothing => (None, None, TraceLink::None),
+            Guess::Only(Context { trace_id, span_id, sampled, .. }) => {
+                (Some(Remote { trace_id, span_id }), Some(sampled), TraceLink::Inferred)
+            }
+            Guess::Several(count) => (None, None, TraceLink::Candidates(count)),
         }
     }
 
@@ -305,13 +321,40 @@ impl Recorder {
         count: impl FnOnce(&Arc<Series>) -> R,
     ) -> R {
         let key = key(seen, family, reason);
+        if seen.labels.adds() {
+            return self.count_wide(key, seen, family, reason, count);
+        }
         let mut handles = self.handles.borrow_mut();
         if handles.len() >= HANDLES_MAX && !handles.contains_key(&key) {
             handles.clear();
         }
         let handle = handles.entry(key).or_insert_with(|| self.handle(seen, family, reason));
-        if handle.overflow {
-            self.shard.overflow.add(1);
+        if handle.is_stale(&self.shard) {
+            *handle = self.handle(seen, family, reason);
+        }
+        count(&handle.series)
+    }
+
+    fn count_wide<R>(
+        &self,
+        key: SeriesKey,
+        seen: &Outline,
+        family: MetricFamily,
+        reason: Option<Reason>,
+        count: impl FnOnce(&Arc<Series>) -> R,
+    ) -> R {
+        let endpoint = seen.endpoint.as_ref().filter(|_| seen.labels.has(MetricLabel::DestinationZone));
+        let consumer = seen.consumer.as_ref();
+        let zone = endpoint.map_or(0, |endpoint| address_of(&endpoint.locality.zone));
+        let key = (key, [zone, consumer.map_or(0, |consumer| Arc::as_ptr(consumer).addr() as u64)]);
+        let mut handles = self.wide_handles.borrow_mut();
+        if handles.len() >= HANDLES_MAX && !handles.contains_key(&key) {
+            handles.clear();
+        }
+        let fresh = || (self.handle(seen, family, reason), endpoint.cloned(), consumer.cloned());
+        let (handle, ..) = handles.entry(key).or_insert_with(fresh);
+        if handle.is_stale(&self.shard) {
+            *handle = self.handle(seen, family, reason);
         }
         count(&handle.series)
     }
@@ -323,7 +366,9 @@ impl Recorder {
 
     fn interned(&self, seen: &Outline, labels: Labels) -> Handle {
         let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
-        let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
+        let labels = labels.without(seen.labels);
+        let clock = &self.telemetry.clock;
+        let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max, (clock.now(), clock.wall()));
         let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
         Handle { series, overflow, held }
     }
@@ -331,14 +376,14 @@ impl Recorder {
     /// Counts what a rule said of an exchange.
     pub(super) fn ruled(&self, seen: &Outline, ruled: Ruled, ruling: &Arc<Ruling>) {
         let destination = seen.destination().map_or(0, |(_, service)| address_of(service));
-        let key = (Arc::as_ptr(ruling).addr(), ruled, seen.source, destination, seen.mtls);
+        let key = (Arc::as_ptr(ruling).addr(), ruled, seen.source, destination, seen.mtls, seen.labels.bits());
         let mut rulings = self.rulings.borrow_mut();
         if rulings.len() >= HANDLES_MAX && !rulings.contains_key(&key) {
             rulings.clear();
         }
         let (handle, _) = rulings.entry(key).or_insert_with(|| (self.ruling_handle(seen, ruled, ruling), Arc::clone(ruling)));
-        if handle.overflow {
-            self.shard.overflow.add(1);
+        if handle.is_stale(&self.shard) {
+            *handle = self.ruling_handle(seen, ruled, ruling);
         }
         handle.series.count.add(1);
     }
@@ -351,6 +396,7 @@ impl Recorder {
             code: CODE_NONE,
             grpc_code: GRPC_NONE,
             ruled: Some((ruled, Arc::clone(&ruling.label))),
+            extra: Extra::default(),
             ..self.labels(seen, MetricFamily::Ruling, None)
         };
         self.interned(seen, labels)
@@ -388,6 +434,7 @@ impl Recorder {
             reason,
             mtls: seen.mtls,
             ruled: None,
+            extra: extra(seen),
         }
     }
 
@@ -463,6 +510,32 @@ impl Recorder {
     }
 }
 
+impl Handle {
+    /// Counts what does not fit. Whether its series is read no more, or another look may find a place: room is made from time to time.
+    fn is_stale(&self, shard: &Shard) -> bool {
+        if self.overflow {
+            shard.overflow.add(1);
+            if shard.overflow.get().is_multiple_of(OVERFLOW_LOOK) {
+                return true;
+            }
+        }
+        !self.series.is_read()
+    }
+}
+
+/// Labels that are there where a Telemetry asks for them.
+fn extra(seen: &Outline) -> Extra {
+    if !seen.labels.adds() {
+        return Extra::default();
+    }
+    let endpoint = seen.endpoint.as_ref().filter(|_| seen.labels.has(MetricLabel::DestinationZone));
+    Extra {
+        method: seen.method,
+        destination_zone: endpoint.map(|endpoint| Arc::clone(&endpoint.locality.zone)),
+        consumer: seen.consumer.as_ref().map(|consumer| Arc::from(&*consumer.path)),
+    }
+}
+
 /// `None`: there are so many callers that this one has no number of its own.
 fn told_apart(downstream: &Downstream) -> Option<Calling<'_>> {
     let identity = downstream.peer.as_ref().map(|peer| &peer.identity);
@@ -478,7 +551,8 @@ fn key(seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> SeriesKe
         Direction::Outbound => seen.endpoint.as_ref().map_or(u32::MAX, |endpoint| endpoint.workload_id),
     };
     let reason = reason.map_or(u8::MAX, |reason| reason as u8);
-    let flags = (family as u64) << 24 | (seen.direction as u64) << 16 | (seen.wire as u64) << 8 | u64::from(seen.mtls);
+    let told = u64::from(seen.method.number()) << 48 | u64::from(seen.labels.bits()) << 32;
+    let flags = told | (family as u64) << 24 | (seen.direction as u64) << 16 | (seen.wire as u64) << 8 | u64::from(seen.mtls);
     [
         u64::from(rule) << 32 | u64::from(workload),
         namespace,

@@ -14,6 +14,8 @@ pub struct Counts {
     pub open: Cell<usize>,
     /// Those of them that lead to the application beside us.
     pub local: Cell<usize>,
+    /// Requests that wait for one.
+    pub waiting: Cell<usize>,
 }
 
 /// An open connection is counted as long as this lives.

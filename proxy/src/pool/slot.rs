@@ -188,6 +188,7 @@ impl Slot {
     pub(super) fn wait(&self, more: bool) {
         let waiting = self.waiting.get();
         self.waiting.set(if more { waiting + 1 } else { waiting.saturating_sub(1) });
+        step(&self.counts.waiting, if more { 1 } else { -1 });
     }
 
     /// Resolves when something may have come free here. Cancel-safe.

@@ -157,8 +157,10 @@ async fn tick(shared: Weak<Shared>) {
     let mut timer = tokio::time::interval(TICK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        timer.tick().await;
+        let due = timer.tick().await;
         let Some(shared) = shared.upgrade() else { return };
+        let counts = shared.pool.counts();
+        shared.observer.ticked(due.elapsed(), counts.open.get(), counts.waiting.get());
         shared.patience.advance();
         shared.pool.sweep();
         shared.pool.bodies().show();

@@ -28,6 +28,8 @@ pub fn settings() -> Settings {
         leaf_life: Duration::from_secs(24 * 3600),
         rotate_at_percent: 66,
         metric_series_max: 1000,
+        metric_labels: Default::default(),
+        metrics_otlp: None,
         namespace: "shop".into(),
         workload: "frontend".into(),
         service_account: "default".into(),

@@ -7,6 +7,7 @@ mod authorized;
 mod bounds;
 mod called;
 mod callers;
+mod canaries;
 mod checks;
 mod cost;
 mod counting;
@@ -366,6 +367,8 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         leaf_life: Duration::from_secs(3600),
         rotate_at_percent: 66,
         metric_series_max: 1000,
+        metric_labels: Default::default(),
+        metrics_otlp: None,
         namespace: "shop".into(),
         workload: workload.into(),
         service_account: "default".into(),

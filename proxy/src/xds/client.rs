@@ -187,6 +187,9 @@ impl Client {
                         if self.trust.cast_out(None) {
                             info!("this proxy is believed again");
                         }
+                        if !matches!(response.type_url.as_str(), proto::xds::ENDPOINT | proto::xds::SECRET) {
+                            self.telemetry.readings.config_staged.fetch_add(response.resources.len() as u64, Ordering::Relaxed);
+                        }
                         session.on(response, Instant::now())
                     }
                     Ok(None) => return StreamEnd::Lost(Status::unavailable("the control plane closed the stream")),
@@ -231,6 +234,7 @@ impl Client {
             Effect::Publish(snapshot) => {
                 let _span = info_span!("configuration", epoch = i64::try_from(snapshot.epoch).unwrap_or(i64::MAX)).entered();
                 let readings = &self.telemetry.readings;
+                readings.config_staged.store(0, Ordering::Relaxed);
                 let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
                 *readings.limits.lock() = Arc::clone(&snapshot.limits);
                 *readings.callouts.lock() = Arc::clone(&snapshot.callouts);

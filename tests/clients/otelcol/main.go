@@ -46,7 +46,7 @@ func main() {
 		}},
 	}
 	command := otelcol.NewCommand(settings)
-	command.SetArgs(nil)
+	command.SetArgs([]string{})
 	if err := command.Execute(); err != nil {
 		log.Fatal(err)
 	}

@@ -64,7 +64,7 @@ pub(crate) fn dump(pair: &Pair, hop: Hop, keep: &Path) -> u64 {
 }
 
 /// Instructions of each hop per call of one road.
-fn counted(pair: &Pair, road: Road, kept: &Path) -> [(String, f64); 2] {
+pub(crate) fn counted(pair: &Pair, road: Road, kept: &Path) -> [(String, f64); 2] {
     let mut caller = pair.caller(road).unwrap();
     caller.calls(WARM_UP);
     for hop in Hop::BOTH {

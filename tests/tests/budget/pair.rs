@@ -3,8 +3,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -218,6 +219,20 @@ impl Pair {
         denied.unwrap_or_else(|last| panic!("no policy within {READY_MAX:?}: {last}\n{}", self.logs()));
     }
 
+    /// A tap of both sidecars, once they know of it; it ends when this is dropped.
+    pub(crate) fn tap(&self, filter: &[&str]) -> Watching {
+        let mut command = self.meshwright();
+        command.args(["tap", "-n", "bench", "-o", "json"]).args(filter);
+        let mut tap = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        let mut said = BufReader::new(tap.stderr.take().unwrap());
+        said.read_line(&mut told).unwrap();
+        assert!(told.starts_with("watching 2 proxies"), "{told}");
+        // They are on their way to proxies that valgrind makes slow.
+        thread::sleep(Duration::from_secs(2));
+        Watching(tap, said)
+    }
+
     pub(crate) fn namespace(&self, hop: Hop) -> &Namespace {
         match hop {
             Hop::Client => &self.client,
@@ -405,6 +420,16 @@ fn steadily() {
     sched_setaffinity(gettid(), &one).unwrap();
     let set = Command::new("chrt").args(["--batch", "--pid", "0", &gettid().to_string()]).status();
     assert!(set.expect("chrt, of util-linux; tests/run-all installs it").success());
+}
+
+/// A tap that runs, and what it says.
+pub(crate) struct Watching(Child, #[allow(dead_code, reason = "held so that it may say more")] BufReader<ChildStderr>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
+        let _ = self.0.wait();
+    }
 }
 
 /// The folder of build artifacts.

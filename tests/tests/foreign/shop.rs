@@ -16,7 +16,7 @@ use crate::mesh::{Load, Mesh, client, eventually, python, root, text};
 const COUNTED: usize = 20_000;
 
 /// The shop with its edge on another port, all requests traced to another collector.
-fn shop(edge: u16, otlp: u16) -> Mesh {
+pub(crate) fn shop(edge: u16, otlp: u16) -> Mesh {
     let mut manifests = Vec::new();
     for entry in fs::read_dir(root().join("examples/shop")).unwrap() {
         let path = entry.unwrap().path();

@@ -48,7 +48,7 @@ pub(super) fn all(rows: &[Value], colours: bool) -> String {
 
 fn one(row: &Value, paint: Paint) -> String {
     let name = paint.bold(&format!("{}/{}", text(&row["namespace"]), text(&row["name"])));
-    let phase = row["phase"].as_str().map_or_else(|| paint.phase("Refused"), |phase| paint.phase(&harmless(phase)));
+    let phase = row["phase"].as_str().map_or_else(|| paint.phase("Not begun"), |phase| paint.phase(&harmless(phase)));
     let versions = format!("{} -> {}", text(&row["stable"]["service"]), text(&row["candidate"]["service"]));
     let mut drawn = format!("{name}   {phase}   {versions}\n\n");
     drawn += &format!("  {}\n  {}\n\n", steps(row, paint), bar(row["weight"].as_u64().unwrap_or(0)));

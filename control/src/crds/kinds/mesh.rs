@@ -280,4 +280,52 @@ struct Metrics {
     /// Label sets of one proxy at most.
     #[schemars(range(min = 1, max = 1_000_000))]
     series_max: Option<u32>,
+    /// Which labels metrics of traffic have.
+    labels: Option<MetricLabels>,
+    /// Where metrics are sent as well.
+    otlp: Option<MetricsOtlp>,
+}
+
+/// Labels of metrics of traffic.
+#[derive(JsonSchema)]
+struct MetricLabels {
+    /// Those they do without.
+    #[schemars(length(max = 11))]
+    drop: Option<Vec<DroppedLabel>>,
+    /// Those they have in addition.
+    #[schemars(length(max = 11))]
+    add: Option<Vec<AddedLabel>>,
+}
+
+/// A label that metrics can do without.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum DroppedLabel {
+    SourceNamespace,
+    SourceWorkload,
+    DestinationWorkload,
+    Route,
+    Protocol,
+    GrpcCode,
+    Reason,
+    Mtls,
+}
+
+/// A label that metrics can have in addition.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum AddedLabel {
+    Method,
+    DestinationZone,
+    Consumer,
+}
+
+/// Where metrics are sent.
+#[derive(JsonSchema)]
+struct MetricsOtlp {
+    /// As http://HOST:4317.
+    #[schemars(regex(pattern = "^(?i:http)://([^/@?#\\s]*@)?[^/@?#\\s]+:[0-9]{1,5}/?([?][^\\s]*)?$"))]
+    endpoint: String,
+    /// How often, 1s to 1h. Default: 10s.
+    interval: Option<Duration>,
 }

@@ -433,7 +433,11 @@ fn what_belongs_to_a_proxy_is_not_said_of_calls() {
         (WEB, "accessLog: {format: Json}", "spec.accessLog.format: `accessLog.format` belongs"),
         (WEB, "metrics: {seriesMax: 5}", "spec.metrics: `metrics` belongs to a whole proxy, and not to Service web"),
         ("kind: Service, name: nobody", "tracing: {samplePercent: 1}", "spec.targetRefs: there is no Service shop/nobody"),
-        ("kind: HTTPRoute, name: route, sectionName: two", "tracing: {samplePercent: 1}", "spec.targetRefs: HTTPRoute shop/route has no rule"),
+        (
+            "kind: HTTPRoute, name: route, sectionName: two",
+            "tracing: {samplePercent: 1}",
+            "spec.targetRefs: HTTPRoute shop/route has no rule",
+        ),
         ("kind: Gateway, name: nobody", "metrics: {seriesMax: 5}", "spec.targetRefs: there is no Gateway shop/nobody"),
         (ROUTE, "tracing: {samplePercent: 1}", "spec: Telemetry shop/older is older and wins where both say something"),
         (ROUTE, "tracing: {keepErrors: true}", ""),
@@ -446,7 +450,7 @@ fn what_belongs_to_a_proxy_is_not_said_of_calls() {
         }
     }
     let world = telling(&[("older", 1, ROUTE, "tracing: {samplePercent: 9}"), ("p", 2, ROUTE, "tracing: {samplePercent: 1}")]);
-    let key = crate::world::ObjectKey::new(Kind::Telemetry, "shop", "p");
+    let key = ObjectKey::new(Kind::Telemetry, "shop", "p");
     let status = format!("{:?}", statuses(&world)[&key]);
     assert!(status.contains("HTTPRoute") && status.contains("Conflicted"), "{status}");
 }

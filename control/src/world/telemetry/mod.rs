@@ -10,6 +10,8 @@ pub use tracing::{Otlp, OtlpProtocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use engine::model::MetricLabel;
+
 use super::door::{Cursor, Fields};
 use super::key::{Kind, ObjectKey};
 use super::own::{Selector, read_selector};
@@ -63,6 +65,12 @@ pub struct Telemetry {
 
     /// Where lines of the access log go.
     pub log_sinks: Option<Vec<LogTarget>>,
+    /// Labels that metrics of traffic do without.
+    pub dropped_labels: Option<Vec<MetricLabel>>,
+    /// Labels that they have in addition.
+    pub added_labels: Option<Vec<MetricLabel>>,
+    /// OTLP/gRPC endpoint of metrics, and how often they are sent there.
+    pub metrics_otlp: Option<(String, Duration)>,
 }
 
 /// What may be said of a route or a Service, block by block: a proxy has one exporter and one log.

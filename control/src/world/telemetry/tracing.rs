@@ -47,7 +47,7 @@ impl Telemetry {
 }
 
 /// `http://HOST:PORT` or `https://HOST:PORT`; behind it a path where requests of HTTP go, below which `/v1/traces` is.
-fn otlp_endpoint(at: &Cursor<'_>, protocol: OtlpProtocol) -> Option<String> {
+pub(super) fn otlp_endpoint(at: &Cursor<'_>, protocol: OtlpProtocol) -> Option<String> {
     let text = at.text()?;
     let bare = |uri: &http::Uri| uri.query().is_none() && (protocol == OtlpProtocol::Http || matches!(uri.path(), "" | "/"));
     if !collector(&text).as_ref().is_some_and(bare) {

@@ -22,6 +22,7 @@ mod log_fields;
 mod log_filter;
 mod log_format;
 mod log_sink;
+mod metric_label;
 mod named;
 mod policy;
 mod priority;
@@ -61,6 +62,7 @@ pub use log_format::{LogField, LogFormat, LogPiece, LogTemplate, TEMPLATE_BYTES_
 pub use log_sink::{
     LOG_FILE_BYTES_DEFAULT, LOG_FILE_BYTES_RANGE, LOG_FILES_KEPT_DEFAULT, LOG_FILES_KEPT_MAX, LOG_SINKS_MAX, LogFile, LogSink, LogSinkKind,
 };
+pub use metric_label::{MetricLabel, MetricLabels};
 pub use named::{Named, PeerName, Roots};
 pub use policy::{Policy, Steps};
 pub use priority::{CLASSES_MAX, Priority};

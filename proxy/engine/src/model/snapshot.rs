@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::identity::Identity;
 
 use super::{
-    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, Outbound, RouteTable, Trust,
+    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, MetricLabels, Outbound, RouteTable, Trust,
 };
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
@@ -114,6 +114,10 @@ pub struct Settings {
     pub rotate_at_percent: u32,
     /// Bound on metric label sets.
     pub metric_series_max: usize,
+    /// Labels that metrics of traffic do without, or have in addition.
+    pub metric_labels: MetricLabels,
+    /// Where metrics are sent, and how often.
+    pub metrics_otlp: Option<(String, Duration)>,
     /// This proxy's namespace.
     pub namespace: String,
     /// This proxy's workload.

@@ -43,6 +43,21 @@ fn said(span: &Span, name: &str) -> Option<String> {
     })
 }
 
+/// Its events with their times and what they say.
+fn events(span: &Span) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    let told = span.events.iter().map(|event| {
+        let said: Vec<String> =
+            event.attributes.iter().map(|attribute| text(attribute.value.as_ref().unwrap().value.as_ref().unwrap())).collect();
+        format!("{}ms {} {}", (event.time_unix_nano - span.start_time_unix_nano) / 1_000_000, event.name, said.join(" "))
+    });
+    told.collect()
+}
+
 fn flag(parts: &Parts) -> Option<bool> {
     Some(parts.headers.get("traceparent")?.to_str().unwrap().ends_with("-01"))
 }
@@ -193,8 +208,7 @@ async fn an_only_request_is_the_guessed_parent() {
         let (app, peer) = (world.caller(Direction::Outbound, &snapshot, false), world.caller(Direction::Inbound, &snapshot, true));
         let mut inbound = parts(&[("traceparent", if sampled { ON } else { OFF })]);
         let server = world.observer.begin_http(Direction::Inbound, &snapshot, &mut inbound, &peer);
-        let more: Vec<_> =
-            (0..others).map(|_| world.observer.begin_http(Direction::Inbound, &snapshot, &mut parts(&[]), &peer)).collect();
+        let more: Vec<_> = (0..others).map(|_| world.observer.begin_http(Direction::Inbound, &snapshot, &mut parts(&[]), &peer)).collect();
         let mut outbound = parts(&[]);
         if forwards {
             outbound.headers.insert("traceparent", inbound.headers["traceparent"].clone());
@@ -327,25 +341,8 @@ async fn what_happens_is_told_as_events() {
     account.hedged(endpoint().address);
     pass().await;
     account.overtaken(&endpoint(), std::time::Instant::now());
-    account.denied(Reason::Denied, Some(&Arc::new(Ruling { policy: "shop/no".into(), rule: "0".into(), label: "shop/no/0".into() })));
     drop(account);
-    let [span] = &world.left()[..] else { panic!() };
-    let told: Vec<String> = span
-        .events
-        .iter()
-        .map(|event| {
-            let said: Vec<String> = event
-                .attributes
-                .iter()
-                .filter_map(|attribute| match attribute.value.as_ref()?.value.as_ref()? {
-                    Value::StringValue(text) => Some(text.clone()),
-                    Value::IntValue(number) => Some(number.to_string()),
-                    _ => None,
-                })
-                .collect();
-            format!("{}ms {} {}", (event.time_unix_nano - span.start_time_unix_nano) / 1_000_000, event.name, said.join(" "))
-        })
-        .collect();
+    let told = events(&world.left()[0]);
     let wanted = [
         "0ms meshwright.fault delay 1ms by shop/chaos",
         "1ms meshwright.fault abort 503 by shop/more",
@@ -354,9 +351,13 @@ async fn what_happens_is_told_as_events() {
         "2ms meshwright.attempt 2 10.77.0.3 8080",
         "2ms meshwright.hedge 10.77.0.3 8080",
         "3ms meshwright.overtaken 10.77.0.3 8080",
-        "3ms meshwright.denied denied shop/no/0",
     ];
     assert_eq!(told, wanted);
+    let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+    account.denied(Reason::Denied, Some(&Arc::new(Ruling { policy: "shop/no".into(), rule: "0".into(), label: "shop/no/0".into() })));
+    account.limited("shop/many/each");
+    drop(account);
+    assert_eq!(events(&world.left()[0]), ["0ms meshwright.denied denied shop/no/0", "0ms meshwright.limited shop/many/each"]);
     let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
     (0..60).for_each(|_| account.attempted(&endpoint()));
     drop(account);
@@ -376,6 +377,10 @@ async fn baggage_passes_untouched() {
         let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
         account.governed(&says(Some(50), Some(true)), &mut parts, (&app, None));
         let all: Vec<_> = parts.headers.get_all("baggage").iter().map(|value| value.to_str().unwrap()).collect();
-        assert_eq!((all, parts.headers["tracestate"].to_str().unwrap()), (vec![given[1].1, given[2].1], given[3].1), "{percent} {incoming}");
+        assert_eq!(
+            (all, parts.headers["tracestate"].to_str().unwrap()),
+            (vec![given[1].1, given[2].1], given[3].1),
+            "{percent} {incoming}"
+        );
     }
 }

@@ -15,7 +15,7 @@ use crate::callout::providers::ProviderKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::leases::LeaseKeeper;
-use crate::observe::{Exporter, Telemetry, TelemetryOptions};
+use crate::observe::{Exporter, MetricsExporter, Telemetry, TelemetryOptions};
 use crate::reports::{Reporter, answering};
 use crate::road::hashing::Hashing;
 use crate::shell::admin::Admin;
@@ -192,6 +192,9 @@ impl Core {
         let keeper = KeyKeeper { callout: callout.clone(), snapshots, telemetry: Arc::clone(&telemetry) };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         telemetry.reach_services(Arc::new(CalledServices::new(callout, node, draw.next())));
+        let metrics = MetricsExporter::new(telemetry);
+        let ended = stop.clone();
+        tasks.spawn(metrics.run(async move { ended.cancelled().await }));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));
         Ok(())

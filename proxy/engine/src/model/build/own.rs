@@ -6,14 +6,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::tracing;
-use proto::mesh::{AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
+use proto::mesh::{AppProbe, DnsRecord, DnsService, Metrics, ProxyConfig, Tracing};
 use proto::xds::tls::{Secret, secret};
 
 use super::access_log::Log;
 use super::secret::authorities;
 use super::{duration, same_name};
 use crate::model::rule_telemetry::{percent_of, threshold};
-use crate::model::{self, DnsAnswer, Keep, Locality, OtlpProtocol, Settings};
+use crate::model::{self, DnsAnswer, Keep, Locality, MetricLabel, MetricLabels, OtlpProtocol, Settings};
 use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
@@ -25,6 +25,9 @@ const FACTS_MAX: usize = 1024;
 /// Life of a leaf where the mesh names none (kinds, `Mesh`).
 const LEAF_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 const ROTATE_AT_PERCENT_DEFAULT: u32 = 66;
+/// How often metrics are sent where nobody says it, and may be.
+const OTLP_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+const OTLP_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Length of the key that session tokens are made with.
 const SESSION_KEY_BYTES: usize = 32;
 
@@ -52,6 +55,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         probes,
         gateways,
         loopback_barred,
+        metrics,
     } = raw;
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
@@ -75,6 +79,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
     }
+    let (metric_labels, metrics_otlp) = metrics.as_ref().map_or_else(|| Ok(Default::default()), judged_metrics)?;
     let log = access_log.as_ref().map_or_else(|| Ok(Log::default()), Log::of).map_err(|wrong| wrong.within("access_log"))?;
     Ok(Settings {
         trust_domain: judged_trust_domain(trust_domain)?,
@@ -96,6 +101,8 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         leaf_life: judged_leaf_life(leaf_life.as_ref())?,
         rotate_at_percent,
         metric_series_max: if *metric_series_max == 0 { usize::from(METRIC_SERIES_MAX) } else { *metric_series_max as usize },
+        metric_labels,
+        metrics_otlp,
         namespace: namespace.clone(),
         workload: workload.clone(),
         service_account: service_account.clone(),
@@ -137,6 +144,25 @@ fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     // Judged by the one parser of identities.
     proto::identity::Identity::new(text, "a", "a").map_err(|error| Wrong::new("trust_domain", error.why))?;
     Ok(text.to_owned())
+}
+
+/// Which labels metrics have, and where they are sent.
+fn judged_metrics(raw: &Metrics) -> Result<(MetricLabels, Option<(String, Duration)>), Wrong> {
+    let Metrics { dropped_labels, added_labels, otlp_endpoint, otlp_interval } = raw;
+    let labels = |texts: &[String], field: &str, fits: fn(MetricLabel) -> bool| -> Result<Vec<MetricLabel>, Wrong> {
+        if texts.len() > MetricLabel::ALL.len() {
+            return Err(Wrong::new(field, format!("holds more than {} entries", MetricLabel::ALL.len())));
+        }
+        parse_all(texts, field, "a label of ours", |text| MetricLabel::parse(text).filter(|label| fits(*label)))
+    };
+    let dropped = labels(dropped_labels, "metrics.dropped_labels", MetricLabel::can_be_dropped)?;
+    let added = labels(added_labels, "metrics.added_labels", MetricLabel::can_be_added)?;
+    let interval = duration(otlp_interval.as_ref(), "metrics.otlp_interval")?.unwrap_or(OTLP_INTERVAL_DEFAULT);
+    if !OTLP_INTERVALS.contains(&interval) {
+        return Err(Wrong::new("metrics.otlp_interval", "is not between 1 s and 1 h"));
+    }
+    let endpoint = judged_endpoint("metrics.otlp_endpoint", otlp_endpoint)?;
+    Ok((dropped.into_iter().chain(added).collect(), endpoint.map(|endpoint| (endpoint, interval))))
 }
 
 fn judged_protocol(number: i32) -> Result<OtlpProtocol, Wrong> {

@@ -8,8 +8,8 @@ use prost::{Message, Name};
 use prost_types::Any;
 use proto::mesh::active_check::Kind as CheckKind;
 use proto::mesh::{
-    self, AccessLog, ActiveCheck, Balance, DnsRecord, DnsService, HttpCheck, Limits, Outlier, ProxyConfig, RetryBudget, RoutePolicy,
-    Tracing,
+    self, AccessLog, ActiveCheck, Balance, DnsRecord, DnsService, HttpCheck, Limits, Metrics, Outlier, ProxyConfig, RetryBudget,
+    RoutePolicy, Tracing,
 };
 use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
@@ -361,6 +361,12 @@ fn good() -> Vec<Resource> {
             ..Tracing::default()
         }),
         leaf_life: seconds(3600),
+        metrics: Some(Metrics {
+            dropped_labels: vec!["route".into()],
+            added_labels: vec!["method".into()],
+            otlp_endpoint: "http://127.0.0.1:4317".into(),
+            otlp_interval: seconds(10),
+        }),
         namespace: "shop".into(),
         workload: "frontend".into(),
         service_account: "frontend".into(),
