@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 
 use super::external::ServiceRef;
-use super::parts::{Duration, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
+use super::parts::{Duration, Empty, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -170,7 +170,7 @@ struct AccessLog {
 )])))]
 struct LogSink {
     /// The proxy's standard output.
-    stdout: Option<StdoutSink>,
+    stdout: Option<Empty>,
     /// A file of the proxy's own file system.
     file: Option<FileSink>,
     /// An OTLP collector, by gRPC.
@@ -178,10 +178,6 @@ struct LogSink {
     /// A Service that takes Envoy's access log stream.
     als: Option<AlsSink>,
 }
-
-/// The proxy's standard output.
-#[derive(JsonSchema)]
-struct StdoutSink {}
 
 /// A file of the proxy's own file system.
 #[derive(JsonSchema)]
