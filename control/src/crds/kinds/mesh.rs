@@ -111,7 +111,7 @@ struct Federated {
         "!has(self.targetRefs) || self.targetRefs.all(target, target.kind != 'Gateway' || !has(target.sectionName) || target.sectionName == '')",
         "a proxy writes one log for all of its listeners; remove sectionName",
     ), (
-        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind == 'Gateway') || !(has(self.metrics) || has(self.accessLog) && (has(self.accessLog.format) || has(self.accessLog.template)) || has(self.tracing) && (has(self.tracing.otlp) || has(self.tracing.attributes) || has(self.tracing.inferLinks)))",
+        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind == 'Gateway') || !(has(self.metrics) || has(self.accessLog) && (has(self.accessLog.format) || has(self.accessLog.template) || has(self.accessLog.fields) || has(self.accessLog.sinks)) || has(self.tracing) && (has(self.tracing.otlp) || has(self.tracing.zipkin) || has(self.tracing.attributes) || has(self.tracing.inferLinks)))",
         "of routes and Services only tracing.samplePercent, keepErrors, keepSlowerThan and accessLog.enabled, filter, sampleSuccessPercent can be said; say the rest of workloads or of the Gateway",
     )])),
 )]
