@@ -60,7 +60,7 @@ mod zipkin;
 #[cfg(test)]
 mod tests;
 
-pub use access::{AccessLog, LogLines};
+pub use access::AccessLog;
 pub use account::{Account, FromOutside};
 pub use calls::CallsTold;
 pub use collector::Wire;
@@ -72,7 +72,7 @@ pub use labels::{BUCKET_BOUNDS_SECS, Direction, is_server_error};
 pub use observer::Observer;
 pub use otlp_metrics::MetricsExporter;
 pub use own::own_tasks_layer;
-pub use sinks::ToServices;
+pub use sinks::{LogLines, ToServices};
 pub use routes::RoutesTold;
 pub use tap::{TAPS_MAX, TapFeed, TapTerms};
 pub use telemetry::{Occupancy, Readings, Telemetry, TelemetryOptions};
