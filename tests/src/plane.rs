@@ -14,7 +14,8 @@ use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::{
-    ApplyRequest, CanariesRequest, Document, FindRequest, GetRequest, RootsRequest, RotateRootRequest, StatRequest, TapNews, TapRequest, TokenRequest,
+    ApplyRequest, CanariesRequest, Document, FindRequest, GetRequest, RootsRequest, RotateRootRequest, StatRequest, TapNews, TapRequest,
+    TokenRequest,
 };
 use proxy::io::{Clock, Network};
 use serde_json::Value;
@@ -90,7 +91,7 @@ impl Plane {
             ca_file: None,
             external: ExternalArgs::default(),
             otlp_endpoint: None,
-        otlp_protocol: control::world::telemetry::OtlpProtocol::Grpc,
+            otlp_protocol: control::world::telemetry::OtlpProtocol::Grpc,
             log_level: "info".to_owned(),
         }
     }

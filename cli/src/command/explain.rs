@@ -110,9 +110,13 @@ pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 
 /// A request that was made, by its id.
 fn of_one(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let of_a_plan = args.from.is_some() || !args.headers.is_empty() || args.consumer.is_some() || args.address.is_some() || args.bearer.is_some();
+    let of_a_plan =
+        args.from.is_some() || !args.headers.is_empty() || args.consumer.is_some() || args.address.is_some() || args.bearer.is_some();
     if of_a_plan {
-        return Err(usage(format!("`{}` is no METHOD URL; write for example GET http://catalog/items, or an id and nothing else", args.method)));
+        return Err(usage(format!(
+            "`{}` is no METHOD URL; write for example GET http://catalog/items, or an id and nothing else",
+            args.method
+        )));
     }
     let known = output::block_on(hops::run(&args.place, &args.method, args.output))?;
     Ok(if known { ExitCode::SUCCESS } else { ExitCode::FAILURE })

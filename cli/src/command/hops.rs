@@ -101,7 +101,8 @@ mod tests {
             "destination": {"namespace": "shop", "service": "catalog", "workload": "catalog-v1", "address": "10.77.0.3:8080", "identity": null},
             "duration_ms": 12.5, "upstream_ms": null, "attempts": 2, "retries": [{"address": "10.77.0.4:8080", "reason": "connect_failed"}], "fault": null,
         });
-        let server = json!({"proxy": "shop/catalog-v1", "direction": "inbound", "epoch": 4, "status": null, "reason": "client_gone", "attempts": 1});
+        let server =
+            json!({"proxy": "shop/catalog-v1", "direction": "inbound", "epoch": 4, "status": null, "reason": "client_gone", "attempts": 1});
         insta::assert_snapshot!("hops", text("r1", &[hop, server]));
     }
 

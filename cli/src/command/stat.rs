@@ -291,7 +291,10 @@ mod tests {
             let rows = sorted(&rows(), sort).unwrap();
             assert_eq!(rows.iter().map(|row| row["service"].as_str().unwrap()).collect::<Vec<_>>(), wanted, "{sort:?}");
         }
-        assert_eq!([b'r', b's', b'p', b'n', b'x'].map(Sort::of_key), [Some(Sort::Rps), Some(Sort::Success), Some(Sort::P99), Some(Sort::Name), None]);
+        assert_eq!(
+            [b'r', b's', b'p', b'n', b'x'].map(Sort::of_key),
+            [Some(Sort::Rps), Some(Sort::Success), Some(Sort::P99), Some(Sort::Name), None]
+        );
         assert!(window("10s").is_ok() && window("61s").is_err() && window("1500ms").is_err());
     }
 }

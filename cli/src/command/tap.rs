@@ -222,7 +222,8 @@ impl Shown {
 
     /// A line that is no JSON of one line is none of our proxies'.
     fn show(&mut self, line: &str) -> anyhow::Result<()> {
-        let Some(value) = Some(line).filter(|line| !line.contains(char::is_control)).and_then(|line| serde_json::from_str(line).ok()) else {
+        let Some(value) = Some(line).filter(|line| !line.contains(char::is_control)).and_then(|line| serde_json::from_str(line).ok())
+        else {
             self.dropped += 1;
             return Ok(());
         };
@@ -280,6 +281,9 @@ mod tests {
         let lines = ["no json", "{\"a\":\n1}", r#"{"status":503}"#, r#"{"status":200}"#].map(str::to_owned).to_vec();
         shown.take(TapNews { lines, seen: 9, dropped: 3, proxies: 2, note: String::new() }).unwrap();
         assert!(shown.is_full());
-        assert_eq!(shown.summary(), "9 seen at 2 proxies, 1 shown, 1 of them failed; 5 dropped (100 lines a second for each proxy: --rate)");
+        assert_eq!(
+            shown.summary(),
+            "9 seen at 2 proxies, 1 shown, 1 of them failed; 5 dropped (100 lines a second for each proxy: --rate)"
+        );
     }
 }

@@ -172,7 +172,9 @@ mod tests {
         let row = rows.row(&line());
         let head = rows.head();
         insta::assert_snapshot!("row", format!("{head}\n{row}"));
-        for (head_word, cell) in [("METHOD", "GET"), ("PATH", "/items"), ("STATUS", "503"), ("REASON", "no_endpoints"), ("LATENCY", "12.3 ms")] {
+        for (head_word, cell) in
+            [("METHOD", "GET"), ("PATH", "/items"), ("STATUS", "503"), ("REASON", "no_endpoints"), ("LATENCY", "12.3 ms")]
+        {
             let at = |text: &str, word: &str| text[..text.find(word).unwrap()].chars().count();
             assert_eq!(at(&head, head_word), at(&row, cell), "{head_word}\n{head}\n{row}");
         }
@@ -190,7 +192,12 @@ mod tests {
     /// Aim: only the status is coloured, by what it means; what others wrote does nothing to a terminal.
     #[test]
     fn colours_say_what_is_wrong() {
-        for (status, grpc, colour) in [(json!(200), json!(null), GREEN), (json!(404), json!(null), YELLOW), (json!(null), json!(null), RED), (json!(200), json!(14), RED)] {
+        for (status, grpc, colour) in [
+            (json!(200), json!(null), GREEN),
+            (json!(404), json!(null), YELLOW),
+            (json!(null), json!(null), RED),
+            (json!(200), json!(14), RED),
+        ] {
             let mut value = line();
             (value["status"], value["grpc_status"], value["path"]) = (status, grpc, "/\x1b[2Jx".into());
             let row = RequestRows::new(None, true).row(&value);

@@ -258,7 +258,8 @@ impl Fleet {
                 Err(error) => mesh.screen.notice(format!("telemetry to {} is not relayed: {error:#}", order.target)),
             }
         }
-        let running = self.relays.iter().filter_map(|(port, (target, _))| Some((relay::authority(target).to_owned(), u16::try_from(*port).ok()?)));
+        let running =
+            self.relays.iter().filter_map(|(port, (target, _))| Some((relay::authority(target).to_owned(), u16::try_from(*port).ok()?)));
         mesh.relays.replace(running.collect());
     }
 }

@@ -44,9 +44,7 @@ mod tests {
     /// Aim: the busiest come first, idle ones and what is no answer are left out, a failure never reads as 100 %.
     #[test]
     fn rows_make_a_line() {
-        let row = |service: &str, rps: f64, success: f64, p99_ms: f64| {
-            json!({"namespace": "shop", "service": service, "rps": rps, "success": success, "p99_ms": p99_ms})
-        };
+        let row = |service: &str, rps: f64, success: f64, p99_ms: f64| json!({"namespace": "shop", "service": service, "rps": rps, "success": success, "p99_ms": p99_ms});
         let rows = json!([row("store", 1.0, 100.0, 20_000.0), row("catalog", 10.0, 99.99, 2.25), row("idle", 0.0, 100.0, 1.0)]);
         assert_eq!(line(&rows), "shop/catalog 10/s 99.9% p99 2.2 ms · shop/store 1/s 100.0% p99 > 10 s");
         let many: Value = (0..6).map(|n| row(&format!("s{n}"), 1.0, 100.0, 1.0)).collect();

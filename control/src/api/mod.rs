@@ -23,8 +23,8 @@ use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
 use proto::mesh::{
-    ApplyRequest, CanariesRequest, ExplainRequest, FindRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, StatRequest,
-    SteerCanaryRequest, TapNews, TapRequest, TokenRequest, TokenResponse, WaitRequest,
+    ApplyRequest, CanariesRequest, ExplainRequest, FindRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest,
+    StatRequest, SteerCanaryRequest, TapNews, TapRequest, TokenRequest, TokenResponse, WaitRequest,
 };
 use proto::names::{Mode, NodeId};
 use tokio::sync::mpsc;

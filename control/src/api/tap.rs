@@ -116,9 +116,7 @@ fn fits(request: &TapRequest, claim: &Claim) -> bool {
 fn nobody(edition: &Edition, request: &TapRequest) -> Status {
     let name = request.workload.strip_prefix(GATEWAY).unwrap_or(&request.workload);
     let index = edition.world.index();
-    let fits = |(namespace, known): &(String, String)| {
-        known == name && (request.namespace.is_empty() || *namespace == request.namespace)
-    };
+    let fits = |(namespace, known): &(String, String)| known == name && (request.namespace.is_empty() || *namespace == request.namespace);
     let declared = name.is_empty() || index.workloads.keys().chain(index.instances.keys()).chain(index.gateways.keys()).any(fits);
     let within = if request.namespace.is_empty() { String::new() } else { format!(" in namespace {}", request.namespace) };
     if declared {

@@ -157,7 +157,8 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let (board, events) = Board::new(clock.clone());
     let (metrics, taken_over) = (Arc::new(Metrics::default()), false);
-    let ground = Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over, cluster: cluster.clone(), traces };
+    let ground =
+        Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over, cluster: cluster.clone(), traces };
     let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
     // There is no lease, and nobody else.
     metrics.holder.set(1);

@@ -21,7 +21,9 @@ pub(super) fn believed(before: &Roots, after: &Roots) -> Vec<Touched> {
 /// Where changes are from; the first that says it.
 pub(super) fn origin(changes: &[Change]) -> Option<Origin> {
     changes.iter().find_map(|change| match change {
-        Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } | Change::Synced(origin) => Some(*origin),
+        Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } | Change::Synced(origin) => {
+            Some(*origin)
+        }
         _ => None,
     })
 }

@@ -373,7 +373,9 @@ impl CanaryRun {
                 },
             },
             _ if phase.is_over() => return Err(format!("it is over ({}): use `canary resume` to begin anew", phase.text())),
-            CanaryVerb::Pause if self.paused.is_some_and(|cause| cause != PauseCause::Approval) => return Err("it is paused already".to_owned()),
+            CanaryVerb::Pause if self.paused.is_some_and(|cause| cause != PauseCause::Approval) => {
+                return Err("it is paused already".to_owned());
+            }
             CanaryVerb::Pause => stays(TurnKind::Pause, CanaryPhase::Paused, Some(PauseCause::Asked), "somebody asked for it"),
             CanaryVerb::Approve if !self.step(spec).is_some_and(|step| step.approve) => {
                 return Err("this step needs no approval; `canary promote` does not wait for the others".to_owned());

@@ -140,7 +140,10 @@ fn who_wants_to_decide_is_asked() {
     let mut run = run(&spec);
     let next = after(&run, &spec, (true, false), 20, 1);
     take(&mut run, &spec, next);
-    assert_eq!((run.standing.phase, run.paused, run.standing.route(&spec)), (CanaryPhase::Paused, Some(PauseCause::Worse), CanaryRoute::Weight(5)));
+    assert_eq!(
+        (run.standing.phase, run.paused, run.standing.route(&spec)),
+        (CanaryPhase::Paused, Some(PauseCause::Worse), CanaryRoute::Weight(5))
+    );
     assert_eq!(word(&after(&run, &spec, (true, false), 500, 1)), "stay");
     let turn = run.asked(&spec, CanaryVerb::Resume).unwrap().unwrap();
     assert!(turn.forgets && turn.phase == CanaryPhase::Progressing);
@@ -199,7 +202,13 @@ fn paused_means_that_nothing_but_a_harm_is_decided() {
     assert_eq!(word(&after(&run, &spec, (false, true), 500, 9)), "stay");
     assert_eq!(word(&after(&run, &spec, (true, false), 500, 9)), "Rollback");
     let verdict = verdict(Some(Cause::Latency), false);
-    let sight = CanarySight { verdict: &verdict, answered: 500, gates: &GatesSay::Passed, trouble: Some("there is no Service shop/v2"), now_ms: NOW_MS };
+    let sight = CanarySight {
+        verdict: &verdict,
+        answered: 500,
+        gates: &GatesSay::Passed,
+        trouble: Some("there is no Service shop/v2"),
+        now_ms: NOW_MS,
+    };
     assert_eq!(run.next(&spec, &sight), Next::Stay("nothing is decided: there is no Service shop/v2".to_owned()));
 }
 
@@ -220,7 +229,8 @@ fn another_spec_is_another_run() {
     assert_ne!(CanaryRun::begin(&key, &first, 1).standing.run, CanaryRun::begin(&key, &first, 2).standing.run);
     let mut run = run(&first);
     for _ in 0..DECISIONS_MAX + 5 {
-        let turn = CanaryTurn { kind: TurnKind::Pause, phase: CanaryPhase::Paused, step: 0, paused: None, why: "x".repeat(1_000), forgets: false };
+        let turn =
+            CanaryTurn { kind: TurnKind::Pause, phase: CanaryPhase::Paused, step: 0, paused: None, why: "x".repeat(1_000), forgets: false };
         take(&mut run, &first, Next::Turn(turn));
     }
     assert_eq!((run.decisions.len(), run.decisions[0].why.len()), (DECISIONS_MAX, WHY_CHARS_MAX));

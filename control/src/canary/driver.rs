@@ -187,8 +187,7 @@ impl CanaryDriver {
     async fn look(&mut self) {
         let Some(edition) = self.board.edition() else { return };
         let world = &edition.world;
-        let objects: BTreeMap<&ObjectKey, &Object> =
-            world.index().canaries.iter().map(|object| (&object.key, &**object)).collect();
+        let objects: BTreeMap<&ObjectKey, &Object> = world.index().canaries.iter().map(|object| (&object.key, &**object)).collect();
         let before = self.driven.len();
         self.driven.retain(|key, _| objects.contains_key(key));
         let mut changed: BTreeSet<ObjectKey> = BTreeSet::new();
@@ -256,8 +255,12 @@ impl CanaryDriver {
 
     /// Says whose counts are wanted.
     fn follow(&self) {
-        let runs: BTreeSet<String> =
-            self.driven.values().filter(|driven| !driven.run.standing.phase.is_over()).map(|driven| driven.run.standing.run.clone()).collect();
+        let runs: BTreeSet<String> = self
+            .driven
+            .values()
+            .filter(|driven| !driven.run.standing.phase.is_over())
+            .map(|driven| driven.run.standing.run.clone())
+            .collect();
         let returning = self.began.elapsed() < RETURNING;
         let resumed = if returning { self.resumed.intersection(&runs).cloned().collect() } else { BTreeSet::new() };
         self.board.versions.lock().follow(runs, resumed);
@@ -403,7 +406,12 @@ impl Driven {
         if stable.requests == 0 && candidate.requests == 0 {
             return;
         }
-        for (all, more) in [(&mut self.stable, stable), (&mut self.run.stable, stable), (&mut self.candidate, candidate), (&mut self.run.candidate, candidate)] {
+        for (all, more) in [
+            (&mut self.stable, stable),
+            (&mut self.run.stable, stable),
+            (&mut self.candidate, candidate),
+            (&mut self.run.candidate, candidate),
+        ] {
             all.add(more);
         }
         self.unkept = true;

@@ -70,7 +70,8 @@ impl Plane {
         let (board, mut events) = Board::new(clock);
         let store = Arc::new(Store::open(folder).unwrap());
         world.apply(vec![Change::Canaries(Arc::new(KeptCanary::book(&KeptCanary::load(&store))))]);
-        let edition = |world: &World, serial| Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() };
+        let edition =
+            |world: &World, serial| Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() };
         board.publish(edition(&world, 1));
         let (driver, helm, _) = CanaryDriver::new(board.clone(), store.clone());
         let stop = CancellationToken::new();
@@ -154,7 +155,9 @@ const STEPS: &str = "steps: [{weight: 10, hold: 5s}, {weight: 50}], analysis: {m
 async fn a_clean_candidate_wins_and_a_bad_one_goes() {
     // Aim: by what proxies count: no difference is promoted through every step; five per cent more failures, and fifty milliseconds more, are rolled
     // back within a thousand requests; each decision has its numbers.
-    for (failing, latency_ms, wanted) in [([2, 2], [10, 10], "Promoted"), ([2, 52], [10, 10], "RolledBack"), ([2, 2], [10, 60], "RolledBack")] {
+    for (failing, latency_ms, wanted) in
+        [([2, 2], [10, 10], "Promoted"), ([2, 52], [10, 10], "RolledBack"), ([2, 2], [10, 60], "RolledBack")]
+    {
         let folder = tempfile::tempdir().unwrap();
         let mut plane = Plane::start(folder.path(), world(STEPS));
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -229,7 +232,10 @@ async fn nobody_meets_a_candidate_that_is_not_ready() {
     let plane = Plane::start(folder.path(), read(manifests(spec).replace("labels: {app: v2}", "labels: {app: other}")));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let row = plane.row();
-    assert!(row["phase"].is_null() && row["weight"] == 0 && row["problem"].as_str().is_some_and(|why| why.contains("no ready endpoint")), "{row}");
+    assert!(
+        row["phase"].is_null() && row["weight"] == 0 && row["problem"].as_str().is_some_and(|why| why.contains("no ready endpoint")),
+        "{row}"
+    );
     let key = ObjectKey::new(Kind::Canary, "shop", "c");
     assert!(plane.helm.steer(key, CanaryVerb::Promote).await.unwrap_err().contains("no ready endpoint"));
     let edition = plane.board.edition().unwrap();

@@ -204,10 +204,8 @@ impl Sequential {
 
     /// What follows from all that was observed.
     pub fn verdict(&self) -> Verdict {
-        let watched = [
-            (Cause::Errors, &self.errors, self.analysis.error_limits()),
-            (Cause::Latency, &self.slow, self.analysis.latency_limits()),
-        ];
+        let watched =
+            [(Cause::Errors, &self.errors, self.analysis.error_limits()), (Cause::Latency, &self.slow, self.analysis.latency_limits())];
         let watched: Vec<(Cause, &Watch, Limits)> =
             watched.into_iter().filter_map(|(cause, watch, limits)| Some((cause, watch.as_ref()?, limits?))).collect();
         let tests = watched.len().max(1) as f64 * f64::from(self.analysis.comparisons.max(1));
@@ -218,7 +216,8 @@ impl Sequential {
         let good_log = self.analysis.good_log();
         // Tunnels and copies have no time: where nothing was ever timed, errors alone say what is good.
         let is_timed = |tally: &Tally| tally.buckets.iter().any(|count| *count > 0);
-        let timed: Vec<_> = watched.iter().filter(|(cause, ..)| *cause == Cause::Errors || is_timed(&self.stable) || is_timed(&self.candidate)).collect();
+        let timed: Vec<_> =
+            watched.iter().filter(|(cause, ..)| *cause == Cause::Errors || is_timed(&self.stable) || is_timed(&self.candidate)).collect();
         let few = self.analysis.min_requests.saturating_sub(self.candidate.requests);
         let good_enough = worse.is_none() && few == 0 && timed.iter().all(|(_, watch, _)| watch.good.log() >= good_log);
         let needed: Option<Vec<u64>> = timed.iter().map(|(_, watch, limits)| watch.needed(*limits, good_log)).collect();

@@ -3,7 +3,14 @@ use super::tally::{BUCKETS, Tally, bucket, end_ms};
 use super::wager::{Claim, Count, Spread, Wager, growth};
 
 fn asked() -> Analysis {
-    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, comparisons: 1, min_requests: 60 }
+    Analysis {
+        max_error_increase: Some(0.01),
+        quantile: 0.99,
+        max_latency_ratio: Some(1.2),
+        confidence: 0.99,
+        comparisons: 1,
+        min_requests: 60,
+    }
 }
 
 /// So many requests of so many milliseconds each, of which so many failed.
@@ -171,7 +178,8 @@ fn wagers_are_fair() {
                         let count = |of: u32, bad: u32| Count { of: f64::from(of), bad: f64::from(bad) };
                         let mut wager = Wager::new(2);
                         wager.take(claim, (0.1, &guesses), count(stable_of, stable_bad), count(candidate_of, candidate_bad), 1.0);
-                        mean += wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
+                        mean +=
+                            wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
                     }
                 }
                 assert!(mean <= 1.0 + 1e-9, "{claim:?} at {truth} and {candidate}: {mean}");

@@ -125,7 +125,10 @@ fn uri(gate: &CanaryGate) -> Result<Uri, String> {
     let text = match gate {
         CanaryGate::Webhook { url, .. } => url.clone(),
         CanaryGate::Prometheus { url, query, .. } => {
-            let written: String = query.bytes().map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect();
+            let written: String = query
+                .bytes()
+                .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+                .collect();
             format!("{}/api/v1/query?query={written}", url.trim_end_matches('/'))
         }
     };
@@ -329,7 +332,10 @@ mod tests {
         let body: Value = serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert!(asked.starts_with("POST /verify HTTP/1.1\r\n") && asked.contains("content-type: application/json"), "{asked}");
         assert_eq!((&body["step"], &body["weight"], &body["canary"]["name"]), (&json!(2), &json!(25), &json!("catalog")));
-        assert_eq!((&body["candidate"]["requests"], &body["candidate"]["errors"], &body["stable"]["p99_ms"]), (&json!(1), &json!(1), &Value::Null));
+        assert_eq!(
+            (&body["candidate"]["requests"], &body["candidate"]["errors"], &body["stable"]["p99_ms"]),
+            (&json!(1), &json!(1), &Value::Null)
+        );
         let (silent, _asked) = server("").await;
         for (url, told) in [(silent, "no answer within 300 ms"), ("http://127.0.0.1:1/".to_owned(), "127.0.0.1:1: ")] {
             let said = call(url).await;

@@ -17,7 +17,8 @@ mod wager;
 
 pub use counts::CanaryMetrics;
 pub use decide::{
-    CanaryDecision, CanaryRun, CanarySight, CanaryTurn, CanaryVerb, DECISIONS_MAX, ENOUGH_TIMES, GatesSay, Next, PauseCause, TurnKind, VersionNumbers,
+    CanaryDecision, CanaryRun, CanarySight, CanaryTurn, CanaryVerb, DECISIONS_MAX, ENOUGH_TIMES, GatesSay, Next, PauseCause, TurnKind,
+    VersionNumbers,
 };
 pub use driver::{CanaryDriver, CanaryHelm};
 pub use kept::KeptCanary;

@@ -166,9 +166,15 @@ mod tests {
         assert_eq!(panel.say(), GatesSay::Waiting("gate 1".to_owned()));
         panel.replied(reply(&panel, 1, true, false));
         assert_eq!(panel.say(), GatesSay::Passed);
-        for (passed, away, failed) in
-            [(false, false, false), (false, false, false), (true, false, false), (false, false, false), (false, false, false), (false, true, false), (false, false, true)]
-        {
+        for (passed, away, failed) in [
+            (false, false, false),
+            (false, false, false),
+            (true, false, false),
+            (false, false, false),
+            (false, false, false),
+            (false, true, false),
+            (false, false, true),
+        ] {
             panel.replied(reply(&panel, 1, passed, away));
             assert_eq!(matches!(panel.say(), GatesSay::Failed(_)), failed, "{passed} {away}");
         }

@@ -51,7 +51,14 @@ const STEPS: &[(f64, u32)] = &[(0.05, 30), (0.25, 30), (0.5, 30)];
 const WORLD: World = World { per_period: 200, weights: STEPS, rough: false };
 
 fn asked() -> Analysis {
-    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, comparisons: 1, min_requests: 200 }
+    Analysis {
+        max_error_increase: Some(0.01),
+        quantile: 0.99,
+        max_latency_ratio: Some(1.2),
+        confidence: 0.99,
+        comparisons: 1,
+        min_requests: 200,
+    }
 }
 
 /// What came of one version in one period.

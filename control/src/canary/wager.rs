@@ -99,7 +99,9 @@ fn gain(claim: Claim, (a, b): (f64, f64), stable: Count, candidate: Count) -> f6
         return 0.0;
     }
     let s = nearest((a, b), d, stable.of, candidate.of);
-    let of = |count: Count, guess: f64, null: f64| count.bad * (guess / null).ln() + (count.of - count.bad) * ((1.0 - guess) / (1.0 - null)).ln();
+    let of = |count: Count, guess: f64, null: f64| {
+        count.bad * (guess / null).ln() + (count.of - count.bad) * ((1.0 - guess) / (1.0 - null)).ln()
+    };
     of(stable, a, s) + of(candidate, b, s + d)
 }
 
@@ -112,7 +114,11 @@ fn nearest((a, b): (f64, f64), d: f64, stable_of: f64, candidate_of: f64) -> f64
         let c = s + d;
         let (stable_spread, candidate_spread) = (s * (1.0 - s), c * (1.0 - c));
         let slope = stable_of * (s - a) / stable_spread + candidate_of * (c - b) / candidate_spread;
-        if slope > 0.0 { high = s } else { low = s }
+        if slope > 0.0 {
+            high = s
+        } else {
+            low = s
+        }
         let curve = stable_of * (a / (s * s) + (1.0 - a) / ((1.0 - s) * (1.0 - s)))
             + candidate_of * (b / (c * c) + (1.0 - b) / ((1.0 - c) * (1.0 - c)));
         let newton = s - slope / curve;

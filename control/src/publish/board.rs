@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::calls::CallBook;
 use super::concern::Concerns;
 use super::edition::Edition;
-use super::epoch::{Book, Entry, Lived, Touched, moment};
+use super::epoch::{Book, Entry, Lived, Touched};
 use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::stats::StatBook;

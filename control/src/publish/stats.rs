@@ -306,7 +306,8 @@ mod tests {
     #[test]
     fn requests_count_once() {
         let (book, now) = (book(), 102_000);
-        let owned = |rows: &[(&str, u64, u64)]| rows.iter().map(|(name, all, failed)| ((*name).to_owned(), *all, *failed)).collect::<Vec<_>>();
+        let owned =
+            |rows: &[(&str, u64, u64)]| rows.iter().map(|(name, all, failed)| ((*name).to_owned(), *all, *failed)).collect::<Vec<_>>();
         for (view, from, wanted) in [
             (StatView::Services, None, &[("catalog", 95, 14), ("frontend", 50, 0), ("store", 10, 0)][..]),
             (StatView::Services, Some("frontend"), &[("catalog", 90, 9), ("store", 10, 0)]),

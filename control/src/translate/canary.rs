@@ -44,7 +44,12 @@ fn overlay<'a>(index: &'a Index, backend: &Backend) -> Option<&'a CanaryOverlay>
 }
 
 /// Backends of a rule, with the share of those that have a canary split. `matched`: which backend's canary goes by headers that the request has.
-pub(super) fn split(front: &Frontend<'_>, listed: Vec<Weighed>, matched: Option<&Backend>, backends: &mut BTreeSet<Backend>) -> Vec<ClusterWeight> {
+pub(super) fn split(
+    front: &Frontend<'_>,
+    listed: Vec<Weighed>,
+    matched: Option<&Backend>,
+    backends: &mut BTreeSet<Backend>,
+) -> Vec<ClusterWeight> {
     let overlaid = |weighed: &Weighed| weighed.backend.as_ref().and_then(|backend| overlay(front.index, backend));
     let any = listed.iter().any(|weighed| overlaid(weighed).is_some());
     let mut clusters = Vec::with_capacity(listed.len());
@@ -185,7 +190,8 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
     }
     let called = spec.called(&object.key);
     if index.services.get(&called).is_some_and(|view| view.service().is_some_and(|service| service.headless)) {
-        let message = format!("Service {}/{} is headless: who calls its instances by their own addresses goes past the canary", called.0, called.1);
+        let message =
+            format!("Service {}/{} is headless: who calls its instances by their own addresses goes past the canary", called.0, called.1);
         say(Severity::Warning, "spec.serviceRef", message, "give it a virtual address");
     }
     let version = |name: &String| (object.key.namespace.clone(), name.clone());
@@ -216,9 +222,8 @@ fn elsewhere<'a>(index: &'a Index, spec: &Canary, called: &Name) -> impl Iterato
     routes.into_iter().map(|route| &**route).filter(move |route: &&Object| {
         let backend = Backend { service: called.clone(), port };
         let leads = |reference: &BackendRef| attach::good(index, route, reference, true).as_ref() == Some(&backend);
-        attach::content(route).is_some_and(|spec| {
-            !spec.rules.iter().any(|rule| rule.backends.as_ref().is_none_or(|backends| backends.iter().any(leads)))
-        })
+        attach::content(route)
+            .is_some_and(|spec| !spec.rules.iter().any(|rule| rule.backends.as_ref().is_none_or(|backends| backends.iter().any(leads))))
     })
 }
 

@@ -85,7 +85,8 @@ fn told(table: &RouteConfiguration) -> String {
             Some(ClusterSpecifier::Cluster(name)) => text += name,
             Some(ClusterSpecifier::WeightedClusters(all)) => {
                 let one = |cluster: &ClusterWeight| {
-                    let policy: BackendPolicy = cluster.typed_per_filter_config.get(POLICY).map(|any| unpack(any).unwrap()).unwrap_or_default();
+                    let policy: BackendPolicy =
+                        cluster.typed_per_filter_config.get(POLICY).map(|any| unpack(any).unwrap()).unwrap_or_default();
                     let version = policy.canary.map(|version| {
                         assert_eq!((version.canary.as_str(), version.run.is_empty()), ("shop/c", false));
                         if version.candidate { "<candidate" } else { "<stable" }
@@ -212,15 +213,28 @@ fn what_cannot_be_is_refused_with_its_reason() {
     for (text, name, reason, said) in [
         (format!("{base}{young}"), "d", "Conflicted", "Canary shop/c is older"),
         (base.replace("serviceRef: {name: catalog", "serviceRef: {name: nobody"), "c", "TargetNotFound", "there is no Service shop/nobody"),
-        (base.replace("serviceRef: {name: catalog, port: 80", "serviceRef: {name: catalog, port: 81"), "c", "TargetNotFound", "has no port 81"),
-        (base.replace("serviceRef: {name: catalog, port: 80", "serviceRef: {name: catalog, port: 90"), "c", "UnsupportedProtocol", "carries bytes"),
+        (
+            base.replace("serviceRef: {name: catalog, port: 80", "serviceRef: {name: catalog, port: 81"),
+            "c",
+            "TargetNotFound",
+            "has no port 81",
+        ),
+        (
+            base.replace("serviceRef: {name: catalog, port: 80", "serviceRef: {name: catalog, port: 90"),
+            "c",
+            "UnsupportedProtocol",
+            "carries bytes",
+        ),
         (format!("{SHOP}{h2}{}", canary("c", STEPS)), "c", "", "stable speaks http"),
         (format!("{base}{elsewhere}"), "c", "", "HTTPRoute shop/r sends requests for this port elsewhere"),
         (base.clone(), "c", "", "it lasts until its few requests are evidence enough"),
     ] {
         let (world, key) = (world(&text), ObjectKey::new(Kind::Canary, "shop", name));
         let condition = &statuses(&world)[&key].conditions[0];
-        assert_eq!((condition.status == "False", condition.reason.as_str()), (!reason.is_empty(), if reason.is_empty() { "Accepted" } else { reason }));
+        assert_eq!(
+            (condition.status == "False", condition.reason.as_str()),
+            (!reason.is_empty(), if reason.is_empty() { "Accepted" } else { reason })
+        );
         let lines: Vec<String> = audit_of(&world, &key).iter().map(ToString::to_string).collect();
         assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:?}");
         assert_eq!(canary_trouble(&world, world.get(&key).unwrap()).is_some(), !reason.is_empty());

@@ -237,7 +237,13 @@ impl Plane {
         let more = ["--metrics-listen", "127.0.0.1:0", "--plaintext-xds=127.0.0.1:0"];
         let args = Cli::try_parse_from([&flags[..], &more[..]].concat()).unwrap().args;
         let stop = CancellationToken::new();
-        let means = Means { clock, authority: authority.clone(), certificates: Box::new(|routes, _, _| routes), cluster: None, traces: Traces::default() };
+        let means = Means {
+            clock,
+            authority: authority.clone(),
+            certificates: Box::new(|routes, _, _| routes),
+            cluster: None,
+            traces: Traces::default(),
+        };
         let running = start(&args, means, &stop).await.unwrap();
         let plane = Self { authority: authority.clone(), listen: running.listen, socket: args.socket(), stop, running };
         plane.settle().await;

@@ -72,7 +72,19 @@ pub enum FromOutside {
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
         let (headers, place) = (HeadersSay::Theirs, UnderWayPlace::NONE);
-        Self { worker, seen, detail, started, live: None, outside: None, strictly: None, headers, place, counted_at: NOWHERE, watched: None }
+        Self {
+            worker,
+            seen,
+            detail,
+            started,
+            live: None,
+            outside: None,
+            strictly: None,
+            headers,
+            place,
+            counted_at: NOWHERE,
+            watched: None,
+        }
     }
 
     /// Whether a tap looks at it.
@@ -577,7 +589,8 @@ impl Drop for Account {
         let telemetry = &self.worker.telemetry;
         let now = || telemetry.nanos_at(self.started + duration);
         if let Some(watched) = &self.watched {
-            let (detail, ended) = noted.as_ref().map_or_else(|| (None, telemetry.clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
+            let (detail, ended) =
+                noted.as_ref().map_or_else(|| (None, telemetry.clock.wall()), |(detail, ended)| (Some(&**detail), *ended));
             watched.ended(now(), &self.seen, detail, (duration, ended));
         }
         if let Some((detail, ended)) = noted {

@@ -72,7 +72,7 @@ pub use labels::{BUCKET_BOUNDS_SECS, Direction, is_server_error};
 pub use observer::Observer;
 pub use otlp_metrics::MetricsExporter;
 pub use own::own_tasks_layer;
-pub use sinks::{LogLines, ToServices};
 pub use routes::RoutesTold;
+pub use sinks::{LogLines, ToServices};
 pub use tap::{TAPS_MAX, TapFeed, TapTerms};
 pub use telemetry::{Occupancy, Readings, Telemetry, TelemetryOptions};

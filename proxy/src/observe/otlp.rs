@@ -8,9 +8,7 @@ use engine::model::OtlpProtocol;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use hyper_util::rt::TokioIo;
-use opentelemetry_otlp::{
-    Protocol, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
-};
+use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prost::Message;
@@ -42,12 +40,10 @@ pub(super) struct Signal {
 }
 
 /// Spans.
-pub(super) const TRACES: Signal =
-    Signal { call: "/opentelemetry.proto.collector.trace.v1.TraceService/Export", path: "/v1/traces" };
+pub(super) const TRACES: Signal = Signal { call: "/opentelemetry.proto.collector.trace.v1.TraceService/Export", path: "/v1/traces" };
 
 /// Numbers.
-pub(super) const METRICS: Signal =
-    Signal { call: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", path: "/v1/metrics" };
+pub(super) const METRICS: Signal = Signal { call: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", path: "/v1/metrics" };
 
 /// Log records.
 pub(super) const LOGS: Signal = Signal { call: "/opentelemetry.proto.collector.logs.v1.LogsService/Export", path: "/v1/logs" };

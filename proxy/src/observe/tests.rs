@@ -526,7 +526,10 @@ async fn spans_leave_by_otlp() {
         assert!(attributes.contains(&wanted), "{wanted} in {attributes:?}");
     }
     let text = world.telemetry.render();
-    assert!(text.contains("meshwright_spans_exported_total 1\n") && text.contains("meshwright_spans_dropped_total{reason=\"expired\"} 1\n"), "{text}");
+    assert!(
+        text.contains("meshwright_spans_exported_total 1\n") && text.contains("meshwright_spans_dropped_total{reason=\"expired\"} 1\n"),
+        "{text}"
+    );
 }
 
 /// Aim: a partial success is success for all but the spans that the collector says it refused, and those count as lost; what is left at

@@ -141,8 +141,7 @@ impl Serialize for Tags<'_> {
 /// Who is at the other end, first choice first, and where.
 const SERVER: ([&str; 2], [&str; 2]) =
     (["meshwright.destination.workload", "meshwright.destination.service"], ["network.peer.address", "network.peer.port"]);
-const CLIENT: ([&str; 2], [&str; 2]) =
-    (["meshwright.source.workload", "meshwright.source.service"], ["client.address", "client.port"]);
+const CLIENT: ([&str; 2], [&str; 2]) = (["meshwright.source.workload", "meshwright.source.service"], ["client.address", "client.port"]);
 
 impl<'s> Row<'s> {
     fn of(local: &'s str, about: &'s [(&'static str, String)], span: &'s Span) -> Self {
@@ -182,7 +181,8 @@ impl<'s> Row<'s> {
 impl<'s> Endpoint<'s> {
     /// `None`: nothing is known of it.
     fn of(span: &'s Span, names: [&str; 2], [address, port]: [&str; 2]) -> Option<Self> {
-        let value = |name: &str| span.attributes.iter().find(|attribute| attribute.key == name).and_then(|at| at.value.as_ref()?.value.as_ref());
+        let value =
+            |name: &str| span.attributes.iter().find(|attribute| attribute.key == name).and_then(|at| at.value.as_ref()?.value.as_ref());
         let text = |name: &str| match value(name) {
             Some(Any::StringValue(text)) => Some(text.as_str()),
             _ => None,
@@ -333,11 +333,8 @@ mod tests {
     /// Aim: what is not there is left out; a span that took no time is told as the shortest; a root has no parent; an IPv6 caller is named so.
     #[test]
     fn what_is_not_known_is_left_out() {
-        let server = Span {
-            kind: SpanKind::Server.into(),
-            attributes: vec![attribute("client.address", said("fd00::7"))],
-            ..Span::default()
-        };
+        let server =
+            Span { kind: SpanKind::Server.into(), attributes: vec![attribute("client.address", said("fd00::7"))], ..Span::default() };
         let internal = Span { name: "configuration".into(), kind: SpanKind::Internal.into(), ..Span::default() };
         let told: serde_json::Value = serde_json::from_str(&text(&resource(), &[server, internal])).unwrap();
         assert_eq!((&told[0]["kind"], &told[0]["duration"]), (&json!("SERVER"), &json!(1)));

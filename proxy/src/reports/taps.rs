@@ -31,7 +31,13 @@ pub(super) struct TapLeases {
 
 impl TapLeases {
     /// Begins, renews or ends a tap. The answer is what to tell at once, if anything.
-    pub(super) fn obey(&mut self, id: u64, command: TapCommand, telemetry: &Arc<Telemetry>, reports: &mpsc::Sender<Report>) -> Option<Tapped> {
+    pub(super) fn obey(
+        &mut self,
+        id: u64,
+        command: TapCommand,
+        telemetry: &Arc<Telemetry>,
+        reports: &mpsc::Sender<Report>,
+    ) -> Option<Tapped> {
         self.open.retain(|_, lease| !lease.is_closed());
         let lease = command.lease.and_then(|lease| Duration::try_from(lease).ok()).unwrap_or_default();
         if lease.is_zero() {
@@ -103,7 +109,8 @@ async fn next(feed: &mut TapFeed) -> String {
 async fn gathered(first: String, feed: &mut TapFeed) -> Vec<String> {
     sleep(GATHER).await;
     let (mut bytes, mut lines) = (first.len(), vec![first]);
-    while lines.len() < LINES_MAX && bytes < LINES_BYTES_MAX
+    while lines.len() < LINES_MAX
+        && bytes < LINES_BYTES_MAX
         && let Some(line) = feed.line_now()
     {
         bytes += line.len();

@@ -255,7 +255,10 @@ fn mirrors_get_a_copy_and_delay_nobody() {
 fn copies_beyond_their_bound_are_not_made() {
     // Aim: at the bound a request goes on without its copy, which is counted; below it copies are made again.
     run(|| async {
-        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000, canary: None }], ..Filters::default() });
+        let filters = Some(Filters {
+            mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000, canary: None }],
+            ..Filters::default()
+        });
         let mut config = Told::to(vec![ONE]);
         config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
         config.backends.push(("shop/m:80", 0, BackendPolicy::default(), vec!["10.77.9.8:80"]));

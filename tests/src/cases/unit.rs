@@ -360,7 +360,8 @@ fn forwarded(
             Passage::Ask { .. } => anyhow::bail!("a case has no passwords to verify"),
         }
     }
-    let mirrored = forward.mirrors_for(place, draw).filter_map(|(cluster, _)| endpoint(cluster, draw).map(|pod| saw(&parts, pod))).collect();
+    let mirrored =
+        forward.mirrors_for(place, draw).filter_map(|(cluster, _)| endpoint(cluster, draw).map(|pod| saw(&parts, pod))).collect();
     let pod = match target {
         Err(reply) => return Ok((Outcome { took, mirrored, ..own(reply) }, Some(reply.status.as_u16().to_string()))),
         Ok(cluster) => match endpoint(cluster, draw) {

@@ -57,7 +57,9 @@ fn a_planted_failure_is_seen_under_load() {
     let mut told = BufReader::new(tap.stderr.take().unwrap()).lines();
     assert_eq!(told.next().unwrap().unwrap(), "watching 2 proxies; Ctrl-C ends it");
     thread::sleep(Duration::from_secs(1));
-    mesh.exec("t/client", &["curl", "-s", "-H", "x-chaos: on", "-H", "x-request-id: planted", "http://web/planted?token=secret"]).output().unwrap();
+    mesh.exec("t/client", &["curl", "-s", "-H", "x-chaos: on", "-H", "x-request-id: planted", "http://web/planted?token=secret"])
+        .output()
+        .unwrap();
     let output = tap.wait_with_output().unwrap();
     let line: Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
     let facts = [&line["status"], &line["reason"], &line["path"], &line["direction"], &line["source"]["workload"]];
@@ -101,7 +103,10 @@ fn stat_agrees_with_what_was_sent() {
     thread::sleep(Duration::from_secs(4));
     let fine = mesh.inside("t/client", &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\n", "http://web/?delay=20ms&n=[1-90]"]);
     assert_eq!(fine.matches("200").count(), 90, "{fine}");
-    let failed = mesh.exec("t/client", &["curl", "-s", "-H", "x-chaos: on", "-o", "/dev/null", "-w", "%{http_code}\n", "http://web/?n=[1-10]"]).output().unwrap();
+    let failed = mesh
+        .exec("t/client", &["curl", "-s", "-H", "x-chaos: on", "-o", "/dev/null", "-w", "%{http_code}\n", "http://web/?n=[1-10]"])
+        .output()
+        .unwrap();
     assert_eq!(text(&failed.stdout).matches("503").count(), 10);
     let row = eventually("all requests are counted", Duration::from_secs(15), || {
         let rows = mesh.json(&["stat", "services", "web", "-n", "t", "--window", "60s", "--from", "t/client"]);

@@ -21,7 +21,8 @@ const HOPS: usize = 5;
 fn chain(telemetry: &str) -> Mesh {
     let mut texts = vec![
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: hops, labels: {meshwright.dev/inject: enabled}}\n".to_owned(),
-        "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: w1, namespace: hops}\nspec: {command: [sleep, infinity]}\n".to_owned(),
+        "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: w1, namespace: hops}\nspec: {command: [sleep, infinity]}\n"
+            .to_owned(),
     ];
     for place in 2..=HOPS + 1 {
         let next = place + 1;
@@ -183,7 +184,8 @@ fn road(spans: &[Seen], attribute: (&str, &str)) -> Option<Vec<Seen>> {
 fn assert_nested(road: &[Seen]) {
     let rows: Vec<(&str, &str)> = road.iter().map(|span| (span.service.as_str(), span.kind.as_str())).collect();
     let names: Vec<String> = (1..=HOPS + 1).map(|place| format!("w{place}")).collect();
-    let wanted: Vec<(&str, &str)> = names.windows(2).flat_map(|pair| [(pair[0].as_str(), "Client"), (pair[1].as_str(), "Server")]).collect();
+    let wanted: Vec<(&str, &str)> =
+        names.windows(2).flat_map(|pair| [(pair[0].as_str(), "Client"), (pair[1].as_str(), "Server")]).collect();
     assert_eq!(rows, wanted, "{road:#?}");
 }
 
@@ -200,7 +202,9 @@ fn the_stock_collector_has_whole_traces() {
     };
     go("first");
     assert_nested(&stock.until("five hops of HTTP", |spans| road(spans, ("url.query", "mark=first"))));
-    assert_nested(&stock.until("five hops of gRPC", |spans| road(spans, ("rpc.system", "grpc")).or_else(|| road(spans, ("rpc.system.name", "grpc")))));
+    assert_nested(
+        &stock.until("five hops of gRPC", |spans| road(spans, ("rpc.system", "grpc")).or_else(|| road(spans, ("rpc.system.name", "grpc")))),
+    );
     stock.until("certificates of the control plane", |spans| {
         spans.iter().any(|span| span.name == "certificate" && span.service == "meshwright-control").then_some(())
     });

@@ -65,13 +65,18 @@ fn a_planted_fault_is_seen() {
         let shop = Shop::with(&policy("shop", "catalog", FAULTS)).await?;
         let mut failures = tap(&shop, request("frontend", |filter| filter.failed = true), 1).await?;
         let mut everything = tap(&shop, request("", |_| {}), 3).await?;
-        let mut served = tap(&shop, request("", |filter| (filter.direction, filter.path_prefix) = ("inbound".into(), "/items/1".into())), 3).await?;
+        let mut served =
+            tap(&shop, request("", |filter| (filter.direction, filter.path_prefix) = ("inbound".into(), "/items/1".into())), 3).await?;
         traffic(&shop).await?;
 
         let (lines, seen, dropped) = shown(&mut failures).await?;
         assert_eq!((lines.len(), seen, dropped), (FAILED as usize, u64::from(FAILED), 0));
         for line in &lines {
-            assert_eq!((&line["status"], &line["reason"], &line["direction"]), (&503.into(), &"fault".into(), &"outbound".into()), "{line}");
+            assert_eq!(
+                (&line["status"], &line["reason"], &line["direction"]),
+                (&503.into(), &"fault".into(), &"outbound".into()),
+                "{line}"
+            );
             assert!(line["path"].as_str().unwrap().ends_with("?token=***"), "{line}");
         }
         let (lines, seen, dropped) = shown(&mut everything).await?;
@@ -117,7 +122,9 @@ fn what_was_sent_is_what_is_counted() {
         traffic(&shop).await?;
         tokio::time::sleep(Duration::from_secs(4)).await;
         let desk = shop.mesh.desk();
-        let sum = |rows: &Value, field: &str| rows.as_array().into_iter().flatten().map(|row| row[field].as_u64().unwrap_or_default()).sum::<u64>();
+        let sum = |rows: &Value, field: &str| {
+            rows.as_array().into_iter().flatten().map(|row| row[field].as_u64().unwrap_or_default()).sum::<u64>()
+        };
         for view in ["services", "routes"] {
             let rows = desk.stat(view).await?;
             assert_eq!((sum(&rows, "requests"), sum(&rows, "failures")), (u64::from(FINE + FAILED), u64::from(FAILED)), "{view}: {rows}");
@@ -150,7 +157,11 @@ fn a_failed_request_is_explained() {
         traffic(&shop).await?;
         let hops = shop.mesh.desk().find("request-5").await?;
         let [hop] = hops.as_array().unwrap().as_slice() else { panic!("{hops}") };
-        assert_eq!((&hop["proxy"], &hop["reason"], &hop["route"]), (&"shop/frontend".into(), &"fault".into(), &"shop/catalog".into()), "{hop}");
+        assert_eq!(
+            (&hop["proxy"], &hop["reason"], &hop["route"]),
+            (&"shop/frontend".into(), &"fault".into(), &"shop/catalog".into()),
+            "{hop}"
+        );
         let trace = hop["trace_id"].as_str().unwrap().to_owned();
         assert_eq!(shop.mesh.desk().find(&trace).await?.as_array().unwrap().len(), 1);
         assert_eq!(shop.mesh.desk().find("request-6").await?, Value::Array(Vec::new()));

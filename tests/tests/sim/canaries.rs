@@ -63,7 +63,9 @@ fn whole(seed: u64, candidate: Candidate) -> anyhow::Result<Value> {
     sim.join_as(("shop", "frontend", "web"), |home| async move { home.load(LOAD).await });
     sim.join_as(("shop", "catalog-v1", "catalog"), move |home| version(home, "catalog-v1", seed, Candidate::Sound));
     sim.join_as(("shop", "catalog-v2", "catalog"), move |home| version(home, "catalog-v2", seed ^ 7, candidate));
-    sim.run_until("all are ready", 60 * SECOND, |sim| ["frontend", "catalog-v1", "catalog-v2"].iter().all(|workload| sim.epoch(workload) > 0))?;
+    sim.run_until("all are ready", 60 * SECOND, |sim| {
+        ["frontend", "catalog-v1", "catalog-v2"].iter().all(|workload| sim.epoch(workload) > 0)
+    })?;
     sim.run_for(2 * SECOND)?;
     sim.command(|desk| async move { desk.apply(CANARY).await })?;
     let end = sim.elapsed() + PATIENCE;

@@ -61,7 +61,8 @@ fn one(row: &Value, paint: Paint) -> String {
         drawn += &format!("  {} {said}\n", if gate["verdict"] == "Passed" { "✓" } else { "·" });
     }
     // Why nothing is decided, what it waits for, or how it ended.
-    if let Some(why) = ["problem", "waiting_for", "reason"].into_iter().find_map(|field| row[field].as_str()).filter(|why| !why.is_empty()) {
+    if let Some(why) = ["problem", "waiting_for", "reason"].into_iter().find_map(|field| row[field].as_str()).filter(|why| !why.is_empty())
+    {
         drawn += &format!("\n  {}\n", paint.bold(&harmless(why)));
     }
     let decisions = row["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -99,7 +100,9 @@ fn steps(row: &Value, paint: Paint) -> String {
         let what = match (step["weight"].as_u64(), step["mirror_percent"].as_f64()) {
             (Some(weight), _) => format!("{weight} %"),
             (None, Some(percent)) => format!("mirror {percent} %"),
-            (None, None) => step["match"].as_array().into_iter().flatten().filter_map(Value::as_str).map(harmless).collect::<Vec<_>>().join(" "),
+            (None, None) => {
+                step["match"].as_array().into_iter().flatten().filter_map(Value::as_str).map(harmless).collect::<Vec<_>>().join(" ")
+            }
         };
         let what = if step["approve"] == true { format!("{what} (approve)") } else { what };
         match at.cmp(&current) {
@@ -192,7 +195,10 @@ mod tests {
     fn colours_are_only_colours() {
         let (plain, coloured) = (all(&[row("Paused", 4, 50)], false), all(&[row("Paused", 4, 50)], true));
         assert!(!plain.contains('\u{1b}') && coloured.contains("\u{1b}[1;33mPaused\u{1b}[0m"), "{coloured}");
-        let bare: String = coloured.split('\u{1b}').map(|part| part.strip_prefix('[').and_then(|part| part.split_once('m')).map_or(part, |(_, rest)| rest)).collect();
+        let bare: String = coloured
+            .split('\u{1b}')
+            .map(|part| part.strip_prefix('[').and_then(|part| part.split_once('m')).map_or(part, |(_, rest)| rest))
+            .collect();
         assert_eq!(bare, plain);
     }
 

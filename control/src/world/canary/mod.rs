@@ -9,9 +9,7 @@ use std::time::Duration;
 use proto::xds::route::HeaderMatcher;
 
 pub(super) use standing::overlays;
-pub use standing::{
-    CanaryBook, CanaryIndex, CanaryLack, CanaryOverlay, CanaryPhase, CanaryRoute, CanaryStanding, SplitPart, content,
-};
+pub use standing::{CanaryBook, CanaryIndex, CanaryLack, CanaryOverlay, CanaryPhase, CanaryRoute, CanaryStanding, SplitPart, content};
 
 use super::ObjectKey;
 use super::index::Name;
@@ -102,13 +100,7 @@ pub struct CanaryAnalysis {
 
 impl Default for CanaryAnalysis {
     fn default() -> Self {
-        Self {
-            errors_max_increase_percent: 1.0,
-            latency_quantile: 99.0,
-            latency_max_ratio: 1.2,
-            confidence: 0.99,
-            min_requests: 200,
-        }
+        Self { errors_max_increase_percent: 1.0, latency_quantile: 99.0, latency_max_ratio: 1.2, confidence: 0.99, min_requests: 200 }
     }
 }
 

@@ -42,7 +42,9 @@ impl Canary {
             (Some(at), None) => steps(at),
             (None, Some(at)) => continuous(at),
             _ => {
-                fields.at().error("exactly one of steps and continuous is needed", "write for example `continuous: {increment: 10, every: 1m}`");
+                fields
+                    .at()
+                    .error("exactly one of steps and continuous is needed", "write for example `continuous: {increment: 10, every: 1m}`");
                 Vec::new()
             }
         };
@@ -257,9 +259,14 @@ fn prometheus(at: &Cursor<'_>) -> Option<CanaryGate> {
 fn url(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?;
     let good = text.len() <= TEXT_BYTES_MAX
-        && text.parse::<http::Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()));
+        && text
+            .parse::<http::Uri>()
+            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()));
     if !good {
-        at.error(format!("`{}` is no address to ask", text.chars().take(80).collect::<String>()), "write it as http://NAME[:PORT]/PATH or https://…");
+        at.error(
+            format!("`{}` is no address to ask", text.chars().take(80).collect::<String>()),
+            "write it as http://NAME[:PORT]/PATH or https://…",
+        );
         return None;
     }
     Some(text)

@@ -58,7 +58,10 @@ fn what_makes_no_sense_is_refused() {
         ("stable: v1, candidate: v2, continuous: {}".to_owned(), "`serviceRef` is missing"),
         ("serviceRef: {name: a, port: 80}, stable: v1, candidate: v1, continuous: {}".to_owned(), "one Service"),
         ("serviceRef: {name: a, port: 80}, stable: v1, candidate: v2".to_owned(), "exactly one of steps and continuous"),
-        ("serviceRef: {name: a, port: 80}, stable: v1, candidate: v2, steps: [{weight: 1}], continuous: {}".to_owned(), "exactly one of steps"),
+        (
+            "serviceRef: {name: a, port: 80}, stable: v1, candidate: v2, steps: [{weight: 1}], continuous: {}".to_owned(),
+            "exactly one of steps",
+        ),
         (steps(""), "there are no steps"),
         (steps("{weight: 5, mirrorPercent: 5}"), "exactly one of match, mirrorPercent and weight"),
         (steps("{hold: 5m}"), "exactly one of match, mirrorPercent and weight"),

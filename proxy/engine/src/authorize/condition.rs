@@ -53,11 +53,7 @@ pub(super) struct Condition {
 
 /// Parses a text within bounds, and reads what comes of it. In a thread of its own: the parser descends some twenty calls per bracket, and
 /// what is wrong with it must end nobody else.
-pub(crate) fn parsed<T: Send>(
-    text: &str,
-    bytes_max: usize,
-    read: impl FnOnce(IdedExpr) -> Result<T, String> + Send,
-) -> Result<T, String> {
+pub(crate) fn parsed<T: Send>(text: &str, bytes_max: usize, read: impl FnOnce(IdedExpr) -> Result<T, String> + Send) -> Result<T, String> {
     thread::scope(|scope| {
         let parser = thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES);
         let compiling = parser

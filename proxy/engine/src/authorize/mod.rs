@@ -35,8 +35,8 @@ use rule::Spent;
 
 pub use compile::ITEMS_MAX;
 pub(crate) use compile::compile;
-pub(crate) use condition::{parsed, truth};
 pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, TruthOf, ValueOf, check, check_value};
+pub(crate) use condition::{parsed, truth};
 pub use rule::CONDITIONS_ASKED_MAX;
 pub use sum::{CONDITIONS_MAX, ITEMS_OF_ALL_MAX, POLICIES_MAX, PolicySum, RULES_MAX};
 pub use told::{LoadedPolicy, Told, ToldVerdict};

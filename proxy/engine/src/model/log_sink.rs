@@ -11,7 +11,7 @@ pub const LOG_FILE_BYTES_RANGE: (u64, u64) = (64 << 10, 1 << 40);
 /// Most files that are kept.
 pub const LOG_FILES_KEPT_MAX: u32 = 100;
 /// Longest path of a file, in bytes.
-const LOG_PATH_BYTES_MAX: usize = 1024;
+pub(super) const LOG_PATH_BYTES_MAX: usize = 1024;
 /// What a path may say in place of the proxy's own names.
 const NAMES: [&str; 3] = ["namespace", "workload", "instance"];
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use proto::identity::Identity;
 
 use super::{
-    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, MetricLabels, Outbound, RouteTable, Trust,
+    CanaryCounts, Challenges, Cluster, Datagrams, Edge, Egress, Ending, Inbound, Keep, LogFilter, LogFormat, LogSink, MetricLabels,
+    Outbound, RouteTable, Trust,
 };
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;

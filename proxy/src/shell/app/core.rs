@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::callout::{CalledServices, Callout};
 use crate::callout::keys::KeyKeeper;
 use crate::callout::providers::ProviderKeeper;
+use crate::callout::{CalledServices, Callout};
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::leases::LeaseKeeper;
