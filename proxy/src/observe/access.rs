@@ -1,8 +1,5 @@
 //! The access log: who writes its lines, and where to.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -10,12 +7,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use engine::model::Settings;
-use parking_lot::Mutex;
 
 use super::batch::{Batch, Outbox, Outboxes};
 use super::finished::Finished;
 use super::line::Lines;
-use super::sinks::{Losses, Page, SinkMeans, Sinks, ToServices};
+use super::sinks::{LogLines, Losses, Page, SinkMeans, Sinks, ToServices};
 use super::written;
 
 /// Pause of the writer after it has written all there was: records gather meanwhile, and a worker need not wake it for each.
@@ -25,28 +21,6 @@ const CLOSE_STEP: Duration = Duration::from_millis(2);
 const CLOSE_STEPS_MAX: u32 = 500;
 /// How many of them sinks have for what they still hold.
 const SINKS_STEPS_MAX: u32 = 450;
-
-/// What stands for standard output.
-#[derive(Clone, Debug, Default)]
-pub enum LogLines {
-    /// It itself.
-    #[default]
-    Stdout,
-    /// An open file or pipe.
-    File(Arc<File>),
-    /// Memory, at once and without any other sink, for simulation and tests.
-    Memory(Arc<Mutex<Vec<String>>>),
-}
-
-impl LogLines {
-    /// Past the library's own buffer, which looks for the last line's end in all that is written.
-    pub(super) fn device(&self) -> io::Result<File> {
-        match self {
-            Self::File(file) => file.try_clone(),
-            Self::Stdout | Self::Memory(_) => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-        }
-    }
-}
 
 /// Takes records from workers and has their lines written; nobody ever waits for a sink.
 #[derive(Debug)]

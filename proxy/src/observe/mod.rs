@@ -60,7 +60,7 @@ mod zipkin;
 #[cfg(test)]
 mod tests;
 
-pub use access::{AccessLog, LogLines};
+pub use access::AccessLog;
 pub use account::{Account, FromOutside};
 pub use calls::CallsTold;
 pub use collector::Wire;
@@ -73,6 +73,6 @@ pub use observer::Observer;
 pub use otlp_metrics::MetricsExporter;
 pub use own::own_tasks_layer;
 pub use routes::RoutesTold;
-pub use sinks::ToServices;
+pub use sinks::{LogLines, ToServices};
 pub use tap::{TAPS_MAX, TapFeed, TapTerms};
 pub use telemetry::{Occupancy, Readings, Telemetry, TelemetryOptions};

@@ -14,7 +14,7 @@ use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::access::{AccessLog, LogLines};
+use super::access::AccessLog;
 use super::auth::AuthCounts;
 use super::batch::Outboxes;
 use super::calls::CallShard;
@@ -28,7 +28,7 @@ use super::labels::Direction;
 use super::load::Load;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
-use super::sinks::{SinkMeans, ToServices};
+use super::sinks::{LogLines, SinkMeans, ToServices};
 use super::tap::{TapFeed, TapTerms, Taps};
 
 use crate::ground::tally::Floods;

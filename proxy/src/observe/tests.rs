@@ -558,24 +558,6 @@ async fn a_partial_success_is_counted() {
     assert!(text.contains(&format!("meshwright_spans_dropped_total{{reason=\"rejected\"}} {lost}\n")), "{text}");
 }
 
-/// Aim: spans of the proxy's own tasks join the queue while an endpoint is known; others, and those before, do not.
-#[test]
-fn own_tasks_leave_spans() {
-    use tracing_subscriber::layer::SubscriberExt;
-
-    let mut world = world();
-    let subscriber = tracing_subscriber::registry().with(own_tasks_layer(&world.telemetry));
-    tracing::subscriber::with_default(subscriber, || {
-        drop(tracing::info_span!(target: "proxy::identity", "too early").entered());
-        world.telemetry.configured(&Arc::new(settings(false, Some("http://127.0.0.1:4317"), 0)));
-        drop(tracing::info_span!(target: "h2::codec", "of a stranger").entered());
-        drop(tracing::info_span!(target: "proxy::identity::agent", "rotate").entered());
-    });
-    let exporter = world.exporter.as_mut().unwrap();
-    assert_eq!(exporter.next_own().as_deref(), Some("rotate"));
-    assert_eq!(exporter.next_own(), None);
-}
-
 /// Aim: the summary for the control plane counts per direction and service, and names plaintext peers of the inbound side only.
 #[tokio::test(start_paused = true)]
 async fn the_summary_counts_services_and_plaintext() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 
 use super::external::ServiceRef;
-use super::parts::{Duration, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
+use super::parts::{Duration, Empty, EntryPlace, Percent, TrafficTarget, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -111,7 +111,7 @@ struct Federated {
         "!has(self.targetRefs) || self.targetRefs.all(target, target.kind != 'Gateway' || !has(target.sectionName) || target.sectionName == '')",
         "a proxy writes one log for all of its listeners; remove sectionName",
     ), (
-        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind == 'Gateway') || !(has(self.metrics) || has(self.accessLog) && (has(self.accessLog.format) || has(self.accessLog.template)) || has(self.tracing) && (has(self.tracing.otlp) || has(self.tracing.attributes) || has(self.tracing.inferLinks)))",
+        "!has(self.targetRefs) || self.targetRefs.all(target, target.kind == 'Gateway') || !(has(self.metrics) || has(self.accessLog) && (has(self.accessLog.format) || has(self.accessLog.template) || has(self.accessLog.fields) || has(self.accessLog.sinks)) || has(self.tracing) && (has(self.tracing.otlp) || has(self.tracing.zipkin) || has(self.tracing.attributes) || has(self.tracing.inferLinks)))",
         "of routes and Services only tracing.samplePercent, keepErrors, keepSlowerThan and accessLog.enabled, filter, sampleSuccessPercent can be said; say the rest of workloads or of the Gateway",
     )])),
 )]
@@ -170,7 +170,7 @@ struct AccessLog {
 )])))]
 struct LogSink {
     /// The proxy's standard output.
-    stdout: Option<StdoutSink>,
+    stdout: Option<Empty>,
     /// A file of the proxy's own file system.
     file: Option<FileSink>,
     /// An OTLP collector, by gRPC.
@@ -178,10 +178,6 @@ struct LogSink {
     /// A Service that takes Envoy's access log stream.
     als: Option<AlsSink>,
 }
-
-/// The proxy's standard output.
-#[derive(JsonSchema)]
-struct StdoutSink {}
 
 /// A file of the proxy's own file system.
 #[derive(JsonSchema)]

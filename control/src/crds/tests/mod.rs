@@ -77,7 +77,6 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("Telemetry", "spec.accessLog.filter", "the filter"),
     ("Telemetry", "spec.accessLog.sinks[]", "one and the same"),
     ("Telemetry", "spec.accessLog.sinks[].als.backendRef", "alone"),
-    ("Telemetry", "spec.accessLog.sinks[].file.path", "as the path of a file"),
     ("TrafficPolicy", "spec.faults[].match.paths[].value", "is no path"),
     ("TrafficPolicy", "spec.faults[].match.paths[].value", "is no regular expression"),
     ("Workload", "spec.addresses[]", "no IP address"),

@@ -1,6 +1,6 @@
 //! A JSON line of chosen fields: which, in what order, and what stands around them. Compiled once, where it is configured.
 
-use super::log_format::{LogField, LogPiece, unknown};
+use super::log_field::{LogField, LogPiece, unknown};
 
 /// Most fields of a line.
 pub const LOG_FIELDS_MAX: usize = 64;

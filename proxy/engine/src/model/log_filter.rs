@@ -16,7 +16,7 @@ use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use regex::Regex;
 
-use super::log_format::LogField;
+use super::log_field::LogField;
 use crate::authorize;
 
 /// Longest filter, in bytes.

@@ -18,6 +18,7 @@ mod endpoint;
 mod hash;
 mod hedge;
 mod listener;
+mod log_field;
 mod log_fields;
 mod log_filter;
 mod log_format;
@@ -56,9 +57,10 @@ pub use endpoint::{Endpoint, EndpointLive, Health, InFlight};
 pub use hash::{HASH_KEYS_MAX, HashCookie, HashKey};
 pub use hedge::Hedge;
 pub use listener::{ByServerName, Inbound, InboundPort, Outbound};
+pub use log_field::{LogField, LogPiece};
 pub use log_fields::{LOG_FIELDS_MAX, LogFields};
 pub use log_filter::{LOG_FILTER_BYTES_MAX, LogExchange, LogFilter};
-pub use log_format::{LogField, LogFormat, LogPiece, LogTemplate, TEMPLATE_BYTES_MAX};
+pub use log_format::{LogFormat, LogTemplate, TEMPLATE_BYTES_MAX};
 pub use log_sink::{
     LOG_FILE_BYTES_DEFAULT, LOG_FILE_BYTES_RANGE, LOG_FILES_KEPT_DEFAULT, LOG_FILES_KEPT_MAX, LOG_SINKS_MAX, LogFile, LogSink, LogSinkKind,
 };

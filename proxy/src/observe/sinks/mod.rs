@@ -20,10 +20,10 @@ use std::thread::JoinHandle;
 
 use engine::model::{LogSink, LogSinkKind, Settings};
 
-use super::access::LogLines;
 use super::collector::Way;
 use crate::io::Clock;
 pub use als::ToServices;
+pub use device::LogLines;
 pub(super) use page::{Page, Wants};
 use queue::{SheetSender, queue};
 

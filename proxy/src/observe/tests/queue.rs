@@ -129,3 +129,21 @@ async fn lines_never_speak_of_another_shape() {
         assert_eq!(line["destination"]["address"], format!("10.78.{}.{}:80", n >> 8, n & 255));
     }
 }
+
+/// Aim: spans of the proxy's own tasks join the queue while an endpoint is known; others, and those before, do not.
+#[test]
+fn own_tasks_leave_spans() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let mut world = world();
+    let subscriber = tracing_subscriber::registry().with(own_tasks_layer(&world.telemetry));
+    tracing::subscriber::with_default(subscriber, || {
+        drop(tracing::info_span!(target: "proxy::identity", "too early").entered());
+        world.telemetry.configured(&Arc::new(settings(false, Some("http://127.0.0.1:4317"), 0)));
+        drop(tracing::info_span!(target: "h2::codec", "of a stranger").entered());
+        drop(tracing::info_span!(target: "proxy::identity::agent", "rotate").entered());
+    });
+    let exporter = world.exporter.as_mut().unwrap();
+    assert_eq!(exporter.next_own().as_deref(), Some("rotate"));
+    assert_eq!(exporter.next_own(), None);
+}
