@@ -427,8 +427,9 @@ impl Writer {
         }
         self.write().await;
         if applied.runtime {
-            let there = changed.iter().filter(|key| self.world.get(key).is_some());
-            self.publish(fresh.then(|| there.map(|key| touched(key, "changed")).collect()));
+            let there = || changed.iter().filter(|key| self.world.get(key).is_some());
+            let opened = fresh.then(|| there().map(|key| touched(key, "changed")).collect());
+            self.publish(opened);
         }
         self.mark.number
     }

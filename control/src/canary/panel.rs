@@ -19,11 +19,11 @@ const REFUSALS_MAX: u32 = 3;
 
 /// An answer on its way back.
 #[derive(Debug)]
-pub struct GateReply {
+pub(super) struct GateReply {
     /// Of which canary.
-    pub canary: ObjectKey,
+    pub(super) canary: ObjectKey,
     /// Of which run of it.
-    pub run: String,
+    pub(super) run: String,
     /// Asked since this panel last forgot.
     round: u64,
     gate: usize,
@@ -32,7 +32,7 @@ pub struct GateReply {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct GatePanel {
+pub(super) struct GatePanel {
     gates: Vec<Gate>,
     /// Counts how often everything was forgotten: an answer from before is none.
     round: u64,
@@ -49,7 +49,7 @@ struct Gate {
 
 impl GatePanel {
     /// These are the gates.
-    pub fn expect(&mut self, gates: &[CanaryGate]) {
+    pub(super) fn expect(&mut self, gates: &[CanaryGate]) {
         if self.gates.len() == gates.len() && self.gates.iter().zip(gates).all(|(known, gate)| known.said == *gate) {
             return;
         }
@@ -59,7 +59,7 @@ impl GatePanel {
     }
 
     /// Another step begins: what was said is of the one before.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.round += 1;
         for gate in &mut self.gates {
             (gate.answer, gate.refusals, gate.asked, gate.asking) = (None, 0, None, false);
@@ -67,7 +67,7 @@ impl GatePanel {
     }
 
     /// What they come to.
-    pub fn say(&self) -> GatesSay {
+    pub(super) fn say(&self) -> GatesSay {
         if let Some(gate) = self.gates.iter().find(|gate| gate.refusals >= REFUSALS_MAX) {
             return GatesSay::Failed(gate.answer.as_ref().map(|answer| answer.words.clone()).unwrap_or_default());
         }
@@ -79,7 +79,7 @@ impl GatePanel {
     }
 
     /// Asks who is due. `ready`: the step would be over if they said yes.
-    pub fn ask(
+    pub(super) fn ask(
         &mut self,
         index: &Index,
         (question, run): (&GateQuestion, &str),
@@ -101,7 +101,7 @@ impl GatePanel {
     }
 
     /// One has answered.
-    pub fn replied(&mut self, reply: GateReply) {
+    pub(super) fn replied(&mut self, reply: GateReply) {
         let GateReply { round, gate, answer, .. } = reply;
         let Some(gate) = self.gates.get_mut(gate).filter(|_| round == self.round) else { return };
         gate.asking = false;
@@ -115,7 +115,7 @@ impl GatePanel {
     }
 
     /// As `canary status -o json` prints them.
-    pub fn rows(&self) -> Vec<Value> {
+    pub(super) fn rows(&self) -> Vec<Value> {
         let row = |gate: &Gate| {
             let verdict = match &gate.answer {
                 None => "NotAsked",

@@ -10,25 +10,25 @@ use crate::world::ObjectKey;
 use crate::world::canary::{Canary, CanaryShare, CanaryStep, OnFailure};
 
 /// What is known of one.
-pub struct Seen<'a> {
+pub(super) struct Seen<'a> {
     /// Its run.
-    pub run: &'a CanaryRun,
+    pub(super) run: &'a CanaryRun,
     /// What the test says.
-    pub verdict: &'a Verdict,
+    pub(super) verdict: &'a Verdict,
     /// What was counted in this run.
-    pub stable: &'a Tally,
+    pub(super) stable: &'a Tally,
     /// The same.
-    pub candidate: &'a Tally,
+    pub(super) candidate: &'a Tally,
     /// What gates say.
-    pub gates: Vec<Value>,
+    pub(super) gates: Vec<Value>,
     /// Why nothing changes; empty: nobody has looked yet, or it is over.
-    pub waiting: &'a str,
+    pub(super) waiting: &'a str,
     /// Why nothing can be decided.
-    pub trouble: Option<&'a str>,
+    pub(super) trouble: Option<&'a str>,
 }
 
 /// The row of one.
-pub fn row(key: &ObjectKey, spec: &Canary, seen: &Seen<'_>) -> Value {
+pub(super) fn row(key: &ObjectKey, spec: &Canary, seen: &Seen<'_>) -> Value {
     let Seen { run, verdict, stable, candidate, gates, waiting, trouble } = seen;
     let standing = &run.standing;
     let over = standing.phase.is_over();
@@ -62,7 +62,7 @@ pub fn row(key: &ObjectKey, spec: &Canary, seen: &Seen<'_>) -> Value {
 }
 
 /// The row of one that has not begun.
-pub fn refused(key: &ObjectKey, spec: &Canary, trouble: Option<&str>) -> Value {
+pub(super) fn refused(key: &ObjectKey, spec: &Canary, trouble: Option<&str>) -> Value {
     let mut row = common(key, spec);
     let nothing = Tally::default();
     let (stable, candidate) = (version(&spec.stable, &nothing), version(&spec.candidate, &nothing));

@@ -219,6 +219,7 @@ impl Definition {
     fn schema(&self) -> Value {
         let mut spec = (self.spec)();
         let about = spec.as_object_mut().and_then(|spec| spec.remove("description")).unwrap_or_default();
+        let status = if self.kind == Kind::Canary { structural::of::<status::CanaryState>() } else { structural::of::<status::Standing>() };
         let mut schema = Map::from_iter([
             ("type".to_owned(), json!("object")),
             ("description".to_owned(), about),
@@ -229,7 +230,7 @@ impl Definition {
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": spec,
-                    "status": if self.kind == Kind::Canary { structural::of::<status::CanaryState>() } else { structural::of::<status::Standing>() },
+                    "status": status,
                 }),
             ),
         ]);

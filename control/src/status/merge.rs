@@ -83,6 +83,13 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
     if matches!(kind, Kind::Gateway | Kind::ListenerSet) {
         want("listeners", listeners(status, &present["listeners"], now));
     }
+    if kind == Kind::GatewayClass {
+        want("supportedFeatures", features.iter().map(|name| json!({"name": name})).collect());
+    }
+    if !matches!(kind, Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet) {
+        let ours = status.ancestors.iter().map(|ancestor| ("ancestorRef", &ancestor.ancestor_ref, &ancestor.conditions));
+        want("ancestors", entries(ours.collect(), &present["ancestors"], ANCESTORS_MAX, now));
+    }
     if kind == Kind::Canary {
         let shown = status.canary.map(|canary| json!(canary)).unwrap_or_default();
         for name in ["phase", "step", "steps", "weight"] {
@@ -91,13 +98,6 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
                 wanted.insert(name.to_owned(), shown[name].clone());
             }
         }
-    }
-    if kind == Kind::GatewayClass {
-        want("supportedFeatures", features.iter().map(|name| json!({"name": name})).collect());
-    }
-    if !matches!(kind, Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet) {
-        let ours = status.ancestors.iter().map(|ancestor| ("ancestorRef", &ancestor.ancestor_ref, &ancestor.conditions));
-        want("ancestors", entries(ours.collect(), &present["ancestors"], ANCESTORS_MAX, now));
     }
     finish(wanted)
 }

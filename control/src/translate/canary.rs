@@ -18,6 +18,7 @@ use super::rule::{Frontend, attach_policy};
 use super::subject::Subject;
 use crate::world::canary::{Canary, CanaryLack, CanaryOverlay, CanaryShare, content};
 use crate::world::problem::Severity;
+use crate::world::route::BackendRef;
 use crate::world::{Index, Name, Object, World};
 
 /// Weights are multiplied by this where one of them is split, so that all stay whole numbers.
@@ -60,12 +61,12 @@ pub(super) fn split(front: &Frontend<'_>, listed: Vec<Weighed>, matched: Option<
         let own = matched.is_some() && weighed.backend.as_ref() == matched;
         for part in overlay.parts(own) {
             let mut policy = weighed.policy.clone();
-            policy.canary = Some(version(overlay, part.candidate));
+            policy.canary = version(overlay, part.candidate);
             if !part.candidate
                 && let Some(per_million) = overlay.mirrored()
                 && let Some(candidate) = served(front, &overlay.candidate, overlay.port)
             {
-                let copies = mesh::Mirror { cluster: candidate.cluster(), per_million, canary: Some(version(overlay, true)) };
+                let copies = mesh::Mirror { cluster: candidate.cluster(), per_million, canary: version(overlay, true) };
                 policy.filters.get_or_insert_default().mirrors.push(copies);
                 backends.insert(candidate);
             }
@@ -81,8 +82,10 @@ pub(super) fn split(front: &Frontend<'_>, listed: Vec<Weighed>, matched: Option<
     clusters
 }
 
-fn version(overlay: &CanaryOverlay, candidate: bool) -> CanaryVersion {
-    CanaryVersion { canary: overlay.key.path(), run: overlay.run.clone(), candidate }
+/// Who counts; nobody before a run has begun.
+fn version(overlay: &CanaryOverlay, candidate: bool) -> Option<CanaryVersion> {
+    let name = || CanaryVersion { canary: overlay.key.path(), run: overlay.run.clone(), candidate };
+    (!overlay.run.is_empty()).then(name)
 }
 
 /// A version as a backend, unless an edge would have to meet it otherwise than it can.
@@ -180,6 +183,11 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
     if let Some(WhyNot { message, .. }) = unresolved(index, object) {
         say(Severity::Error, "spec", message, "add it, or correct the name; until then nothing is decided");
     }
+    let called = spec.called(&object.key);
+    if index.services.get(&called).is_some_and(|view| view.service().is_some_and(|service| service.headless)) {
+        let message = format!("Service {}/{} is headless: who calls its instances by their own addresses goes past the canary", called.0, called.1);
+        say(Severity::Warning, "spec.serviceRef", message, "give it a virtual address");
+    }
     let version = |name: &String| (object.key.namespace.clone(), name.clone());
     let spoken = [&spec.stable, &spec.candidate].map(|name| speaks(index, &version(name), spec.port));
     if let [Some(stable), Some(candidate)] = spoken
@@ -194,7 +202,7 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
             say(Severity::Info, &format!("spec.steps[{number}]"), message, "say how long with hold");
         }
     }
-    for route in elsewhere(index, spec, &spec.called(&object.key)) {
+    for route in elsewhere(index, spec, &called) {
         let message = format!("{} sends requests for this port elsewhere: none of those meets the candidate", route.key);
         say(Severity::Warning, "spec.serviceRef", message, "leave its backendRefs out, or name the Service itself there");
     }
@@ -205,9 +213,9 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
 fn elsewhere<'a>(index: &'a Index, spec: &Canary, called: &Name) -> impl Iterator<Item = &'a Object> {
     let (routes, _) = attach::service_routes(index, called, spec.port, &called.0);
     let (called, port) = (called.clone(), spec.port);
-    routes.into_iter().map(AsRef::as_ref).filter(move |route: &&Object| {
+    routes.into_iter().map(|route| &**route).filter(move |route: &&Object| {
         let backend = Backend { service: called.clone(), port };
-        let leads = |reference| attach::good(index, route, reference, true).as_ref() == Some(&backend);
+        let leads = |reference: &BackendRef| attach::good(index, route, reference, true).as_ref() == Some(&backend);
         attach::content(route).is_some_and(|spec| {
             !spec.rules.iter().any(|rule| rule.backends.as_ref().is_none_or(|backends| backends.iter().any(leads)))
         })

@@ -149,6 +149,7 @@ fn a_port_without_routes_is_split_by_step() {
     ] {
         assert_eq!(called(&at(&world, phase, step)), wanted, "{phase:?} {step}");
     }
+    assert_eq!(called(&world), "shop/v1:80\n");
     let without = self::world(&format!("{SHOP}{V2}"));
     assert_eq!(called(&without), "shop/catalog:80\n");
 }

@@ -7,6 +7,7 @@ mod authorized;
 mod bounds;
 mod called;
 mod callers;
+mod canaries;
 mod checks;
 mod cost;
 mod counting;

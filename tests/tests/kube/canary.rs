@@ -19,15 +19,20 @@ use crate::namespace;
 /// Longest wait for a door that opens with a turn.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A Service with its two versions, and their Canary.
+/// A Service with its two versions, of which the candidate has an endpoint, and their Canary.
 fn objects(name: &str) -> String {
     let service = |name: &str| {
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
+            "spec": {"ports": [{"name": "http", "port": 80}]},
         })
     };
     let (stable, candidate) = (format!("{name}-v1"), format!("{name}-v2"));
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": candidate, "namespace": "shop", "labels": {"kubernetes.io/service-name": candidate}},
+        "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": ["10.99.0.1"], "conditions": {"ready": true}}],
+    });
     let canary = json!({
         "apiVersion": "meshwright.dev/v1alpha1", "kind": "Canary", "metadata": {"name": name, "namespace": "shop"},
         "spec": {
@@ -35,7 +40,7 @@ fn objects(name: &str) -> String {
             "steps": [{"weight": 10, "approve": true}, {"weight": 50}],
         },
     });
-    [service(name), service(&stable), service(&candidate), canary].map(|object| object.to_string()).join("\n---\n")
+    [service(name), service(&stable), service(&candidate), slice, canary].map(|object| object.to_string()).join("\n---\n")
 }
 
 fn place(name: &str) -> String {
