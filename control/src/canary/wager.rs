@@ -173,6 +173,6 @@ impl Spread {
 }
 
 /// So many bad requests' worth of having seen no bursts, before any are seen.
-const SPREAD_PRIOR: f64 = 8.0;
+const SPREAD_PRIOR: f64 = 16.0;
 /// What an estimate is off by chance where there are no bursts.
-const SPREAD_FORGIVEN: f64 = 0.2;
+const SPREAD_FORGIVEN: f64 = 0.5;
