@@ -310,20 +310,26 @@ impl Watch {
 
     fn round(&mut self, limits: Limits, stable: Count, candidate: Count, good_log: f64) {
         let guess = self.stable.guess(limits.prior);
-        let spread = self.spread();
+        let (stable_spread, candidate_spread) = self.spreads(candidate.of / stable.of.max(1.0));
+        let came = (stable, candidate);
+        let (stable, candidate) = (stable.thinned(stable_spread), candidate.thinned(candidate_spread));
         let worse = WORSE_BY.map(|by| (guess + limits.allowed + by).min(GUESS_MAX));
-        self.worse.take(Claim::AtMost(limits.allowed), (guess, &worse), stable, candidate, spread);
+        self.worse.take(Claim::AtMost(limits.allowed), (guess, &worse), stable, candidate);
         self.worse_most = self.worse_most.max(self.worse.log());
         let most = limits.allowed + limits.margin;
         let good = [guess * BETTER, guess + GOOD_AT[0] * most, (guess + GOOD_AT[1] * most).min(GUESS_MAX)];
-        self.good.take(Claim::AtLeast(most), (guess, &good), stable, candidate, spread);
+        self.good.take(Claim::AtLeast(most), (guess, &good), stable, candidate);
         self.good.cut(good_log + GOOD_KEPT);
-        self.stable.take(stable);
-        self.candidate.take(candidate);
+        self.stable.take(came.0);
+        self.candidate.take(came.1);
     }
 
-    fn spread(&self) -> f64 {
-        self.stable.spread.factor().max(self.candidate.spread.factor())
+    /// How each version's requests scatter, the candidate having so many per request of the stable one. A stall meets as large a share of few requests as
+    /// of many, so of the few it makes a smaller burst.
+    fn spreads(&self, per_stable: f64) -> (f64, f64) {
+        let stable = self.stable.spread.factor();
+        let like_stable = 1.0 + (stable - 1.0) * per_stable.min(1.0);
+        (stable, self.candidate.spread.factor().max(like_stable))
     }
 
     fn p_value(&self) -> f64 {
@@ -338,7 +344,9 @@ impl Watch {
         }
         let (stable, candidate) = (self.stable.guess(limits.prior), self.candidate.guess(limits.prior));
         let per_request = if self.candidate.count.of > 0.0 { self.stable.count.of / self.candidate.count.of } else { 1.0 };
-        let each = growth(Claim::AtLeast(limits.allowed + limits.margin), (stable, candidate), per_request) / self.spread();
+        let (stable_spread, candidate_spread) = self.spreads(1.0 / per_request.max(1.0));
+        let requests = (per_request / stable_spread, 1.0 / candidate_spread);
+        let each = growth(Claim::AtLeast(limits.allowed + limits.margin), (stable, candidate), requests);
         let needed = left / each;
         (each > 0.0 && needed < NEEDED_MAX).then_some(needed.ceil() as u64)
     }

@@ -3,14 +3,7 @@ use super::tally::{BUCKETS, Tally, bucket, end_ms};
 use super::wager::{Claim, Count, Spread, Wager, growth};
 
 fn asked() -> Analysis {
-    Analysis {
-        max_error_increase: Some(0.01),
-        quantile: 0.99,
-        max_latency_ratio: Some(1.2),
-        confidence: 0.99,
-        comparisons: 1,
-        min_requests: 60,
-    }
+    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, comparisons: 1, min_requests: 60 }
 }
 
 /// So many requests of so many milliseconds each, of which so many failed.
@@ -79,7 +72,7 @@ fn too_little_is_said() {
 /// Aim: at a rate between what is allowed and the margin more of the same proves nothing, and that is said.
 #[test]
 fn what_is_too_near_is_said() {
-    let evidence = after(3, &tally(900, 0, 10.0), &tally(100, 2, 10.0));
+    let evidence = after(3, &tally(900, 0, 10.0), &tally(100, 3, 10.0));
     let verdict = evidence.verdict();
     assert!(verdict.worse.is_none() && !verdict.good_enough && verdict.more_needed.is_none(), "{verdict:?}");
     assert!(verdict.words.starts_with("too near"), "{}", verdict.words);
@@ -153,7 +146,7 @@ fn evidence_survives_a_restart() {
     assert!(serde_json::from_value::<Tally>(long).is_err());
 }
 
-/// Aim: a wager is fair: its mean over all that may come in a period is at most one wherever in the claim the truth lies.
+/// Aim: a wager is fair: its mean over all that may come in a period is at most one wherever in the claim the truth lies, whatever spread is taken off.
 #[test]
 fn wagers_are_fair() {
     let binomial = |of: u32, share: f64, bad: u32| {
@@ -161,7 +154,7 @@ fn wagers_are_fair() {
         ways * share.powi(bad as i32) * (1.0 - share).powi((of - bad) as i32)
     };
     let (stable_of, candidate_of) = (14, 5);
-    for claim in [Claim::AtMost(0.05), Claim::AtLeast(0.05)] {
+    for (claim, spread) in [(Claim::AtMost(0.05), 0.5), (Claim::AtLeast(0.05), 0.5), (Claim::AtMost(0.05), 1.7), (Claim::AtLeast(0.05), 1.7)] {
         let guesses = if claim == Claim::AtMost(0.05) { [0.3, 0.7] } else { [0.02, 0.1] };
         for truth in [0.01, 0.1, 0.4, 0.9] {
             for shift in [0.0, 0.05, 0.3] {
@@ -177,9 +170,9 @@ fn wagers_are_fair() {
                     for candidate_bad in 0..=candidate_of {
                         let count = |of: u32, bad: u32| Count { of: f64::from(of), bad: f64::from(bad) };
                         let mut wager = Wager::new(2);
-                        wager.take(claim, (0.1, &guesses), count(stable_of, stable_bad), count(candidate_of, candidate_bad), 1.0);
-                        mean +=
-                            wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
+                        let (one, other) = (count(stable_of, stable_bad).thinned(spread), count(candidate_of, candidate_bad).thinned(2.0 * spread));
+                        wager.take(claim, (0.1, &guesses), one, other);
+                        mean += wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
                     }
                 }
                 assert!(mean <= 1.0 + 1e-9, "{claim:?} at {truth} and {candidate}: {mean}");
@@ -191,10 +184,10 @@ fn wagers_are_fair() {
 /// Aim: where the guess is the truth a wager grows, and it grows the more the more stable requests there are to compare with.
 #[test]
 fn wagers_grow_by_the_truth() {
-    let (few, many) = (growth(Claim::AtMost(0.01), (0.005, 0.055), 1.0), growth(Claim::AtMost(0.01), (0.005, 0.055), 19.0));
+    let (few, many) = (growth(Claim::AtMost(0.01), (0.005, 0.055), (1.0, 1.0)), growth(Claim::AtMost(0.01), (0.005, 0.055), (19.0, 1.0)));
     assert!(few > 0.01 && many > few && many < 0.05, "{few} {many}");
-    assert!(growth(Claim::AtLeast(0.02), (0.0001, 0.0001), 19.0) > 0.015);
-    assert_eq!(growth(Claim::AtMost(0.01), (0.005, 0.01), 1.0), 0.0);
+    assert!(growth(Claim::AtLeast(0.02), (0.0001, 0.0001), (19.0, 1.0)) > 0.015);
+    assert_eq!(growth(Claim::AtMost(0.01), (0.005, 0.01), (1.0, 1.0)), 0.0);
 }
 
 /// Aim: bursts show as a spread of about their size, a jump and a drift do not.

@@ -7,8 +7,8 @@
 //! period's requests). As claims are convex, this factor has a mean of at most 1 wherever in the claim the truth lies, and it may
 //! lie elsewhere in each period: the capital is a supermartingale under the claim, so it ever reaches `x` with a chance of at most `1/x`
 //! (Ville), whenever one looks and whenever one stops (for two shares: Turner, Ly, Grünwald, "Generic E-variables for exact sequential k-sample
-//! tests"). Nothing is assumed of how shares drift, only that within a period requests are about as independent as `spread` has found
-//! them to be: factors are raised to the power of one over it, which keeps the mean at most 1 and forgives bursts.
+//! tests"). Nothing is assumed of how shares drift, only that within a period requests are about as independent as [`Spread`] has found them
+//! to be: each version's requests count for as much less as they scatter more, which keeps the mean at most 1 and forgives bursts.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,14 @@ const RESERVE: f64 = 0.3;
 pub(super) struct Count {
     pub(super) of: f64,
     pub(super) bad: f64,
+}
+
+impl Count {
+    /// As many as count where they scatter so much more than independent ones (one at least).
+    pub(super) fn thinned(self, spread: f64) -> Self {
+        let spread = spread.max(1.0);
+        Self { of: self.of / spread, bad: self.bad / spread }
+    }
 }
 
 /// What a wager is against.
@@ -51,7 +59,7 @@ impl Wager {
     }
 
     /// One period: `stable_guess` and `candidate_guesses` (one per alternative) are shares guessed from what came before.
-    pub(super) fn take(&mut self, claim: Claim, guess: (f64, &[f64]), stable: Count, candidate: Count, spread: f64) {
+    pub(super) fn take(&mut self, claim: Claim, guess: (f64, &[f64]), stable: Count, candidate: Count) {
         let (stable_guess, candidate_guesses) = guess;
         let place = self.periods as f64 + RESERVE_BEGIN;
         // The sum over all periods is below one: it is less than the integral of 1 / (x ln² x), which is 1 / ln x at its begin.
@@ -60,7 +68,7 @@ impl Wager {
         self.periods += 1;
         let more = (staked / self.stakes.len() as f64).ln();
         for (stake, candidate_guess) in self.stakes.iter_mut().zip(candidate_guesses) {
-            let won = gain(claim, (stable_guess, *candidate_guess), stable, candidate) / spread.max(1.0);
+            let won = gain(claim, (stable_guess, *candidate_guess), stable, candidate);
             *stake = log_sum(&[*stake, more]) + won.min(GAIN_MAX);
         }
     }
@@ -81,11 +89,10 @@ impl Wager {
     }
 }
 
-/// What a request of the candidate adds to the logarithm on average, if the guess is the truth and the stable version has `stable` requests per
-/// request of the candidate.
-pub(super) fn growth(claim: Claim, guess: (f64, f64), stable: f64) -> f64 {
+/// What so many requests of the stable version and of the candidate add to the logarithm on average, if the guess is the truth.
+pub(super) fn growth(claim: Claim, guess: (f64, f64), (stable, candidate): (f64, f64)) -> f64 {
     let whole = |of: f64, share: f64| Count { of, bad: of * share };
-    gain(claim, guess, whole(stable, guess.0), whole(1.0, guess.1))
+    gain(claim, guess, whole(stable, guess.0), whole(candidate, guess.1))
 }
 
 /// The logarithm of the likelihood by the guess over that by the claim's nearest point; 0 where the guess is within the claim.
@@ -172,6 +179,6 @@ impl Spread {
 }
 
 /// So many bad requests' worth of having seen no bursts, before any are seen.
-const SPREAD_PRIOR: f64 = 8.0;
+const SPREAD_PRIOR: f64 = 16.0;
 /// What an estimate is off by chance where there are no bursts.
-const SPREAD_FORGIVEN: f64 = 0.2;
+const SPREAD_FORGIVEN: f64 = 0.5;
