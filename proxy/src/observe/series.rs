@@ -397,7 +397,7 @@ mod tests {
             series.count.add(5);
             series
         });
-        assert_eq!(told(&registry), [("busy".into(), 5), ("overflow".into(), 5), ("quiet".into(), 5)]);
+        assert_eq!(told(&registry), [("busy".into(), 5), ("quiet".into(), 5), ("overflow".into(), 5)]);
         for secs in [1, 600, 1000, 1011] {
             assert!(busy.is_read());
             busy.count.add(1);

@@ -142,7 +142,7 @@ impl Test {
             #[allow(clippy::float_cmp, reason = "equal is what was asked for")]
             Self::Numbers(variable, among) => {
                 let number = variable.number(exchange);
-                among.iter().any(|one| *one == number)
+                among.contains(&number)
             }
             Self::Texts(variable, among) => {
                 let text = variable.text(exchange);

@@ -40,7 +40,7 @@ async fn names_are_bare_and_buckets_sorted() {
         }
         let mut bounds: BTreeMap<String, Vec<(f64, u64)>> = BTreeMap::new();
         for (_, labels, value) in samples(&text).filter(|(name, ..)| name.ends_with("_bucket")) {
-            let (bound, rest) = labels.strip_prefix("le=\"").unwrap().split_once("\",").unwrap();
+            let (bound, rest) = labels.strip_prefix("le=\"").unwrap().split_once('"').unwrap();
             let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
             bounds.entry(rest.to_owned()).or_default().push((bound, value.parse().unwrap()));
         }

@@ -49,7 +49,7 @@ impl Log {
         if sinks.len() > LOG_SINKS_MAX {
             return Err(Wrong::new("sinks", format!("are more than {LOG_SINKS_MAX}")));
         }
-        let sinks = sinks.iter().enumerate().map(|(index, one)| sink(one).map_err(|wrong| wrong.within(&format!("sinks[{index}]"))));
+        let sinks = sinks.iter().enumerate().map(|(index, one)| sink(one).map_err(|wrong| wrong.within(format!("sinks[{index}]"))));
         Ok(Self {
             format,
             filter: filter_of(filter, "filter")?,

@@ -62,18 +62,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     }
     let Tracing { otlp_endpoint, sample_percent, attributes, keep_errors, keep_slower, infer_links, protocol, zipkin_endpoint } =
         tracing.clone().unwrap_or_default();
-    for (field, count) in [
-        ("mesh_cidrs", mesh_cidrs.len()),
-        ("dns_zones", dns_zones.len()),
-        ("own_addresses", own_addresses.len()),
-        ("probes", probes.len()),
-        ("gateways", gateways.len()),
-        ("tracing.attributes", attributes.len()),
-    ] {
-        if count > FACTS_MAX {
-            return Err(Wrong::new(field, format!("holds more than {FACTS_MAX} entries")));
-        }
-    }
+    bounded(raw, attributes.len())?;
     let percent = percent_of(sample_percent, "tracing.sample_percent")?;
     let rotate_at_percent = if *rotate_at_percent == 0 { ROTATE_AT_PERCENT_DEFAULT } else { *rotate_at_percent };
     if rotate_at_percent > 99 {
@@ -113,6 +102,23 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         loopback_barred: *loopback_barred,
         probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
     })
+}
+
+/// No list is longer than it may be.
+fn bounded(raw: &ProxyConfig, attributes: usize) -> Result<(), Wrong> {
+    for (field, count) in [
+        ("mesh_cidrs", raw.mesh_cidrs.len()),
+        ("dns_zones", raw.dns_zones.len()),
+        ("own_addresses", raw.own_addresses.len()),
+        ("probes", raw.probes.len()),
+        ("gateways", raw.gateways.len()),
+        ("tracing.attributes", attributes),
+    ] {
+        if count > FACTS_MAX {
+            return Err(Wrong::new(field, format!("holds more than {FACTS_MAX} entries")));
+        }
+    }
+    Ok(())
 }
 
 fn sorted(texts: &[String]) -> Vec<String> {
