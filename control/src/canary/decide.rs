@@ -186,7 +186,7 @@ pub enum GatesSay {
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Next {
+pub enum CanaryNext {
     /// Nothing, for this reason.
     Stay(String),
     /// The step would be over if the gates said yes.
@@ -235,23 +235,23 @@ impl CanaryRun {
     }
 
     /// What follows from what is seen.
-    pub fn next(&self, spec: &Canary, sight: &CanarySight<'_>) -> Next {
-        let stay = |why: &str| Next::Stay(why.to_owned());
+    pub fn next(&self, spec: &Canary, sight: &CanarySight<'_>) -> CanaryNext {
+        let stay = |why: &str| CanaryNext::Stay(why.to_owned());
         let CanarySight { verdict, answered, gates, trouble, now_ms } = *sight;
         if self.standing.phase.is_over() {
             return stay("it is over");
         }
         if let Some(trouble) = trouble {
-            return Next::Stay(format!("nothing is decided: {trouble}"));
+            return CanaryNext::Stay(format!("nothing is decided: {trouble}"));
         }
         if self.paused == Some(PauseCause::Worse) {
             return stay("the candidate is worse: `canary resume` goes on, `abort` rolls back, `promote` takes it all the same");
         }
         if verdict.worse.is_some() {
-            return Next::Turn(self.fail(spec, verdict.words.clone()));
+            return CanaryNext::Turn(self.fail(spec, verdict.words.clone()));
         }
         if let GatesSay::Failed(why) = gates {
-            return Next::Turn(self.fail(spec, format!("a gate says no: {why}")));
+            return CanaryNext::Turn(self.fail(spec, format!("a gate says no: {why}")));
         }
         match self.paused {
             Some(PauseCause::Asked) => return stay("paused: `canary resume` goes on"),
@@ -260,13 +260,13 @@ impl CanaryRun {
         }
         let Some(step) = self.step(spec) else { return stay("it has no such step") };
         if let Some(why) = self.lacks(spec, step, (verdict, answered), now_ms) {
-            return Next::Stay(why);
+            return CanaryNext::Stay(why);
         }
         if let GatesSay::Waiting(why) = gates {
-            return Next::AskGates(format!("waits for a gate: {why}"));
+            return CanaryNext::AskGates(format!("waits for a gate: {why}"));
         }
         if step.approve && !self.approved {
-            return Next::Turn(CanaryTurn {
+            return CanaryNext::Turn(CanaryTurn {
                 kind: TurnKind::AwaitApproval,
                 phase: CanaryPhase::Paused,
                 step: self.standing.step,
@@ -275,7 +275,7 @@ impl CanaryRun {
                 forgets: false,
             });
         }
-        Next::Turn(self.advance(spec, &verdict.words))
+        CanaryNext::Turn(self.advance(spec, &verdict.words))
     }
 
     /// What is missing before this step is over; `None`: nothing.

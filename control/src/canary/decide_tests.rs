@@ -1,5 +1,5 @@
 use super::*;
-use crate::canary::evidence::Cause;
+use crate::canary::evidence::Measure;
 use crate::source::parse;
 use crate::world::Kind;
 use crate::world::canary::{CanaryRoute, content};
@@ -20,31 +20,31 @@ fn run(spec: &Canary) -> CanaryRun {
     CanaryRun::begin(&ObjectKey::new(Kind::Canary, "shop", "c"), spec, NOW_MS)
 }
 
-fn verdict(worse: Option<Cause>, good_enough: bool) -> Verdict {
+fn verdict(worse: Option<Measure>, good_enough: bool) -> Verdict {
     let words = if worse.is_some() { "worse" } else { "so far" }.to_owned();
     Verdict { p_value_errors: 0.5, p_value_latency: 0.25, worse, good_enough, more_needed: None, words }
 }
 
 /// What follows after so many seconds in a step, with so many answers of the candidate.
-fn after(run: &CanaryRun, spec: &Canary, (worse, good): (bool, bool), answered: u64, secs: i64) -> Next {
+fn after(run: &CanaryRun, spec: &Canary, (worse, good): (bool, bool), answered: u64, secs: i64) -> CanaryNext {
     after_gates(run, spec, (worse, good), (answered, secs), &GatesSay::Passed)
 }
 
-fn after_gates(run: &CanaryRun, spec: &Canary, (worse, good): (bool, bool), (answered, secs): (u64, i64), gates: &GatesSay) -> Next {
-    let verdict = verdict(worse.then_some(Cause::Errors), good);
+fn after_gates(run: &CanaryRun, spec: &Canary, (worse, good): (bool, bool), (answered, secs): (u64, i64), gates: &GatesSay) -> CanaryNext {
+    let verdict = verdict(worse.then_some(Measure::Errors), good);
     run.next(spec, &CanarySight { verdict: &verdict, answered, gates, trouble: None, now_ms: run.step_ms + secs * 1000 })
 }
 
-fn word(next: &Next) -> &'static str {
+fn word(next: &CanaryNext) -> &'static str {
     match next {
-        Next::Stay(_) => "stay",
-        Next::AskGates(_) => "ask",
-        Next::Turn(turn) => turn.kind.text(),
+        CanaryNext::Stay(_) => "stay",
+        CanaryNext::AskGates(_) => "ask",
+        CanaryNext::Turn(turn) => turn.kind.text(),
     }
 }
 
-fn take(run: &mut CanaryRun, spec: &Canary, next: Next) {
-    let Next::Turn(turn) = next else { panic!("{next:?}") };
+fn take(run: &mut CanaryRun, spec: &Canary, next: CanaryNext) {
+    let CanaryNext::Turn(turn) = next else { panic!("{next:?}") };
     run.take(&turn, spec, (&Tally::default(), &Tally::default()), 0.25, NOW_MS + 5);
 }
 
@@ -103,7 +103,7 @@ fn gates_are_asked_last_and_their_no_counts() {
     assert_eq!(word(&after_gates(&run, &spec, (false, true), (99, 1), &waiting)), "stay");
     assert_eq!(word(&after_gates(&run, &spec, (false, true), (100, 1), &waiting)), "ask");
     assert_eq!(word(&after_gates(&run, &spec, (false, false), (1, 1), &failed)), "Rollback");
-    let Next::Turn(turn) = after_gates(&run, &spec, (false, false), (1, 1), &failed) else { panic!() };
+    let CanaryNext::Turn(turn) = after_gates(&run, &spec, (false, false), (1, 1), &failed) else { panic!() };
     assert!(turn.why.contains("broken"));
 }
 
@@ -122,7 +122,7 @@ fn what_has_to_be_approved_waits_for_it() {
     let mut early = run(&spec);
     for run in [&mut late, &mut early] {
         let turn = run.asked(&spec, CanaryVerb::Approve).unwrap().unwrap();
-        take(run, &spec, Next::Turn(turn));
+        take(run, &spec, CanaryNext::Turn(turn));
         assert_eq!(run.standing.phase, CanaryPhase::Progressing);
         assert!(run.asked(&spec, CanaryVerb::Approve).unwrap_err().contains("approved already"));
         let next = after(run, &spec, (false, true), 100, 1);
@@ -198,10 +198,10 @@ fn paused_means_that_nothing_but_a_harm_is_decided() {
     let spec = spec("steps: [{weight: 5}, {weight: 50}]");
     let mut run = run(&spec);
     let turn = run.asked(&spec, CanaryVerb::Pause).unwrap().unwrap();
-    take(&mut run, &spec, Next::Turn(turn));
+    take(&mut run, &spec, CanaryNext::Turn(turn));
     assert_eq!(word(&after(&run, &spec, (false, true), 500, 9)), "stay");
     assert_eq!(word(&after(&run, &spec, (true, false), 500, 9)), "Rollback");
-    let verdict = verdict(Some(Cause::Latency), false);
+    let verdict = verdict(Some(Measure::Latency), false);
     let sight = CanarySight {
         verdict: &verdict,
         answered: 500,
@@ -209,7 +209,7 @@ fn paused_means_that_nothing_but_a_harm_is_decided() {
         trouble: Some("there is no Service shop/v2"),
         now_ms: NOW_MS,
     };
-    assert_eq!(run.next(&spec, &sight), Next::Stay("nothing is decided: there is no Service shop/v2".to_owned()));
+    assert_eq!(run.next(&spec, &sight), CanaryNext::Stay("nothing is decided: there is no Service shop/v2".to_owned()));
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn another_spec_is_another_run() {
     for _ in 0..DECISIONS_MAX + 5 {
         let turn =
             CanaryTurn { kind: TurnKind::Pause, phase: CanaryPhase::Paused, step: 0, paused: None, why: "x".repeat(1_000), forgets: false };
-        take(&mut run, &first, Next::Turn(turn));
+        take(&mut run, &first, CanaryNext::Turn(turn));
     }
     assert_eq!((run.decisions.len(), run.decisions[0].why.len()), (DECISIONS_MAX, WHY_CHARS_MAX));
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::counts::CanaryMetrics;
-use super::decide::{CanaryRun, CanarySight, CanaryTurn, CanaryVerb, Next, TurnKind};
+use super::decide::{CanaryNext, CanaryRun, CanarySight, CanaryTurn, CanaryVerb, TurnKind};
 use super::evidence::{Analysis, Sequential};
 use super::gates::{GateQuestion, GateRoots};
 use super::kept::KeptCanary;
@@ -280,7 +280,7 @@ impl CanaryDriver {
         let gates = driven.gates.say();
         let sight = CanarySight { verdict: &verdict, answered: driven.candidate.requests, gates: &gates, trouble, now_ms };
         let next = driven.run.next(spec, &sight);
-        let asks = matches!(next, Next::AskGates(_));
+        let asks = matches!(next, CanaryNext::AskGates(_));
         if trouble.is_none() {
             let question = GateQuestion {
                 canary: key.clone(),
@@ -293,11 +293,11 @@ impl CanaryDriver {
             driven.gates.ask(world.index(), (&question, &driven.run.standing.run), (asks, at), &self.roots, &mut self.replies);
         }
         match next {
-            Next::Stay(why) | Next::AskGates(why) => {
+            CanaryNext::Stay(why) | CanaryNext::AskGates(why) => {
                 driven.waiting = why;
                 false
             }
-            Next::Turn(turn) => {
+            CanaryNext::Turn(turn) => {
                 driven.take(&turn, spec, now_ms);
                 self.metrics.decided(turn.kind);
                 tracing::info!(canary = %key, turn = turn.kind.text(), why = turn.why, "a canary was decided about");

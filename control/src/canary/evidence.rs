@@ -18,7 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::tally::{self, BUCKETS, PER_DOUBLING, Tally};
-use super::wager::{Claim, Count, Spread, Wager, growth};
+use super::wager::{Count, Hypothesis, Spread, Wager, growth};
 
 /// What is asked of a candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,9 +37,9 @@ pub struct Analysis {
     pub min_requests: u64,
 }
 
-/// What made a candidate worse.
+/// By what a candidate is found worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cause {
+pub enum Measure {
     /// It fails more often.
     Errors,
     /// It is slower.
@@ -54,7 +54,7 @@ pub struct Verdict {
     /// The same for slow requests.
     pub p_value_latency: f64,
     /// Set once the candidate is worse than allowed, and for good.
-    pub worse: Option<Cause>,
+    pub worse: Option<Measure>,
     /// Whether it has been shown not to be worse than what is allowed and its margin. May be taken back by what comes later.
     pub good_enough: bool,
     /// About how many more requests of the candidate it takes until it is good enough if it goes on like this; `None` if it is, or if it
@@ -205,26 +205,28 @@ impl Sequential {
     /// What follows from all that was observed.
     pub fn verdict(&self) -> Verdict {
         let watched =
-            [(Cause::Errors, &self.errors, self.analysis.error_limits()), (Cause::Latency, &self.slow, self.analysis.latency_limits())];
-        let watched: Vec<(Cause, &Watch, Limits)> =
-            watched.into_iter().filter_map(|(cause, watch, limits)| Some((cause, watch.as_ref()?, limits?))).collect();
+            [(Measure::Errors, &self.errors, self.analysis.error_limits()), (Measure::Latency, &self.slow, self.analysis.latency_limits())];
+        let watched: Vec<(Measure, &Watch, Limits)> =
+            watched.into_iter().filter_map(|(measure, watch, limits)| Some((measure, watch.as_ref()?, limits?))).collect();
         let tests = watched.len().max(1) as f64 * f64::from(self.analysis.comparisons.max(1));
         let alpha = (1.0 - self.analysis.confidence) / tests;
-        let p_value = |cause: Cause| watched.iter().find(|(of, ..)| *of == cause).map_or(1.0, |(_, watch, _)| watch.p_value());
+        let p_value = |measure: Measure| watched.iter().find(|(of, ..)| *of == measure).map_or(1.0, |(_, watch, _)| watch.p_value());
         let worse = watched.iter().filter(|(_, watch, _)| watch.p_value() <= alpha);
-        let worse = worse.min_by(|one, other| one.1.p_value().total_cmp(&other.1.p_value())).map(|(cause, ..)| *cause);
+        let worse = worse.min_by(|one, other| one.1.p_value().total_cmp(&other.1.p_value())).map(|(measure, ..)| *measure);
         let good_log = self.analysis.good_log();
         // Tunnels and copies have no time: where nothing was ever timed, errors alone say what is good.
         let is_timed = |tally: &Tally| tally.buckets.iter().any(|count| *count > 0);
-        let timed: Vec<_> =
-            watched.iter().filter(|(cause, ..)| *cause == Cause::Errors || is_timed(&self.stable) || is_timed(&self.candidate)).collect();
+        let timed: Vec<_> = watched
+            .iter()
+            .filter(|(measure, ..)| *measure == Measure::Errors || is_timed(&self.stable) || is_timed(&self.candidate))
+            .collect();
         let few = self.analysis.min_requests.saturating_sub(self.candidate.requests);
         let good_enough = worse.is_none() && few == 0 && timed.iter().all(|(_, watch, _)| watch.good.log() >= good_log);
         let needed: Option<Vec<u64>> = timed.iter().map(|(_, watch, limits)| watch.needed(*limits, good_log)).collect();
         let more_needed = needed.map(|all| all.into_iter().fold(few, u64::max)).filter(|_| worse.is_none() && !good_enough);
         let mut verdict = Verdict {
-            p_value_errors: p_value(Cause::Errors),
-            p_value_latency: p_value(Cause::Latency),
+            p_value_errors: p_value(Measure::Errors),
+            p_value_latency: p_value(Measure::Latency),
             worse,
             good_enough,
             more_needed,
@@ -248,11 +250,11 @@ impl Sequential {
                 .replace(".0000 is", " is")
         };
         match (verdict.worse, verdict.more_needed) {
-            (Some(Cause::Errors), _) => {
+            (Some(Measure::Errors), _) => {
                 let most = self.analysis.max_error_increase.unwrap_or_default() * 100.0;
                 format!("worse: {}; allowed are {most} points more (p = {})", errors(), p_words(verdict.p_value_errors))
             }
-            (Some(Cause::Latency), _) => {
+            (Some(Measure::Latency), _) => {
                 let most = self.analysis.max_latency_ratio.unwrap_or_default();
                 format!("worse: {}; allowed is {most} times as much (p = {})", latency(), p_words(verdict.p_value_latency))
             }
@@ -314,11 +316,11 @@ impl Watch {
         let came = (stable, candidate);
         let (stable, candidate) = (stable.thinned(stable_spread), candidate.thinned(candidate_spread));
         let worse = WORSE_BY.map(|by| (guess + limits.allowed + by).min(GUESS_MAX));
-        self.worse.take(Claim::AtMost(limits.allowed), (guess, &worse), stable, candidate);
+        self.worse.take(Hypothesis::AtMost(limits.allowed), (guess, &worse), stable, candidate);
         self.worse_most = self.worse_most.max(self.worse.log());
         let most = limits.allowed + limits.margin;
         let good = [guess * BETTER, guess + GOOD_AT[0] * most, (guess + GOOD_AT[1] * most).min(GUESS_MAX)];
-        self.good.take(Claim::AtLeast(most), (guess, &good), stable, candidate);
+        self.good.take(Hypothesis::AtLeast(most), (guess, &good), stable, candidate);
         self.good.cut(good_log + GOOD_KEPT);
         self.stable.take(came.0);
         self.candidate.take(came.1);
@@ -346,7 +348,7 @@ impl Watch {
         let per_request = if self.candidate.count.of > 0.0 { self.stable.count.of / self.candidate.count.of } else { 1.0 };
         let (stable_spread, candidate_spread) = self.spreads(1.0 / per_request.max(1.0));
         let requests = (per_request / stable_spread, 1.0 / candidate_spread);
-        let each = growth(Claim::AtLeast(limits.allowed + limits.margin), (stable, candidate), requests);
+        let each = growth(Hypothesis::AtLeast(limits.allowed + limits.margin), (stable, candidate), requests);
         let needed = left / each;
         (each > 0.0 && needed < NEEDED_MAX).then_some(needed.ceil() as u64)
     }

@@ -1,9 +1,16 @@
-use super::evidence::{Analysis, Cause, Sequential};
+use super::evidence::{Analysis, Measure, Sequential};
 use super::tally::{BUCKETS, Tally, bucket, end_ms};
-use super::wager::{Claim, Count, Spread, Wager, growth};
+use super::wager::{Count, Hypothesis, Spread, Wager, growth};
 
 fn asked() -> Analysis {
-    Analysis { max_error_increase: Some(0.01), quantile: 0.99, max_latency_ratio: Some(1.2), confidence: 0.99, comparisons: 1, min_requests: 60 }
+    Analysis {
+        max_error_increase: Some(0.01),
+        quantile: 0.99,
+        max_latency_ratio: Some(1.2),
+        confidence: 0.99,
+        comparisons: 1,
+        min_requests: 60,
+    }
 }
 
 /// So many requests of so many milliseconds each, of which so many failed.
@@ -38,12 +45,12 @@ fn candidates_get_their_verdict() {
     for (name, stable, candidate, worse, good, most) in [
         ("sound", &sound, tally(20, 0, 10.0), None, true, 800),
         ("quicker and better", &tally(180, 2, 10.0), tally(20, 0, 3.0), None, true, 800),
-        ("fails 5 %", &sound, tally(20, 1, 10.0), Some(Cause::Errors), false, 500),
-        ("fails always", &sound, tally(20, 20, 10.0), Some(Cause::Errors), false, 60),
+        ("fails 5 %", &sound, tally(20, 1, 10.0), Some(Measure::Errors), false, 500),
+        ("fails always", &sound, tally(20, 20, 10.0), Some(Measure::Errors), false, 60),
         ("as bad as the stable one", &tally(180, 18, 10.0), tally(20, 2, 10.0), None, false, 400),
-        ("50 ms more", &sound, tally(20, 0, 60.0), Some(Cause::Latency), false, 100),
+        ("50 ms more", &sound, tally(20, 0, 60.0), Some(Measure::Latency), false, 100),
         ("a fifth more, which is one bucket", &sound, tally(20, 0, 11.5), None, true, 800),
-        ("half as much again", &sound, tally(20, 0, 15.0), Some(Cause::Latency), false, 100),
+        ("half as much again", &sound, tally(20, 0, 15.0), Some(Measure::Latency), false, 100),
     ] {
         let evidence = after(most / 20, stable, &candidate);
         let verdict = evidence.verdict();
@@ -154,13 +161,18 @@ fn wagers_are_fair() {
         ways * share.powi(bad as i32) * (1.0 - share).powi((of - bad) as i32)
     };
     let (stable_of, candidate_of) = (14, 5);
-    for (claim, spread) in [(Claim::AtMost(0.05), 0.5), (Claim::AtLeast(0.05), 0.5), (Claim::AtMost(0.05), 1.7), (Claim::AtLeast(0.05), 1.7)] {
-        let guesses = if claim == Claim::AtMost(0.05) { [0.3, 0.7] } else { [0.02, 0.1] };
+    for (claim, spread) in [
+        (Hypothesis::AtMost(0.05), 0.5),
+        (Hypothesis::AtLeast(0.05), 0.5),
+        (Hypothesis::AtMost(0.05), 1.7),
+        (Hypothesis::AtLeast(0.05), 1.7),
+    ] {
+        let guesses = if claim == Hypothesis::AtMost(0.05) { [0.3, 0.7] } else { [0.02, 0.1] };
         for truth in [0.01, 0.1, 0.4, 0.9] {
             for shift in [0.0, 0.05, 0.3] {
                 let candidate = match claim {
-                    Claim::AtMost(d) => truth + d - shift,
-                    Claim::AtLeast(d) => truth + d + shift,
+                    Hypothesis::AtMost(d) => truth + d - shift,
+                    Hypothesis::AtLeast(d) => truth + d + shift,
                 };
                 if !(0.0..=1.0).contains(&candidate) {
                     continue;
@@ -170,9 +182,11 @@ fn wagers_are_fair() {
                     for candidate_bad in 0..=candidate_of {
                         let count = |of: u32, bad: u32| Count { of: f64::from(of), bad: f64::from(bad) };
                         let mut wager = Wager::new(2);
-                        let (one, other) = (count(stable_of, stable_bad).thinned(spread), count(candidate_of, candidate_bad).thinned(2.0 * spread));
+                        let (one, other) =
+                            (count(stable_of, stable_bad).thinned(spread), count(candidate_of, candidate_bad).thinned(2.0 * spread));
                         wager.take(claim, (0.1, &guesses), one, other);
-                        mean += wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
+                        mean +=
+                            wager.log().exp() * binomial(stable_of, truth, stable_bad) * binomial(candidate_of, candidate, candidate_bad);
                     }
                 }
                 assert!(mean <= 1.0 + 1e-9, "{claim:?} at {truth} and {candidate}: {mean}");
@@ -184,10 +198,11 @@ fn wagers_are_fair() {
 /// Aim: where the guess is the truth a wager grows, and it grows the more the more stable requests there are to compare with.
 #[test]
 fn wagers_grow_by_the_truth() {
-    let (few, many) = (growth(Claim::AtMost(0.01), (0.005, 0.055), (1.0, 1.0)), growth(Claim::AtMost(0.01), (0.005, 0.055), (19.0, 1.0)));
+    let (few, many) =
+        (growth(Hypothesis::AtMost(0.01), (0.005, 0.055), (1.0, 1.0)), growth(Hypothesis::AtMost(0.01), (0.005, 0.055), (19.0, 1.0)));
     assert!(few > 0.01 && many > few && many < 0.05, "{few} {many}");
-    assert!(growth(Claim::AtLeast(0.02), (0.0001, 0.0001), (19.0, 1.0)) > 0.015);
-    assert_eq!(growth(Claim::AtMost(0.01), (0.005, 0.01), (1.0, 1.0)), 0.0);
+    assert!(growth(Hypothesis::AtLeast(0.02), (0.0001, 0.0001), (19.0, 1.0)) > 0.015);
+    assert_eq!(growth(Hypothesis::AtMost(0.01), (0.005, 0.01), (1.0, 1.0)), 0.0);
 }
 
 /// Aim: bursts show as a spread of about their size, a jump and a drift do not.

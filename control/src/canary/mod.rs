@@ -17,8 +17,8 @@ mod wager;
 
 pub use counts::CanaryMetrics;
 pub use decide::{
-    CanaryDecision, CanaryRun, CanarySight, CanaryTurn, CanaryVerb, DECISIONS_MAX, ENOUGH_TIMES, GatesSay, Next, PauseCause, TurnKind,
-    VersionNumbers,
+    CanaryDecision, CanaryNext, CanaryRun, CanarySight, CanaryTurn, CanaryVerb, DECISIONS_MAX, ENOUGH_TIMES, GatesSay, PauseCause,
+    TurnKind, VersionNumbers,
 };
 pub use driver::{CanaryDriver, CanaryHelm};
 pub use kept::KeptCanary;

@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use super::evidence::{Analysis, Cause, Sequential, Verdict};
+use super::evidence::{Analysis, Measure, Sequential, Verdict};
 use super::tally::{BUCKETS, Tally, bucket};
 
 /// A slow wave below both versions: how much longer all takes, and how much more fails.
@@ -157,7 +157,7 @@ fn the_claims_edges_hold() {
     let runs = runs(10_000);
     for seed in runs.clone() {
         let end = run(seed, WORLD, like(0.005), like(0.015));
-        worse += u64::from(end.verdict.worse == Some(Cause::Errors));
+        worse += u64::from(end.verdict.worse == Some(Measure::Errors));
         let end = run(seed, WORLD, like(0.005), like(0.025));
         good += u64::from(end.good_at.is_some());
     }

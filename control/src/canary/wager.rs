@@ -36,7 +36,7 @@ impl Count {
 
 /// What a wager is against.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Claim {
+pub(super) enum Hypothesis {
     /// The candidate's share of bad requests is no more than this above the stable version's.
     AtMost(f64),
     /// It is so much above it, or more.
@@ -59,7 +59,7 @@ impl Wager {
     }
 
     /// One period: `stable_guess` and `candidate_guesses` (one per alternative) are shares guessed from what came before.
-    pub(super) fn take(&mut self, claim: Claim, guess: (f64, &[f64]), stable: Count, candidate: Count) {
+    pub(super) fn take(&mut self, claim: Hypothesis, guess: (f64, &[f64]), stable: Count, candidate: Count) {
         let (stable_guess, candidate_guesses) = guess;
         let place = self.periods as f64 + RESERVE_BEGIN;
         // The sum over all periods is below one: it is less than the integral of 1 / (x ln² x), which is 1 / ln x at its begin.
@@ -90,16 +90,16 @@ impl Wager {
 }
 
 /// What so many requests of the stable version and of the candidate add to the logarithm on average, if the guess is the truth.
-pub(super) fn growth(claim: Claim, guess: (f64, f64), (stable, candidate): (f64, f64)) -> f64 {
+pub(super) fn growth(claim: Hypothesis, guess: (f64, f64), (stable, candidate): (f64, f64)) -> f64 {
     let whole = |of: f64, share: f64| Count { of, bad: of * share };
     gain(claim, guess, whole(stable, guess.0), whole(candidate, guess.1))
 }
 
 /// The logarithm of the likelihood by the guess over that by the claim's nearest point; 0 where the guess is within the claim.
-fn gain(claim: Claim, (a, b): (f64, f64), stable: Count, candidate: Count) -> f64 {
+fn gain(claim: Hypothesis, (a, b): (f64, f64), stable: Count, candidate: Count) -> f64 {
     let (d, outside) = match claim {
-        Claim::AtMost(d) => (d, b > a + d),
-        Claim::AtLeast(d) => (d, b < a + d),
+        Hypothesis::AtMost(d) => (d, b > a + d),
+        Hypothesis::AtLeast(d) => (d, b < a + d),
     };
     let proper = a > 0.0 && b > 0.0 && a < 1.0 && b < 1.0 && d < 1.0;
     if !outside || !proper || stable.of < 1e-9 || candidate.of < 1e-9 {

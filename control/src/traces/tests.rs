@@ -64,7 +64,10 @@ async fn epochs_are_told() {
     let (traces, mut export) = start("control".to_owned());
     let (clock, now) = clock();
     let (board, _events) = Board::new(clock);
-    let (stop, turn) = (CancellationToken::new(), |us: u64| drop(now.fetch_add(us, Ordering::Relaxed)));
+    let stop = CancellationToken::new();
+    let turn = |us: u64| {
+        now.fetch_add(us, Ordering::Relaxed);
+    };
     let following = tokio::spawn(traces.follow(board.clone(), stop.clone()));
 
     open(&board, 7);
@@ -199,10 +202,17 @@ async fn spans_follow_the_endpoint() {
 
     drop(making.tracer.start("early"));
     making.to.send_replace(to(&grpc, OtlpProtocol::Grpc));
+    // What is under way when the endpoint changes goes to the new one, too; so the answer is awaited.
+    let answered = async |count: u64| {
+        while making.counts.exported.load(Ordering::Relaxed) < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
     let request = format!("{:?}", collector.next().await);
     for wanted in ["early", "meshwright-control", "control-0", "meshwright-system", "env"] {
         assert!(request.contains(wanted), "{wanted} in {request}");
     }
+    timeout(SOON, answered(1)).await.unwrap();
 
     // Nobody listens there.
     making.to.send_replace(to("http://127.0.0.1:1", OtlpProtocol::Grpc));
@@ -212,6 +222,7 @@ async fn spans_follow_the_endpoint() {
     let (head, body) = timeout(SOON, posted.recv()).await.unwrap().unwrap();
     assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
     assert!(body.windows(5).any(|window| window == b"moved"));
+    timeout(SOON, answered(2)).await.unwrap();
 
     making.to.send_replace(Some(Tracing::default()));
     drop(making.tracer.start("unwanted"));

@@ -102,7 +102,7 @@ mod tests {
 
     fn telemetry(world: &World) -> Telemetry {
         let object = &world.index().telemetries[0];
-        super::super::settings::content(object).unwrap().clone()
+        crate::world::telemetry::content(object).unwrap().clone()
     }
 
     /// Aim: a Service is told by its name in the mesh, a loopback collector by the relay that the node agent runs for it.

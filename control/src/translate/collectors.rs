@@ -7,9 +7,8 @@ use proto::mesh::tracing::OtlpProtocol as WireProtocol;
 use proto::mesh::{Metrics, RelayOrder, Tracing};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::settings::content;
 use crate::world::World;
-use crate::world::telemetry::{LogTarget, Otlp, OtlpProtocol, Telemetry};
+use crate::world::telemetry::{LogTarget, Otlp, OtlpProtocol, Telemetry, content};
 
 /// First port at which the node agent relays loopback endpoints.
 const RELAY_PORT_FIRST: u16 = 15400;

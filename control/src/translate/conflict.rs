@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::mtls::{applies, place};
-use super::{mtls, settings};
+use super::mtls::{self, applies, place};
 use crate::world::own::Selector;
 use crate::world::traffic::PolicyTarget;
-use crate::world::{Index, Kind, Object, ObjectKey};
+use crate::world::{Index, Kind, Object, ObjectKey, telemetry};
 
 /// How a policy loses.
 pub(super) struct Conflict {
@@ -23,7 +22,7 @@ fn said(object: &Object) -> Option<(&Selector, BTreeSet<String>)> {
         let ports = spec.ports.keys().map(|port| format!("portLevelMtls.{port}"));
         return Some((&spec.selector, spec.mode.iter().map(|_| "mtls".to_owned()).chain(ports).collect()));
     }
-    let spec = settings::content(object)?;
+    let spec = telemetry::content(object)?;
     let fields = [
         ("accessLog.enabled", spec.access_log.is_some()),
         ("accessLog.format", spec.log_format.is_some()),
@@ -53,7 +52,7 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         _ => return None,
     };
     let (selector, fields) = said(object)?;
-    let named = settings::content(object).map_or(&[][..], |spec| &spec.targets);
+    let named = telemetry::content(object).map_or(&[][..], |spec| &spec.targets);
     if !named.is_empty() {
         return of_named(rivals, object, named, &fields);
     }
@@ -69,7 +68,7 @@ pub(super) fn of(index: &Index, object: &Object) -> Option<Conflict> {
         for field in &fields {
             let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
                 let Some((theirs, set)) = said(rival).filter(|(theirs, _)| place(rival, theirs) == own) else { return false };
-                if settings::content(rival).is_some_and(|spec| !spec.targets.is_empty()) {
+                if telemetry::content(rival).is_some_and(|spec| !spec.targets.is_empty()) {
                     return false;
                 }
                 let meets = match one {
@@ -95,7 +94,7 @@ fn of_named(rivals: &[Arc<Object>], object: &Object, named: &[PolicyTarget], fie
     let (mut kept, mut winner) = (0_usize, None);
     for (target, field) in named.iter().flat_map(|target| fields.iter().map(move |field| (target, field))) {
         let stronger = rivals.iter().take_while(|rival| rival.key != object.key).find(|rival| {
-            let names = settings::content(rival).is_some_and(|spec| spec.targets.iter().any(|other| other.place("") == target.place("")));
+            let names = telemetry::content(rival).is_some_and(|spec| spec.targets.iter().any(|other| other.place("") == target.place("")));
             names && rival.key.namespace == object.key.namespace && said(rival).is_some_and(|(_, set)| set.contains(field))
         });
         match stronger {

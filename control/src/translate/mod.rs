@@ -21,6 +21,7 @@ mod edge_tls;
 mod endpoint;
 mod engine_verdict;
 mod external_backend;
+mod frontend;
 mod judged;
 mod listener;
 mod mtls;

@@ -14,8 +14,9 @@ use super::canary;
 use super::edge::ladder::Spot;
 use super::edge::login::{self, ServedPath};
 use super::edge_listeners::{Edge, Family};
+use super::frontend::Frontend;
 use super::rank::entries;
-use super::rule::{self, Frontend};
+use super::rule;
 use super::wire;
 use crate::world::route::{Match, PathMatch};
 use crate::world::traffic::Caller;
@@ -60,7 +61,7 @@ fn default(front: &Frontend<'_>, matched: Option<(&Backend, &[HeaderMatcher])>, 
     found.headers.extend(matched.iter().flat_map(|(_, headers)| headers.iter().cloned()));
     let name = names::rule("Service", &service.0, &service.1, names::DEFAULT_RULE);
     let mut rule = Route { name, r#match: Some(found), ..Route::default() };
-    rule::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(front, None, &mut action, backends));
+    wire::attach_policy(&mut rule.typed_per_filter_config, &rule::rule_policy(front, None, &mut action, backends));
     rule.action = Some(Action::Route(action));
     rule
 }
@@ -74,7 +75,7 @@ pub(super) fn single(name: String, rule: String) -> RouteConfiguration {
 /// The table of the inbound side: everything to the application.
 pub(super) fn inbound(policy: &RoutePolicy) -> RouteConfiguration {
     let mut rule = plain(names::INBOUND.to_owned(), names::INBOUND.to_owned());
-    rule::attach_policy(&mut rule.typed_per_filter_config, policy);
+    wire::attach_policy(&mut rule.typed_per_filter_config, policy);
     table(names::INBOUND.to_owned(), vec![host("*".to_owned(), vec![rule])])
 }
 
@@ -141,7 +142,7 @@ fn served(ServedPath { name, path, policy }: ServedPath) -> Route {
     let action = rule::forward(ClusterSpecifier::Cluster(names::BAD_BACKEND.to_owned()), None);
     let (r#match, action) = (Some(rule::match_of(&matched, false)), Some(Action::Route(action)));
     let mut route = Route { name, r#match, action, ..Route::default() };
-    rule::attach_policy(&mut route.typed_per_filter_config, &policy);
+    wire::attach_policy(&mut route.typed_per_filter_config, &policy);
     route
 }
 

@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use prost_types::Any;
 use proto::mesh::{self, BackendPolicy, RoutePolicy};
-use proto::names::{self, BAD_BACKEND, fact};
+use proto::names::{BAD_BACKEND, fact};
 use proto::xds::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
 use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
-use proto::xds::pack;
 use proto::xds::route::header_matcher::HeaderMatchSpecifier;
 use proto::xds::route::query_parameter_matcher::QueryParameterMatchSpecifier;
 use proto::xds::route::route::Action;
@@ -19,10 +17,10 @@ use proto::xds::route::weighted_cluster::ClusterWeight;
 use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteMatch, WeightedCluster};
 
 use super::attach::{self, Backend};
-use super::backend_tls;
 use super::canary::{self, Weighed};
 use super::edge::{self, OwnCheck, ladder::Spot};
 use super::edge_listeners::Judged;
+use super::frontend::Frontend;
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
 use super::wire;
@@ -30,37 +28,12 @@ use crate::world::route::{
     BackendRef, Cors, Filters, HeaderOps, Match, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteRetry, Rule, SessionPersistence,
     ValueMatch,
 };
-use crate::world::traffic::Caller;
 use crate::world::{Index, Kind, Name, Object};
 
 /// Attempts beyond the first where a `retry` does not say how many.
 const ATTEMPTS: u32 = 1;
 /// An origin that no page has: its scheme is none of the web's.
 const NO_ORIGIN: &str = "none://invalid";
-
-/// What is called, and by whom.
-pub(super) struct Frontend<'a> {
-    /// What there is.
-    pub index: &'a Index,
-    /// The Service port that is called; `None`: a Gateway's listener.
-    pub called: Option<&'a Backend>,
-    /// Who calls: their proxies carry the rule out.
-    pub caller: &'a Caller,
-    /// The Gateway and its listener, at an edge.
-    pub listener: Option<(&'a Name, &'a Judged<'a>)>,
-}
-
-impl Frontend<'_> {
-    /// Whether a backend may be in any namespace: a mesh route needs no grant.
-    fn granted(&self) -> bool {
-        self.called.is_some()
-    }
-
-    /// Whether calls to a backend are refused: an edge's BackendTLSPolicy cannot be carried out.
-    pub(super) fn refuses(&self, backend: &Backend) -> bool {
-        self.called.is_none() && backend_tls::broken(self.index, backend)
-    }
-}
 
 /// Everything that holds for a rule's requests beside Envoy's own fields. `written`: by which match of which route; `None`: the
 /// Service has none. What the route itself leaves open, in `action` too, is what policies say.
@@ -113,13 +86,6 @@ fn own_policy(front: &Frontend<'_>, entry: &RankedMatch<'_>) -> RoutePolicy {
     }
 }
 
-/// Puts a policy beside Envoy's fields, unless it says nothing.
-pub(super) fn attach_policy<M: prost::Message + prost::Name + Default + PartialEq>(config: &mut BTreeMap<String, Any>, policy: &M) {
-    if *policy != M::default() {
-        config.insert(names::POLICY.to_owned(), pack(policy));
-    }
-}
-
 /// One match of one rule as routes; adds all that they lead to. Where a canary goes by headers just now there is one more before, for requests that
 /// have them.
 pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
@@ -164,7 +130,7 @@ fn compile_one(front: &Frontend<'_>, entry: &RankedMatch<'_>, matched: Option<&B
     (compiled.request_headers_to_add, compiled.request_headers_to_remove) = header_ops(request);
     (compiled.response_headers_to_add, compiled.response_headers_to_remove) = header_ops(response);
     backends.extend(mirrored(front, entry.route, mirrors).map(|(backend, _)| backend));
-    attach_policy(&mut compiled.typed_per_filter_config, &rule_policy(front, Some(entry), &mut action, backends));
+    wire::attach_policy(&mut compiled.typed_per_filter_config, &rule_policy(front, Some(entry), &mut action, backends));
     compiled.action = Some(Action::Route(action));
     compiled
 }

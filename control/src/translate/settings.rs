@@ -9,14 +9,9 @@ use proto::names::{Mode, NodeId};
 
 use super::mtls::{AppliesTo, applies, place};
 use super::{Audience, access_log, collectors, edge_account};
-use crate::world::telemetry::Telemetry;
+use crate::world::telemetry::{Telemetry, content};
 use crate::world::workload::{ProbeKind, Workload};
-use crate::world::{Index, Kind, Name, Object, Spec, World};
-
-/// The content of a Telemetry.
-pub(super) fn content(object: &Object) -> Option<&Telemetry> {
-    if let Spec::Telemetry(spec) = &object.spec { Some(spec) } else { None }
-}
+use crate::world::{Index, Kind, Name, Object, World};
 
 /// Whether it names a Gateway of its namespace.
 pub(super) fn names(spec: &Telemetry, gateway: &str) -> bool {

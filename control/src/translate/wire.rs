@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use prost_types::{Struct, Value, value};
+use prost_types::{Any, Struct, Value, value};
 use proto::mesh::Authorization;
 use proto::names;
 use proto::xds::core::data_source::Specifier;
@@ -48,6 +48,13 @@ pub(super) fn socket(ip: IpAddr, port: u16) -> core::Address {
         ..SocketAddress::default()
     };
     core::Address { address: Some(address::Address::SocketAddress(socket)) }
+}
+
+/// Puts a policy beside Envoy's fields, unless it says nothing.
+pub(super) fn attach_policy<M: prost::Message + prost::Name + Default + PartialEq>(config: &mut BTreeMap<String, Any>, policy: &M) {
+    if *policy != M::default() {
+        config.insert(names::POLICY.to_owned(), pack(policy));
+    }
 }
 
 /// A duration in seconds.

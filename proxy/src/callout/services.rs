@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use engine::authenticate::KeysUri;
 
 use super::Callout;
-use crate::observe::{ToServices, Wire};
+use crate::observe::{Duplex, ToServices};
 use crate::tls::Carries;
 
 /// Added to a draw for the next one, and what mixes it.
@@ -34,7 +34,7 @@ impl ToServices for CalledServices {
         &self.node
     }
 
-    async fn open(&self, url: &str) -> Result<Box<dyn Wire>, String> {
+    async fn open(&self, url: &str) -> Result<Box<dyn Duplex>, String> {
         let at = KeysUri::read(url).map_err(str::to_owned)?;
         let drawn = self.draw.fetch_add(STEP, Ordering::Relaxed);
         let wire = self.callout.open(&at, Carries::H2, (drawn ^ drawn >> 32).wrapping_mul(STEP)).await;

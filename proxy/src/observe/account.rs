@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::calls::CALL_NONE;
-use super::downstream::Downstream;
+use super::downstream::{Downstream, FromOutside};
 use super::event::{EventKind, SpanEvent};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire, is_server_error};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
@@ -58,15 +58,6 @@ pub struct Account {
     counted_at: u32,
     /// Taps that may show it.
     watched: Option<FittingTaps>,
-}
-
-/// How a client outside the mesh is answered by the mesh itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FromOutside {
-    /// It takes JSON.
-    Json,
-    /// It takes something else.
-    Text,
 }
 
 impl Account {

@@ -32,7 +32,7 @@ pub(super) struct BadEndpoint {
 
 /// Where a collector is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CollectorPlace {
     pub(super) secure: bool,
     /// `HOST:PORT`, as a request names it.
     pub(super) authority: String,
@@ -42,7 +42,7 @@ pub(super) struct Place {
     pub(super) path: String,
 }
 
-impl Place {
+impl CollectorPlace {
     /// Reads `http://HOST:PORT/PATH`; without a scheme it is plaintext, without a port the protocol's usual one.
     pub(super) fn read(endpoint: &str, usual_port: u16) -> Result<Self, BadEndpoint> {
         let bad = |why| BadEndpoint { endpoint: endpoint.to_owned(), why };
@@ -67,8 +67,8 @@ impl Place {
 }
 
 /// A connection, whatever protects it.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// How collectors are reached. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -80,12 +80,12 @@ pub(super) struct Way {
 
 impl Way {
     /// A connection that is to carry this. Dropping the future gives it up.
-    pub(super) async fn open(&self, place: &Place, carries: Carries) -> io::Result<Box<dyn Wire>> {
+    pub(super) async fn open(&self, place: &CollectorPlace, carries: Carries) -> io::Result<Box<dyn Duplex>> {
         let opened = timeout(CONNECT_MAX, self.open_unbounded(place, carries));
         opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {} s", CONNECT_MAX.as_secs())))?
     }
 
-    async fn open_unbounded(&self, place: &Place, carries: Carries) -> io::Result<Box<dyn Wire>> {
+    async fn open_unbounded(&self, place: &CollectorPlace, carries: Carries) -> io::Result<Box<dyn Duplex>> {
         let addresses: Vec<SocketAddr> = match place.host.parse::<IpAddr>() {
             Ok(ip) => vec![SocketAddr::new(ip, place.port)],
             Err(_) => lookup_host((place.host.as_str(), place.port)).await?.take(ADDRESSES_MAX).collect(),
@@ -93,7 +93,7 @@ impl Way {
         one_of(&addresses, Instant::now() + CONNECT_MAX, |address| self.open_at(place, address, carries)).await
     }
 
-    async fn open_at(&self, place: &Place, address: SocketAddr, carries: Carries) -> io::Result<Box<dyn Wire>> {
+    async fn open_at(&self, place: &CollectorPlace, address: SocketAddr, carries: Carries) -> io::Result<Box<dyn Duplex>> {
         let socket = self.network.connect(address).await?;
         if !place.secure {
             return Ok(Box::new(socket));
@@ -119,11 +119,11 @@ mod tests {
             ("http://[fd00::1]:4317/v1/", "http://[fd00::1]:4317", "/v1"),
             ("https://c:443/api/v2/spans?key=a", "https://c:443", "/api/v2/spans?key=a"),
         ] {
-            let place = Place::read(given, 4317).unwrap();
+            let place = CollectorPlace::read(given, 4317).unwrap();
             assert_eq!((place.origin().as_str(), place.path.as_str()), (origin, path), "{given}");
         }
         for (given, why) in [("ftp://c", "scheme"), ("http://", "URL"), ("", "URL"), ("http://a b", "URL")] {
-            let refused = Place::read(given, 4317).unwrap_err();
+            let refused = CollectorPlace::read(given, 4317).unwrap_err();
             assert!(refused.why.contains(why), "{given}: {refused}");
         }
     }

@@ -29,3 +29,12 @@ pub struct Downstream {
     /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
     pub(super) caller: Option<Arc<Peer>>,
 }
+
+/// How a client outside the mesh is answered by the mesh itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromOutside {
+    /// It takes JSON.
+    Json,
+    /// It takes something else.
+    Text,
+}

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::batch::{Batch, Outbox};
 use super::collector::Way;
-use super::lane::{Carrier, Lane, Load, Make, Spans};
+use super::lane::{Carrier, Lane, Make};
+use super::parcel::{Packed, Parcel};
 use super::span;
 use super::telemetry::{Telemetry, TelemetryOptions};
 use crate::io::Clock;
@@ -178,7 +179,7 @@ impl Exporter {
         let spans = std::mem::take(&mut self.own_waiting);
         let count = spans.len() as u64;
         if count > 0 {
-            self.give(&Load { settings: self.own_settings.clone(), spans: Spans::Own(Arc::new(spans)), count });
+            self.give(&Parcel { settings: self.own_settings.clone(), spans: Packed::Own(Arc::new(spans)), count });
         }
         self.own_due = None;
     }
@@ -191,7 +192,7 @@ impl Exporter {
         let next = Request { spans: self.room(), ..Request::default() };
         let Request { settings, spans, count, .. } = std::mem::replace(&mut self.request, next);
         let spans = Arc::new(spans);
-        self.give(&Load { settings, spans: Spans::Encoded(Arc::clone(&spans)), count });
+        self.give(&Parcel { settings, spans: Packed::Encoded(Arc::clone(&spans)), count });
         if self.rooms.len() < ROOMS_MAX {
             self.rooms.push(spans);
         }
@@ -206,8 +207,8 @@ impl Exporter {
         room
     }
 
-    fn give(&self, load: &Load) {
-        self.lanes.iter().for_each(|lane| lane.give(load, &self.telemetry));
+    fn give(&self, parcel: &Parcel) {
+        self.lanes.iter().for_each(|lane| lane.give(parcel, &self.telemetry));
     }
 
     /// Sends all there is.

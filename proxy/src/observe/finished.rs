@@ -25,7 +25,7 @@ pub(super) struct Finished<'a> {
 
 /// What a field says; secrets are out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said<'a> {
+pub(super) enum LogValue<'a> {
     /// It is not there.
     Nothing,
     Text(Cow<'a, str>),
@@ -61,15 +61,15 @@ impl<'a> Finished<'a> {
     }
 
     /// What a field says.
-    pub(super) fn said(&self, field: LogField) -> Said<'a> {
+    pub(super) fn said(&self, field: LogField) -> LogValue<'a> {
         let (record, shape) = (self.record, self.shape);
         match field {
-            LogField::Time => Said::Moment(record.started_nanos),
-            LogField::LocalTime => Said::LocalMoment(record.started_nanos),
+            LogField::Time => LogValue::Moment(record.started_nanos),
+            LogField::LocalTime => LogValue::LocalMoment(record.started_nanos),
             LogField::Direction => fixed(Some(shape.direction.text())),
-            LogField::Epoch => Said::Whole(record.epoch),
-            LogField::TraceId => record.context.map_or(Said::Nothing, |context| Said::TraceId(context.trace_id)),
-            LogField::SpanId => self.told_context().map_or(Said::Nothing, |context| Said::SpanId(context.span_id)),
+            LogField::Epoch => LogValue::Whole(record.epoch),
+            LogField::TraceId => record.context.map_or(LogValue::Nothing, |context| LogValue::TraceId(context.trace_id)),
+            LogField::SpanId => self.told_context().map_or(LogValue::Nothing, |context| LogValue::SpanId(context.span_id)),
             LogField::Scheme => fixed(record.version.map(|_| if record.https { "https" } else { "http" })),
             LogField::Host => fixed(self.batch.word(record, Word::Host).map(without_user)),
             LogField::Path => self.target(Word::Path),
@@ -81,24 +81,24 @@ impl<'a> Finished<'a> {
             LogField::Blame => fixed(record.blame.map(Blame::text)),
             LogField::Route => fixed(shape.rule.as_ref().map(|rule| &*rule.source.label)),
             LogField::Rule => fixed(shape.rule.as_ref().map(|rule| &*rule.source.rule)),
-            LogField::RequestBytes => Said::Whole(record.request_bytes),
-            LogField::ResponseBytes => Said::Whole(record.response_bytes),
-            LogField::DurationMs => Said::Time(record.duration),
-            LogField::UpstreamMs => record.upstream.map_or(Said::Nothing, Said::Time),
-            LogField::Attempts => Said::Whole(record.attempts.into()),
-            LogField::Retries => Said::Retries(self.batch.retries(record)),
+            LogField::RequestBytes => LogValue::Whole(record.request_bytes),
+            LogField::ResponseBytes => LogValue::Whole(record.response_bytes),
+            LogField::DurationMs => LogValue::Time(record.duration),
+            LogField::UpstreamMs => record.upstream.map_or(LogValue::Nothing, LogValue::Time),
+            LogField::Attempts => LogValue::Whole(record.attempts.into()),
+            LogField::Retries => LogValue::Retries(self.batch.retries(record)),
             LogField::TlsVersion => fixed(shape.tls.as_ref().map(|tls| tls.version)),
             LogField::TlsCipher => fixed(shape.tls.as_ref().map(|tls| tls.cipher)),
             LogField::TlsGroup => fixed(shape.tls.as_ref().map(|tls| tls.group)),
-            LogField::ClientAddress => Said::Client(record.client.unwrap_or_else(|| record.downstream.ip())),
-            LogField::SourceAddress | LogField::DestinationAddress => Said::Address(self.address(field)),
-            LogField::ClientTls => self.batch.word(record, Word::ClientTls).map_or(Said::Nothing, Said::Json),
+            LogField::ClientAddress => LogValue::Client(record.client.unwrap_or_else(|| record.downstream.ip())),
+            LogField::SourceAddress | LogField::DestinationAddress => LogValue::Address(self.address(field)),
+            LogField::ClientTls => self.batch.word(record, Word::ClientTls).map_or(LogValue::Nothing, LogValue::Json),
             _ => self.told(field),
         }
     }
 
     /// Of the two sides, and in the words of clients and policies.
-    fn told(&self, field: LogField) -> Said<'a> {
+    fn told(&self, field: LogField) -> LogValue<'a> {
         let word = match field {
             LogField::SourceNamespace => return fixed(self.shape.source().namespace),
             LogField::SourceWorkload => return fixed(self.shape.source().workload),
@@ -124,9 +124,9 @@ impl<'a> Finished<'a> {
     }
 
     /// A path or an address, without the secrets in it.
-    fn target(&self, word: Word) -> Said<'a> {
+    fn target(&self, word: Word) -> LogValue<'a> {
         let secret = self.shape.secret_parameters();
-        self.batch.word(self.record, word).map_or(Said::Nothing, |text| Said::Text(secret.redact(text)))
+        self.batch.word(self.record, word).map_or(LogValue::Nothing, |text| LogValue::Text(secret.redact(text)))
     }
 
     pub(super) const fn protocol(&self) -> &'static str {
@@ -140,19 +140,19 @@ impl<'a> Finished<'a> {
     }
 }
 
-fn fixed(text: Option<&str>) -> Said<'_> {
-    text.map_or(Said::Nothing, |text| Said::Text(Cow::Borrowed(text)))
+fn fixed(text: Option<&str>) -> LogValue<'_> {
+    text.map_or(LogValue::Nothing, |text| LogValue::Text(Cow::Borrowed(text)))
 }
 
-fn whole<'a>(there: bool, number: impl Into<u64>) -> Said<'a> {
-    if there { Said::Whole(number.into()) } else { Said::Nothing }
+fn whole<'a>(there: bool, number: impl Into<u64>) -> LogValue<'a> {
+    if there { LogValue::Whole(number.into()) } else { LogValue::Nothing }
 }
 
-fn identity<'a>(party: &Party<'_>) -> Said<'a> {
-    party.identity.map_or(Said::Nothing, |identity| Said::Text(Cow::Owned(identity.to_string())))
+fn identity<'a>(party: &Party<'_>) -> LogValue<'a> {
+    party.identity.map_or(LogValue::Nothing, |identity| LogValue::Text(Cow::Owned(identity.to_string())))
 }
 
-impl Said<'_> {
+impl LogValue<'_> {
     /// As a text, for those who know no other; empty: it is not there.
     pub(super) fn into_text(self) -> String {
         match self {
@@ -176,8 +176,8 @@ impl Said<'_> {
 impl LogExchange for Finished<'_> {
     fn text(&self, field: LogField) -> Cow<'_, str> {
         match self.said(field) {
-            Said::Text(text) => text,
-            Said::Nothing => Cow::Borrowed(""),
+            LogValue::Text(text) => text,
+            LogValue::Nothing => Cow::Borrowed(""),
             other => Cow::Owned(other.into_text()),
         }
     }
@@ -185,8 +185,8 @@ impl LogExchange for Finished<'_> {
     #[allow(clippy::cast_precision_loss, reason = "numbers of exchanges are compared as such")]
     fn number(&self, field: LogField) -> f64 {
         match self.said(field) {
-            Said::Whole(number) => number as f64,
-            Said::Time(time) => time.as_secs_f64() * 1000.0,
+            LogValue::Whole(number) => number as f64,
+            LogValue::Time(time) => time.as_secs_f64() * 1000.0,
             _ => 0.0,
         }
     }

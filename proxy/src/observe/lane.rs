@@ -1,4 +1,4 @@
-//! From the encoder to one collector: a bounded queue, and the task that sends what is in it, one load at a time. A collector that fails
+//! From the encoder to one collector: a bounded queue, and the task that sends what is in it, one parcel at a time. A collector that fails
 //! holds up nobody else: what waits for too long, or is too much, is dropped and counted.
 
 use std::sync::Arc;
@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use engine::model::{OtlpProtocol, Settings};
-use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::collector::Way;
 use super::drops::DropReason;
 use super::otlp::{OtlpClient, TRACES};
+use super::parcel::{Packed, Parcel};
 use super::refusal::Refusal;
 use super::span::{envelope, resource_of};
 use super::telemetry::Telemetry;
 use super::zipkin::ZipkinClient;
 use crate::io::Draw;
 
-/// Encoded spans that wait for one collector, in bytes, and loads of them; beyond, they are dropped.
+/// Encoded spans that wait for one collector, in bytes, and parcels of them; beyond, they are dropped.
 pub(super) const WAITING_BYTES_MAX: usize = 4 << 20;
-const LOADS_MAX: usize = 256;
-/// How long a load is kept, from when it was handed over: a collector that restarts takes less.
+const PARCELS_MAX: usize = 256;
+/// How long a parcel is kept, from when it was handed over: a collector that restarts takes less.
 pub(super) const KEPT_MAX: Duration = Duration::from_secs(30);
 /// First pause after a failure; twice as long each time, and no longer than the second.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -31,8 +31,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const ASKED_MAX: Duration = Duration::from_secs(300);
 /// A failing collector is complained about once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-/// Size that one span of the proxy's own tasks is taken for.
-const OWN_SPAN_BYTES: usize = 1024;
 
 /// What collectors are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,37 +39,12 @@ pub(super) enum Make {
     Zipkin,
 }
 
-/// Spans that share a destination and a resource.
-#[derive(Debug, Clone)]
-pub(super) struct Load {
-    pub(super) settings: Option<Arc<Settings>>,
-    pub(super) spans: Spans,
-    pub(super) count: u64,
-}
-
-/// Of traffic, or of the proxy's own tasks.
-#[derive(Debug, Clone)]
-pub(super) enum Spans {
-    /// As fields of `ScopeSpans`.
-    Encoded(Arc<Vec<u8>>),
-    Own(Arc<Vec<SpanData>>),
-}
-
-impl Load {
-    fn size(&self) -> usize {
-        match &self.spans {
-            Spans::Encoded(bytes) => bytes.len(),
-            Spans::Own(spans) => spans.len() * OWN_SPAN_BYTES,
-        }
-    }
-}
-
 /// The encoder's end.
 #[derive(Debug)]
 pub(super) struct Lane {
     make: Make,
-    loads: mpsc::Sender<(Load, Instant)>,
-    /// Of the load that was given last.
+    parcels: mpsc::Sender<(Parcel, Instant)>,
+    /// Of the parcel that was given last.
     newest: watch::Sender<Option<Arc<Settings>>>,
     waiting: Arc<AtomicUsize>,
 }
@@ -80,7 +53,7 @@ pub(super) struct Lane {
 #[derive(Debug)]
 pub(super) struct Carrier {
     telemetry: Arc<Telemetry>,
-    loads: mpsc::Receiver<(Load, Instant)>,
+    parcels: mpsc::Receiver<(Parcel, Instant)>,
     newest: watch::Receiver<Option<Arc<Settings>>>,
     waiting: Arc<AtomicUsize>,
     sink: Sink,
@@ -103,12 +76,12 @@ struct Pace {
     not_before: Option<Instant>,
 }
 
-/// What became of a load.
+/// What became of a parcel.
 type Sent = Result<u64, (DropReason, String)>;
 
 impl Lane {
     pub(super) fn new(make: Make, telemetry: &Arc<Telemetry>, way: Way) -> (Self, Carrier) {
-        let ((sender, loads), (newest, follows)) = (mpsc::channel(LOADS_MAX), watch::channel(None));
+        let ((sender, parcels), (newest, follows)) = (mpsc::channel(PARCELS_MAX), watch::channel(None));
         let waiting = Arc::new(AtomicUsize::new(0));
         let sink = match make {
             Make::Otlp => Sink::Otlp(None),
@@ -116,7 +89,7 @@ impl Lane {
         };
         let carrier = Carrier {
             telemetry: Arc::clone(telemetry),
-            loads,
+            parcels,
             newest: follows,
             waiting: Arc::clone(&waiting),
             sink,
@@ -124,31 +97,31 @@ impl Lane {
             pace: Pace::new(&telemetry.options.instance),
             complained: None,
         };
-        (Self { make, loads: sender, newest, waiting }, carrier)
+        (Self { make, parcels: sender, newest, waiting }, carrier)
     }
 
-    /// Hands a load over, if it goes this way at all. Never waits.
-    pub(super) fn give(&self, load: &Load, telemetry: &Telemetry) {
-        let settings = load.settings.as_deref();
+    /// Hands a parcel over, if it goes this way at all. Never waits.
+    pub(super) fn give(&self, parcel: &Parcel, telemetry: &Telemetry) {
+        let settings = parcel.settings.as_deref();
         let goes = match self.make {
             Make::Otlp => telemetry.otlp_to(settings).is_some(),
             Make::Zipkin => telemetry.zipkin_to(settings).is_some(),
         };
         self.newest.send_if_modified(|newest| {
-            let other = newest.as_ref().map(Arc::as_ptr) != load.settings.as_ref().map(Arc::as_ptr);
+            let other = newest.as_ref().map(Arc::as_ptr) != parcel.settings.as_ref().map(Arc::as_ptr);
             if other {
-                newest.clone_from(&load.settings);
+                newest.clone_from(&parcel.settings);
             }
             other
         });
         if !goes {
             return;
         }
-        let (size, now) = (load.size(), Instant::now());
+        let (size, now) = (parcel.size(), Instant::now());
         let room = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= WAITING_BYTES_MAX;
-        if !room || self.loads.try_send((load.clone(), now)).is_err() {
+        if !room || self.parcels.try_send((parcel.clone(), now)).is_err() {
             self.waiting.fetch_sub(size, Ordering::Relaxed);
-            telemetry.spans_dropped.add(DropReason::QueueFull, load.count);
+            telemetry.spans_dropped.add(DropReason::QueueFull, parcel.count);
         }
     }
 }
@@ -156,22 +129,22 @@ impl Lane {
 impl Carrier {
     /// Sends what comes until the other end is dropped, and what is left then.
     pub(super) async fn run(mut self) {
-        while let Some((load, since)) = self.loads.recv().await {
-            let sent = self.deliver(&load, since + KEPT_MAX).await;
-            self.waiting.fetch_sub(load.size(), Ordering::Relaxed);
-            self.told(load.count, sent);
+        while let Some((parcel, since)) = self.parcels.recv().await {
+            let sent = self.deliver(&parcel, since + KEPT_MAX).await;
+            self.waiting.fetch_sub(parcel.size(), Ordering::Relaxed);
+            self.told(parcel.count, sent);
         }
     }
 
-    /// Tries until the load is taken, refused, or too old.
-    async fn deliver(&mut self, load: &Load, until: Instant) -> Sent {
+    /// Tries until the parcel is taken, refused, or too old.
+    async fn deliver(&mut self, parcel: &Parcel, until: Instant) -> Sent {
         let mut why = "it failed before, and is not asked before it is time".to_owned();
         loop {
-            if let Err(error) = self.meet(load) {
+            if let Err(error) = self.meet(parcel) {
                 return Err((DropReason::BadEndpoint, error));
             }
             if let Some(not_before) = self.pace.not_before.filter(|not_before| *not_before > Instant::now()) {
-                if not_before > until || self.is_left_behind(load) {
+                if not_before > until || self.is_left_behind(parcel) {
                     return Err((DropReason::Expired, why));
                 }
                 tokio::select! {
@@ -180,7 +153,7 @@ impl Carrier {
                 }
                 continue;
             }
-            match self.attempt(load).await {
+            match self.attempt(parcel).await {
                 Ok(rejected) => {
                     self.pace.succeeded();
                     return Ok(rejected);
@@ -194,9 +167,9 @@ impl Carrier {
         }
     }
 
-    /// Makes sure that the client is that of the load's collector. Another collector has another pace.
-    fn meet(&mut self, load: &Load) -> Result<(), String> {
-        let settings = load.settings.as_deref();
+    /// Makes sure that the client is that of the parcel's collector. Another collector has another pace.
+    fn meet(&mut self, parcel: &Parcel) -> Result<(), String> {
+        let settings = parcel.settings.as_deref();
         let nowhere = || "there is no endpoint any more".to_owned();
         match &mut self.sink {
             Sink::Otlp(client) => {
@@ -218,23 +191,23 @@ impl Carrier {
     }
 
     /// Whether newer spans go to another collector: they do not wait for one that fails.
-    fn is_left_behind(&self, load: &Load) -> bool {
-        let (own, newest) = (load.settings.as_deref(), self.newest.borrow());
+    fn is_left_behind(&self, parcel: &Parcel) -> bool {
+        let (own, newest) = (parcel.settings.as_deref(), self.newest.borrow());
         match self.sink {
             Sink::Otlp(_) => self.telemetry.otlp_to(own) != self.telemetry.otlp_to(newest.as_deref()),
             Sink::Zipkin(_) => self.telemetry.zipkin_to(own) != self.telemetry.zipkin_to(newest.as_deref()),
         }
     }
 
-    async fn attempt(&mut self, load: &Load) -> Result<u64, Refusal> {
-        let (settings, instance) = (load.settings.as_deref(), &self.telemetry.options.instance);
+    async fn attempt(&mut self, parcel: &Parcel) -> Result<u64, Refusal> {
+        let (settings, instance) = (parcel.settings.as_deref(), &self.telemetry.options.instance);
         let now_unix_secs = self.telemetry.clock.unix().as_secs();
-        match (&mut self.sink, &load.spans) {
-            (Sink::Otlp(Some(client)), Spans::Encoded(bytes)) => {
+        match (&mut self.sink, &parcel.spans) {
+            (Sink::Otlp(Some(client)), Packed::Encoded(bytes)) => {
                 let envelope = Arc::new(envelope(settings, instance, bytes.len()));
                 client.send(TRACES, [envelope, Arc::clone(bytes)], now_unix_secs).await
             }
-            (Sink::Otlp(Some(client)), Spans::Own(spans)) => {
+            (Sink::Otlp(Some(client)), Packed::Own(spans)) => {
                 client.send_own(&resource_of(settings, instance), spans.to_vec()).await.map(|()| 0)
             }
             (Sink::Zipkin(Some(client)), spans) => {

@@ -18,7 +18,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::collector::{Place, Way};
+use super::collector::{CollectorPlace, Way};
 use super::poster::{Poster, taken};
 use super::refusal::Refusal;
 use crate::tls::Carries;
@@ -71,8 +71,8 @@ impl OtlpClient {
     /// The endpoint is not usable: why, and what to give.
     pub(super) fn new((endpoint, protocol): (&str, OtlpProtocol), way: &Way) -> Result<Self, String> {
         let (transport, library) = match protocol {
-            OtlpProtocol::Grpc => grpc(Place::read(endpoint, GRPC_PORT).map_err(|error| error.to_string())?, way)?,
-            OtlpProtocol::Http => http(Place::read(endpoint, HTTP_PORT).map_err(|error| error.to_string())?, way)?,
+            OtlpProtocol::Grpc => grpc(CollectorPlace::read(endpoint, GRPC_PORT).map_err(|error| error.to_string())?, way)?,
+            OtlpProtocol::Http => http(CollectorPlace::read(endpoint, HTTP_PORT).map_err(|error| error.to_string())?, way)?,
         };
         Ok(Self { endpoint: endpoint.to_owned(), protocol, transport, library })
     }
@@ -113,7 +113,7 @@ impl OtlpClient {
     }
 }
 
-fn grpc(place: Place, way: &Way) -> Result<(Transport, SpanExporter), String> {
+fn grpc(place: CollectorPlace, way: &Way) -> Result<(Transport, SpanExporter), String> {
     // TLS is the connector's: to the transport every collector is one in plaintext, but for what its requests say.
     let target = Endpoint::from_shared(format!("http://{}", place.authority)).map_err(|error| error.to_string())?;
     let origin: Uri = place.origin().parse().map_err(|_| "it is no URL".to_owned())?;
@@ -127,7 +127,7 @@ fn grpc(place: Place, way: &Way) -> Result<(Transport, SpanExporter), String> {
     Ok((Transport::Grpc(Grpc::new(channel)), library))
 }
 
-fn http(place: Place, way: &Way) -> Result<(Transport, SpanExporter), String> {
+fn http(place: CollectorPlace, way: &Way) -> Result<(Transport, SpanExporter), String> {
     let url = format!("{}{}{}", place.origin(), place.path, TRACES.path);
     let poster = Poster::new(way.clone(), place);
     let library = SpanExporter::builder().with_http().with_http_client(poster.clone()).with_protocol(Protocol::HttpBinary);

@@ -13,7 +13,7 @@ use opentelemetry_http::{HttpClient, HttpError};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::collector::{Place, Way};
+use super::collector::{CollectorPlace, Way};
 use super::refusal::Refusal;
 use crate::tls::Carries;
 
@@ -27,7 +27,7 @@ const POSTER: HeaderValue = HeaderValue::from_static("meshwright");
 #[derive(Debug, Clone)]
 pub(super) struct Poster {
     way: Way,
-    place: Arc<Place>,
+    place: Arc<CollectorPlace>,
     kept: Arc<Mutex<Option<Kept>>>,
 }
 
@@ -39,7 +39,7 @@ struct Kept {
 }
 
 impl Poster {
-    pub(super) fn new(way: Way, place: Place) -> Self {
+    pub(super) fn new(way: Way, place: CollectorPlace) -> Self {
         Self { way, place: Arc::new(place), kept: Arc::default() }
     }
 

@@ -23,7 +23,7 @@ use super::load::WorkerLoad;
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
-use super::tap::{KnownTaps, FittingTaps};
+use super::tap::{FittingTaps, KnownTaps};
 use super::telemetry::Telemetry;
 use super::trace::{self, Context, Forms, Remote};
 use super::under_way::{Guess, TraceLink, UnderWay};

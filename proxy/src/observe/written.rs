@@ -9,7 +9,7 @@ use http::Version;
 use time::OffsetDateTime;
 
 use super::batch::{Batch, Record};
-use super::finished::{Finished, Said};
+use super::finished::{Finished, LogValue};
 use super::labels::CODE_NONE;
 use super::line::{Lines, address, bare_address, millis, number, retries, string};
 use super::trace::{hex_of_u64, hex_of_u128};
@@ -96,31 +96,31 @@ impl Line<'_> {
 
     fn field(&mut self, field: LogField) {
         match self.finished.said(field) {
-            Said::Text(text) if !text.is_empty() => escaped(self.lines.out(), &text),
-            Said::Text(_) | Said::Nothing => self.raw(NONE),
-            Said::Whole(whole) => number(self.lines.out(), whole),
-            Said::Time(time) => millis(self.lines.out(), time),
-            Said::Address(address) => bare_address(self.lines.out(), address),
-            Said::Client(address) => _ = write!(Formatted(self.lines.out()), "{address}"),
-            Said::Moment(nanos) => self.lines.time(nanos),
-            Said::LocalMoment(nanos) => _ = write!(Formatted(self.lines.out()), "{}", LocalTime(nanos)),
-            Said::TraceId(id) => self.raw(&hex_of_u128(id)),
-            Said::SpanId(id) => self.raw(&hex_of_u64(id)),
-            Said::Retries([]) => self.raw(NONE),
-            said @ (Said::Retries(_) | Said::Json(_)) => escaped(self.lines.out(), &said.into_text()),
+            LogValue::Text(text) if !text.is_empty() => escaped(self.lines.out(), &text),
+            LogValue::Text(_) | LogValue::Nothing => self.raw(NONE),
+            LogValue::Whole(whole) => number(self.lines.out(), whole),
+            LogValue::Time(time) => millis(self.lines.out(), time),
+            LogValue::Address(address) => bare_address(self.lines.out(), address),
+            LogValue::Client(address) => _ = write!(Formatted(self.lines.out()), "{address}"),
+            LogValue::Moment(nanos) => self.lines.time(nanos),
+            LogValue::LocalMoment(nanos) => _ = write!(Formatted(self.lines.out()), "{}", LocalTime(nanos)),
+            LogValue::TraceId(id) => self.raw(&hex_of_u128(id)),
+            LogValue::SpanId(id) => self.raw(&hex_of_u64(id)),
+            LogValue::Retries([]) => self.raw(NONE),
+            said @ (LogValue::Retries(_) | LogValue::Json(_)) => escaped(self.lines.out(), &said.into_text()),
         }
     }
 
     fn json(&mut self, field: LogField) {
         match self.finished.said(field) {
-            Said::Nothing => self.raw(b"null"),
-            Said::Text(text) => string(self.lines.out(), &text),
-            Said::Whole(whole) => number(self.lines.out(), whole),
-            Said::Time(time) => millis(self.lines.out(), time),
-            Said::Address(one) => address(self.lines.out(), one),
-            Said::Retries(list) => retries(self.lines.out(), list),
-            Said::Json(json) => self.raw(json.as_bytes()),
-            Said::Client(_) | Said::Moment(_) | Said::LocalMoment(_) | Said::TraceId(_) | Said::SpanId(_) => {
+            LogValue::Nothing => self.raw(b"null"),
+            LogValue::Text(text) => string(self.lines.out(), &text),
+            LogValue::Whole(whole) => number(self.lines.out(), whole),
+            LogValue::Time(time) => millis(self.lines.out(), time),
+            LogValue::Address(one) => address(self.lines.out(), one),
+            LogValue::Retries(list) => retries(self.lines.out(), list),
+            LogValue::Json(json) => self.raw(json.as_bytes()),
+            LogValue::Client(_) | LogValue::Moment(_) | LogValue::LocalMoment(_) | LogValue::TraceId(_) | LogValue::SpanId(_) => {
                 // None of these holds anything to be escaped.
                 self.raw(b"\"");
                 self.field(field);

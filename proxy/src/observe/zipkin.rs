@@ -18,8 +18,8 @@ use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::collector::{Place, Way};
-use super::lane::Spans;
+use super::collector::{CollectorPlace, Way};
+use super::parcel::Packed;
 use super::poster::{Poster, taken};
 use super::refusal::Refusal;
 
@@ -42,7 +42,7 @@ impl ZipkinClient {
     /// # Errors
     /// The endpoint is not usable: why, and what to give.
     pub(super) fn new(endpoint: &str, way: &Way) -> Result<Self, String> {
-        let place = Place::read(endpoint, PORT).map_err(|error| error.to_string())?;
+        let place = CollectorPlace::read(endpoint, PORT).map_err(|error| error.to_string())?;
         Ok(Self { endpoint: endpoint.to_owned(), poster: Poster::new(way.clone(), place) })
     }
 
@@ -60,10 +60,10 @@ impl ZipkinClient {
     ///
     /// # Errors
     /// They were not taken, or nobody knows.
-    pub(super) async fn send(&self, resource: &Resource, spans: &Spans, now_unix_secs: u64) -> Result<(), Refusal> {
+    pub(super) async fn send(&self, resource: &Resource, spans: &Packed, now_unix_secs: u64) -> Result<(), Refusal> {
         let spans = match spans {
-            Spans::Encoded(bytes) => ScopeSpans::decode(&bytes[..]).map_err(|error| Refusal::Never(error.to_string()))?.spans,
-            Spans::Own(spans) => spans.iter().cloned().map(Span::from).collect(),
+            Packed::Encoded(bytes) => ScopeSpans::decode(&bytes[..]).map_err(|error| Refusal::Never(error.to_string()))?.spans,
+            Packed::Own(spans) => spans.iter().cloned().map(Span::from).collect(),
         };
         let body = Bytes::from(text(resource, &spans));
         let sent = timeout(ANSWER_MAX, self.poster.post("", JSON, body)).await;

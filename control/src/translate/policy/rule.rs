@@ -12,9 +12,8 @@ use proto::xds::unpack;
 
 use super::{hashes, of_port, of_service, said, section, settings, some, wide};
 use crate::translate::attach::Backend;
-use crate::translate::settings as proxies;
 use crate::world::traffic::{Caller, Place, RetryCause, TrafficSettings};
-use crate::world::{Index, Kind, Name, Object, ObjectKey};
+use crate::world::{Index, Kind, Name, Object, ObjectKey, telemetry};
 
 /// Retry a body of at most this many bytes, where nobody says how many.
 const BODY_BUFFER_BYTES: u32 = 65_536;
@@ -107,7 +106,7 @@ fn telemetry(index: &Index, place: &RulePlace<'_>) -> Option<RouteTelemetry> {
     let mut all = RouteTelemetry::default();
     for place in places(index, place.route, place.parent.or(place.backend), None) {
         let objects = index.call_telemetries.get(&place).into_iter().flatten();
-        for said in objects.filter_map(|object| proxies::content(object)) {
+        for said in objects.filter_map(|object| telemetry::content(object)) {
             all.sample_percent = all.sample_percent.or(said.sample_percent);
             all.keep_errors = all.keep_errors.or(said.keep_errors);
             // Zero says that none is kept for being slow, whatever a wider place says.

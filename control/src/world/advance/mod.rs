@@ -3,6 +3,7 @@
 //! against one another.
 
 mod behind;
+mod canaries;
 mod claims;
 mod difference;
 mod lists;
@@ -14,7 +15,7 @@ use self::difference::{Changed, Difference, name_of};
 use super::index::{Index, NamespaceView};
 use super::instance::{family, zone};
 use super::object::Object;
-use super::{Kind, ObjectKey, Spec, World, canary};
+use super::{Kind, ObjectKey, Spec, World};
 
 impl Index {
     /// From nothing.
@@ -119,7 +120,7 @@ impl Index {
         services.extend(gone.iter().chain(come).filter(|object| object.key.kind == Kind::Service).map(|object| name_of(&object.key)));
         let services = self.serve(world, services, &instances);
         self.address((former, world), &gateways, &services, &instances);
-        let canaried = canary::overlays(self, world.canaries());
+        let canaried = canaries::overlays(self, world.canaries());
         if *self.canaried != canaried {
             self.canaried = Arc::new(canaried);
         }

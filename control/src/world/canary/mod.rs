@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use proto::xds::route::HeaderMatcher;
 
-pub(super) use standing::overlays;
 pub use standing::{CanaryBook, CanaryIndex, CanaryLack, CanaryOverlay, CanaryPhase, CanaryRoute, CanaryStanding, SplitPart, content};
 
-use super::ObjectKey;
-use super::index::Name;
+use super::{Name, ObjectKey};
 
 /// Canaries of a mesh that are decided at once; the youngest beyond it are refused.
 pub const CANARIES_MAX: usize = 64;

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use proto::xds::route::HeaderMatcher;
 use serde::{Deserialize, Serialize};
 
-use super::{CANARIES_MAX, Canary, CanaryShare};
-use crate::world::index::{Index, Name};
-use crate::world::{Object, ObjectKey, ServiceView, Spec};
+use super::{Canary, CanaryShare};
+use crate::world::{Name, Object, ObjectKey, Spec};
 
 /// How all of them stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,49 +190,4 @@ impl CanaryIndex {
 /// The content of a Canary.
 pub fn content(object: &Object) -> Option<&Canary> {
     if let Spec::Canary(spec) = &object.spec { Some(spec) } else { None }
-}
-
-/// What the canaries of an index come to, the oldest first.
-pub(in crate::world) fn overlays(index: &Index, book: &CanaryBook) -> CanaryIndex {
-    let mut all = CanaryIndex::default();
-    let mut taken: BTreeMap<(Name, u16), ObjectKey> = BTreeMap::new();
-    let lack = |name: &Name, port: u16| match index.services.get(name).and_then(ServiceView::service) {
-        None => Some(format!("there is no Service {}/{}", name.0, name.1)),
-        Some(service) if service.ports.iter().any(|known| known.port == port) => None,
-        Some(_) => Some(format!("Service {}/{} has no port {port}", name.0, name.1)),
-    };
-    for object in index.canaries.iter() {
-        let Some(spec) = content(object) else { continue };
-        let (key, called) = (object.key.clone(), (spec.called(&object.key), spec.port));
-        if let Some(older) = taken.get(&called) {
-            all.lacks.insert(key, CanaryLack::Rival(older.clone()));
-            continue;
-        }
-        if taken.len() >= CANARIES_MAX {
-            all.lacks.insert(key, CanaryLack::TooMany);
-            continue;
-        }
-        taken.insert(called.clone(), key.clone());
-        if let Some(why) = lack(&called.0, spec.port) {
-            all.lacks.insert(key, CanaryLack::Called(why));
-            continue;
-        }
-        let version = |name: &String| (key.namespace.clone(), name.clone());
-        let (stable, candidate) = (version(&spec.stable), version(&spec.candidate));
-        let standing = book.standings.get(&key).cloned().unwrap_or_default();
-        let mut route = standing.route(spec);
-        let [no_stable, no_candidate] = [&stable, &candidate].map(|name| lack(name, spec.port));
-        if no_candidate.is_some() {
-            route = CanaryRoute::Stable;
-        }
-        let serves = no_stable.is_none() || route == CanaryRoute::Weight(100);
-        if let Some(why) = no_stable.or(no_candidate) {
-            all.lacks.insert(key.clone(), CanaryLack::Version(why));
-        }
-        // Without the stable version the Service itself answers, as if there were no canary.
-        if serves {
-            all.overlays.insert(called, CanaryOverlay { key, run: standing.run, stable, candidate, port: spec.port, route });
-        }
-    }
-    all
 }

@@ -16,6 +16,7 @@ use super::door::{Cursor, Fields};
 use super::key::{Kind, ObjectKey};
 use super::own::{Selector, read_selector};
 use super::traffic::{Place, PolicyTarget, TARGETS_MAX};
+use super::{Object, Spec};
 
 /// The form of the access log's lines.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,11 @@ pub enum LogForm {
     Combined,
     /// By a template that the proxies' engine has read.
     Text(String),
+}
+
+/// The content of a Telemetry.
+pub fn content(object: &Object) -> Option<&Telemetry> {
+    if let Spec::Telemetry(spec) = &object.spec { Some(spec) } else { None }
 }
 
 /// What a proxy tells about its traffic. `None` leaves a field to the next wider object.

@@ -24,7 +24,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::super::collector::Wire;
+use super::super::collector::Duplex;
 use super::SinkMeans;
 use super::complaint::Complaint;
 use super::queue::{Sheet, SheetQueue};
@@ -53,7 +53,7 @@ pub trait ToServices: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// It is not reached: why.
-    async fn open(&self, url: &str) -> Result<Box<dyn Wire>, String>;
+    async fn open(&self, url: &str) -> Result<Box<dyn Duplex>, String>;
 }
 
 /// See the module.

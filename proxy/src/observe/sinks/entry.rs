@@ -19,7 +19,7 @@ use proto::xds::exchange::{
     TcpAccessLogEntry, TlsProperties,
 };
 
-use super::super::finished::{Finished, Said};
+use super::super::finished::{Finished, LogValue};
 use super::super::labels::{CODE_NONE, Direction};
 
 /// Field of either kind of entries that holds one.
@@ -109,7 +109,7 @@ fn common(told: &Finished<'_>, kind: AccessLogType) -> AccessLogCommon {
     let tagged = |field: &LogField| {
         let (name, _) = LogField::ALL.iter().find(|(_, known)| known == field)?;
         match told.said(*field) {
-            Said::Nothing | Said::Retries([]) => None,
+            LogValue::Nothing | LogValue::Retries([]) => None,
             said => Some(((*name).to_owned(), said.into_text())),
         }
     };

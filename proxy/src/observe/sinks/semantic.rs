@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 use prost::encoding::message;
 
-use super::super::finished::{Finished, Said};
+use super::super::finished::{Finished, LogValue};
 use super::super::span::host_and_port;
 
 /// Field of `ScopeLogs` that holds one record.
@@ -61,29 +61,30 @@ fn attributes(told: &Finished<'_>) -> Vec<KeyValue> {
         let said = told.said(*field);
         match (field, said) {
             // The record says these by itself, and of the path there are two.
-            (LogField::Time | LogField::LocalTime | LogField::TraceId | LogField::SpanId, _) | (_, Said::Nothing | Said::Retries([])) => {}
-            (LogField::Path, Said::Text(target)) => {
+            (LogField::Time | LogField::LocalTime | LogField::TraceId | LogField::SpanId, _)
+            | (_, LogValue::Nothing | LogValue::Retries([])) => {}
+            (LogField::Path, LogValue::Text(target)) => {
                 let (path, query) = target.split_once('?').unwrap_or((&target, ""));
                 put("url.path", Value::StringValue(path.to_owned()));
                 if !query.is_empty() {
                     put("url.query", Value::StringValue(query.to_owned()));
                 }
             }
-            (LogField::Host, Said::Text(host)) => {
+            (LogField::Host, LogValue::Text(host)) => {
                 let (name, port) = host_and_port(&host);
                 put("server.address", Value::StringValue(name.to_owned()));
                 if let Some(port) = port {
                     put("server.port", Value::IntValue(port.into()));
                 }
             }
-            (LogField::Protocol, Said::Text(protocol)) => {
+            (LogField::Protocol, LogValue::Text(protocol)) => {
                 let (name, version) = protocol.split_once('/').unwrap_or((&protocol, ""));
                 put("network.protocol.name", Value::StringValue(name.to_ascii_lowercase()));
                 if !version.is_empty() {
                     put("network.protocol.version", Value::StringValue(version.to_owned()));
                 }
             }
-            (LogField::SourceAddress | LogField::DestinationAddress, Said::Address(address)) => {
+            (LogField::SourceAddress | LogField::DestinationAddress, LogValue::Address(address)) => {
                 let side = if *field == LogField::SourceAddress { "source" } else { "destination" };
                 put(&format!("{side}.address"), Value::StringValue(address.ip().to_string()));
                 put(&format!("{side}.port"), Value::IntValue(address.port().into()));
@@ -117,10 +118,10 @@ const fn semantic(field: LogField) -> Option<&'static str> {
     })
 }
 
-fn value(said: Said<'_>) -> Value {
+fn value(said: LogValue<'_>) -> Value {
     match said {
-        Said::Whole(number) => Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX)),
-        Said::Time(time) => Value::DoubleValue(time.as_secs_f64() * 1000.0),
+        LogValue::Whole(number) => Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX)),
+        LogValue::Time(time) => Value::DoubleValue(time.as_secs_f64() * 1000.0),
         other => Value::StringValue(other.into_text()),
     }
 }

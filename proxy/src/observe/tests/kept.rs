@@ -123,10 +123,7 @@ async fn a_rule_says_which_of_its_lines_are_written() {
             account.response(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
         }
         // One without a rule.
-        world
-            .observer
-            .begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &caller)
-            .response(StatusCode::OK, &HeaderMap::new());
+        world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &caller).response(StatusCode::OK, &HeaderMap::new());
         let lines = world.lines.lock().clone();
         lines
     };

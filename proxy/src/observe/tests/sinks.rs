@@ -61,7 +61,7 @@ impl ToServices for Taker {
         "sidecar/shop/frontend-0"
     }
 
-    async fn open(&self, url: &str) -> Result<Box<dyn Wire>, String> {
+    async fn open(&self, url: &str) -> Result<Box<dyn Duplex>, String> {
         assert_eq!(url, "http://als.shop.svc.cluster.local:9000");
         if self.fails.load(Ordering::Relaxed) > 0 {
             self.fails.fetch_sub(1, Ordering::Relaxed);
