@@ -171,7 +171,9 @@ async fn a_clean_candidate_wins_and_a_bad_one_goes() {
         assert!(words.starts_with(&ends[..1]) && words.ends_with(&ends[ends.len() - 1..]), "{words:?}");
         let last = decisions.last().unwrap();
         assert!(last["candidate"]["requests"].as_u64().unwrap() > 0 && last["stable"]["p99_ms"].as_f64().unwrap() > 9.0, "{last}");
-        assert!(row["candidate"]["requests"].as_u64().unwrap() > 100 && row["stable"]["requests"].as_u64().unwrap() > 100, "{row}");
+        // A fault may be found with fewer than `minRequests`.
+        let counted = ["stable", "candidate"].map(|version| row[version]["requests"].as_u64().unwrap());
+        assert!(counted[0] > 100 && counted[1] >= 50, "{row}");
         assert_eq!((row["weight"].as_u64(), row["problem"].is_null()), (Some(if wanted == "Promoted" { 100 } else { 0 }), true));
         plane.stop.cancel();
     }

@@ -181,7 +181,7 @@ fn what_is_patched_is_what_would_be_put_together_anew() {
     let mut before = edition(1, random.world.clone());
     cache.turn(&before, Affected::All);
     let (mut known, mut counts) = (BTreeMap::<Audience, (Content, Composition)>::new(), (0, 0, 0));
-    for serial in 2..400 {
+    for serial in 2..500 {
         random.change();
         let now = edition(serial, random.world.clone());
         cache.turn(&now, now.touched(Some(&before)));

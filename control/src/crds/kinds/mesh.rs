@@ -323,5 +323,12 @@ struct MetricsOtlp {
     #[schemars(regex(pattern = "^(?i:http)://([^/@?#\\s]*@)?[^/@?#\\s]+:[0-9]{1,5}/?([?][^\\s]*)?$"))]
     endpoint: String,
     /// How often, 1s to 1h. Default: 10s.
-    interval: Option<Duration>,
+    interval: Option<MetricsPace>,
 }
+
+/// How often metrics are sent.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[(
+    "duration(self) >= duration('1s') && duration(self) <= duration('1h')", "metrics are sent every 1s to 1h",
+)])))]
+struct MetricsPace(#[schemars(regex(pattern = super::parts::DURATION), length(max = 28))] String);
