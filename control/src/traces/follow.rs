@@ -32,7 +32,8 @@ struct Followed {
 impl Traces {
     /// Tells of every epoch of a board, until `stop`.
     pub async fn follow(self, board: Arc<Board>, stop: CancellationToken) {
-        let Some(making) = self.0 else { return };
+        // A task that ends is the end of a control plane.
+        let Some(making) = self.0 else { return stop.cancelled().await };
         let mut followed = Followed::default();
         let mut turns = board.turns();
         let mut edition = 0;
