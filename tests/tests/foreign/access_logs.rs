@@ -111,7 +111,6 @@ fn lines(at: &Path) -> Vec<Value> {
 /// Aim: of each request that the filter wants, at the edge and at the server's sidecar, a service of Envoy's own types is told through mesh TLS with
 /// messages that its own rules take, a collector of OpenTelemetry's by OTLP, and a file that is put aside as it grows; nobody is told a secret.
 #[test]
-#[ignore = "full: the service takes a minute to be built"]
 fn the_access_log_goes_where_it_is_told() {
     let program = go_program("als");
     let folder = tempfile::tempdir().unwrap();
