@@ -63,6 +63,7 @@ pub(super) struct Carrier {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a proxy has one of each")]
 enum Sink {
     Otlp(Option<OtlpClient>),
     Zipkin(Option<ZipkinClient>),

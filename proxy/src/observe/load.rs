@@ -138,7 +138,8 @@ mod tests {
         for (worker, ms) in [(&one, 0), (&one, 2), (&other, 3), (&other, 1000), (&one, 1001)] {
             worker.lagged(Duration::from_millis(ms));
         }
-        (one.pooled(3, 1), other.pooled(4, 0));
+        one.pooled(3, 1);
+        other.pooled(4, 0);
         let read = load.read(vec![("spans", 7)]);
         assert_eq!(read.lag, [2, 1, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!((read.lag_nanos, read.pool_open, read.pool_waiting), (2_006_000_000, 7, 1));

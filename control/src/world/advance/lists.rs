@@ -86,6 +86,11 @@ impl Index {
                 }
             }
         }
+        self.list_grants(world, gone, come);
+    }
+
+    /// ReferenceGrants by namespace.
+    fn list_grants(&mut self, world: &World, gone: &[&Arc<Object>], come: &[&Arc<Object>]) {
         if gone.iter().chain(come).any(|object| object.key.kind == Kind::ReferenceGrant) {
             let mut grants: BTreeMap<String, Vec<Arc<Object>>> = BTreeMap::new();
             for object in world.of_kind(Kind::ReferenceGrant).filter_map(|(_, slot)| slot.live()?.object.as_ref()) {

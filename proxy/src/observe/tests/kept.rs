@@ -124,8 +124,7 @@ async fn a_rule_says_which_of_its_lines_are_written() {
         }
         // One without a rule.
         world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &caller).response(StatusCode::OK, &HeaderMap::new());
-        let lines = world.lines.lock().clone();
-        lines
+        world.lines.lock().clone()
     };
     let template = LogFormat::Text(Arc::new(engine::model::LogTemplate::parse("{status} {route} {client_address} {referer}").unwrap()));
     let own = |access_log: bool| Settings { access_log, log_format: template.clone(), ..settings(true, None, 0) };

@@ -36,7 +36,8 @@ async fn ends_are_judged() {
     let status = |from: u32, to: u32| vec![StatusRange { from, to }];
     let slower = |ms: i32| Some(prost_types::Duration { seconds: 0, nanos: ms * 1_000_000 });
     // An answer 200 after 4.5 ms, a gRPC call denied, a connection that was reset.
-    let table: [(&str, Box<dyn FnOnce(&mut TapFilter)>, &[&str]); 13] = [
+    type Says = Box<dyn FnOnce(&mut TapFilter)>;
+    let table: [(&str, Says, &[&str]); 13] = [
         ("nothing", Box::new(|_| {}), &["r1", "r2", "tcp"]),
         ("route", Box::new(|f| f.route = "shop/catalog".into()), &["r1"]),
         ("route by name", Box::new(|f| f.route = "catalog".into()), &["r1"]),

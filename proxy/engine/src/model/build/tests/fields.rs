@@ -332,24 +332,8 @@ fn access_log() -> AccessLog {
     }
 }
 
-fn good() -> Vec<Resource> {
-    let out = |at: &str| Listener {
-        listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
-        continue_on_listener_filters_timeout: true,
-        ..fixture::out_auto(at, "shop/a:80", "shop/a:80")
-    };
-    let websocket = UpgradeConfig { upgrade_type: "websocket".into(), enabled: None };
-    let mut manager = fixture::hcm(RouteSpecifier::RouteConfig(table("inline", vec![host(&["*"], vec![])])));
-    (manager.upgrade_configs, manager.stat_prefix) = (vec![websocket], "outbound".into());
-    let edge = Listener {
-        name: "edge/80".into(),
-        address: Some(fixture::address("0.0.0.0:80")),
-        bind_to_port: None,
-        filter_chains: vec![chain(&manager)],
-        ..fixture::out_nowhere("0.0.0.0:80")
-    };
-    let chains = [fixture::permissive(None), fixture::strict(Some(9090)), fixture::strict_auto(Some(9091))].concat();
-    let settings = ProxyConfig {
+fn proxy_config() -> ProxyConfig {
+    ProxyConfig {
         trust_domain: "cluster.local".into(),
         mesh_cidrs: vec!["10.0.0.0/8".into()],
         dns_zones: vec!["cluster.local".into()],
@@ -372,7 +356,26 @@ fn good() -> Vec<Resource> {
         service_account: "frontend".into(),
         own_addresses: vec!["10.1.0.9".into()],
         ..ProxyConfig::default()
+    }
+}
+
+fn good() -> Vec<Resource> {
+    let out = |at: &str| Listener {
+        listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
+        continue_on_listener_filters_timeout: true,
+        ..fixture::out_auto(at, "shop/a:80", "shop/a:80")
     };
+    let websocket = UpgradeConfig { upgrade_type: "websocket".into(), enabled: None };
+    let mut manager = fixture::hcm(RouteSpecifier::RouteConfig(table("inline", vec![host(&["*"], vec![])])));
+    (manager.upgrade_configs, manager.stat_prefix) = (vec![websocket], "outbound".into());
+    let edge = Listener {
+        name: "edge/80".into(),
+        address: Some(fixture::address("0.0.0.0:80")),
+        bind_to_port: None,
+        filter_chains: vec![chain(&manager)],
+        ..fixture::out_nowhere("0.0.0.0:80")
+    };
+    let chains = [fixture::permissive(None), fixture::strict(Some(9090)), fixture::strict_auto(Some(9091))].concat();
     let block = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
     let context = CertificateValidationContext {
         trusted_ca: Some(DataSource { specifier: Some(Specifier::InlineBytes(block.into())) }),
@@ -391,7 +394,7 @@ fn good() -> Vec<Resource> {
         pointers: vec!["catalog.shop".into()],
     };
     vec![
-        resource("proxy", &settings),
+        resource("proxy", &proxy_config()),
         resource("inbound", &fixture::inbound(chains)),
         resource("out/10.0.0.1:80", &out("10.0.0.1:80")),
         resource("out/10.0.0.1:443", &fixture::out_tls("10.0.0.1:443", &[("a.example", "shop/a:80"), ("", "shop/b:80")])),
