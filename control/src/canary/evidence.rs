@@ -252,7 +252,8 @@ impl Sequential {
         match (verdict.worse, verdict.more_needed) {
             (Some(Measure::Errors), _) => {
                 let most = self.analysis.max_error_increase.unwrap_or_default() * 100.0;
-                format!("worse: {}; allowed are {most} points more (p = {})", errors(), p_words(verdict.p_value_errors))
+                let allowed = if most == 1.0 { "is 1 point".to_owned() } else { format!("are {most} points") };
+                format!("worse: {}; allowed {allowed} more (p = {})", errors(), p_words(verdict.p_value_errors))
             }
             (Some(Measure::Latency), _) => {
                 let most = self.analysis.max_latency_ratio.unwrap_or_default();

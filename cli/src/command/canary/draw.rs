@@ -63,7 +63,11 @@ fn one(row: &Value, paint: Paint) -> String {
     // Why nothing is decided, what it waits for, or how it ended.
     if let Some(why) = ["problem", "waiting_for", "reason"].into_iter().find_map(|field| row[field].as_str()).filter(|why| !why.is_empty())
     {
-        drawn += &format!("\n  {}\n", paint.bold(&harmless(why)));
+        drawn.push('\n');
+        // Its parts below each other: what is drawn in place is cut at the terminal's width.
+        for part in harmless(why).split_inclusive("; ") {
+            drawn += &format!("  {}\n", paint.bold(part.trim_end()));
+        }
     }
     let decisions = row["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !decisions.is_empty() {
