@@ -221,7 +221,7 @@ async fn spans_follow_the_endpoint() {
     making.to.send_replace(to(&http, OtlpProtocol::Http));
     let (head, body) = timeout(SOON, posted.recv()).await.unwrap().unwrap();
     assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n") && head.contains("application/x-protobuf"), "{head}");
-    assert!(body.windows(5).any(|window| window == b"moved"));
+    assert!(body.windows(5).any(|window| window == b"moved"), "{}", String::from_utf8_lossy(&body));
     timeout(SOON, answered(2)).await.unwrap();
 
     making.to.send_replace(Some(Tracing::default()));
