@@ -167,7 +167,7 @@ impl Drop for Stock {
 }
 
 /// A whole trace whose spans have this attribute: from its root to its last span, where each is the only child of the one before.
-fn road(spans: &[Seen], attribute: (&str, &str)) -> Option<Vec<Seen>> {
+fn road(spans: &[Seen], attribute: (&str, &str), hops: usize) -> Option<Vec<Seen>> {
     let of = |span: &&Seen| span.attributes.get(attribute.0).is_some_and(|value| value == attribute.1);
     let traces: Vec<&String> = spans.iter().filter(of).map(|span| &span.trace).collect();
     traces.into_iter().find_map(|trace| {
@@ -176,14 +176,14 @@ fn road(spans: &[Seen], attribute: (&str, &str)) -> Option<Vec<Seen>> {
         while let [one] = all.iter().filter(|span| span.parent == road[road.len() - 1].span).collect::<Vec<_>>()[..] {
             road.push(one);
         }
-        (road.len() == all.len() && all.len() == 2 * HOPS).then(|| road.into_iter().map(|span| (*span).clone()).collect())
+        (road.len() == all.len() && all.len() == 2 * hops).then(|| road.into_iter().map(|span| (*span).clone()).collect())
     })
 }
 
 /// Each call is a CLIENT span of the caller's sidecar, and below it a SERVER span of the other's.
 fn assert_nested(road: &[Seen]) {
     let rows: Vec<(&str, &str)> = road.iter().map(|span| (span.service.as_str(), span.kind.as_str())).collect();
-    let names: Vec<String> = (1..=HOPS + 1).map(|place| format!("w{place}")).collect();
+    let names: Vec<String> = (1..=road.len() / 2 + 1).map(|place| format!("w{place}")).collect();
     let wanted: Vec<(&str, &str)> =
         names.windows(2).flat_map(|pair| [(pair[0].as_str(), "Client"), (pair[1].as_str(), "Server")]).collect();
     assert_eq!(rows, wanted, "{road:#?}");
@@ -201,10 +201,8 @@ fn the_stock_collector_has_whole_traces() {
         assert!(output.status.success(), "{}", said(&output));
     };
     go("first");
-    assert_nested(&stock.until("five hops of HTTP", |spans| road(spans, ("url.query", "mark=first"))));
-    assert_nested(
-        &stock.until("five hops of gRPC", |spans| road(spans, ("rpc.system", "grpc")).or_else(|| road(spans, ("rpc.system.name", "grpc")))),
-    );
+    assert_nested(&stock.until("five hops of HTTP", |spans| road(spans, ("url.query", "mark=first"), HOPS)));
+    assert_nested(&stock.until("five hops of gRPC", |spans| road(spans, ("rpc.system.name", "grpc"), HOPS)));
     stock.until("certificates of the control plane", |spans| {
         spans.iter().any(|span| span.name == "certificate" && span.service == "meshwright-control").then_some(())
     });
@@ -223,7 +221,85 @@ fn the_stock_collector_has_whole_traces() {
     assert_eq!((&push.links, &push.trace), (&vec![change.span.clone()], &change.trace));
     assert_eq!(push.attributes["meshwright.live"], "true", "{push:?}");
     go("second");
-    assert_nested(&stock.until("five hops after the change", |spans| road(&spans[before..], ("url.query", "mark=second"))));
+    assert_nested(&stock.until("five hops after the change", |spans| road(&spans[before..], ("url.query", "mark=second"), HOPS)));
+    mesh.leave();
+}
+
+/// `w2` calls `w3` with nothing of what it was sent; what says `slow` after a while.
+const FORGETFUL: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: hops, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: w1, namespace: hops}
+spec: {command: [sleep, infinity]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: w2, namespace: hops}
+spec: {selector: {app: w2}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: w2, namespace: hops, labels: {app: w2}}
+spec:
+  command:
+    - python3
+    - -c
+    - |
+      import http.server, time, urllib.request
+      class Forgetful(http.server.BaseHTTPRequestHandler):
+          def do_GET(self):
+              time.sleep(3 if "slow" in self.path else 0)
+              body = urllib.request.urlopen("http://w3" + self.path).read()
+              self.send_response(200)
+              self.send_header("content-length", str(len(body)))
+              self.end_headers()
+              self.wfile.write(body)
+      http.server.ThreadingHTTPServer(("", 8080), Forgetful).serve_forever()
+  ports: [{name: http, port: 8080, appProtocol: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: w3, namespace: hops}
+spec: {selector: {app: w3}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: w3, namespace: hops, labels: {app: w3}}
+spec: {command: [meshwright, echo, --http=8080], ports: [{name: http, port: 8080, appProtocol: http}]}
+"#;
+
+/// Aim: the trace of a call through an application that passes no headers on is whole where its sidecar can guess, and says that it guessed; where
+/// several are under way it says how many; where nobody wants guesses there are none.
+#[test]
+fn what_an_application_forgets_is_inferred() {
+    let mut stock = Stock::start();
+    let mesh = Mesh::start(&[("mesh.yaml", FORGETFUL), ("telemetry.yaml", &otlp(stock.grpc, "Grpc"))]);
+    // Of calls with this mark.
+    let calls = |spans: &[Seen], mark: &str| -> Vec<Seen> {
+        let marked = |span: &&Seen| span.attributes.get("url.query").is_some_and(|query| query.starts_with(mark));
+        spans.iter().filter(|span| span.service == "w2" && span.kind == "Client").filter(marked).cloned().collect()
+    };
+    mesh.inside("hops/w1", &["curl", "-sf", "http://w2/?once"]);
+    let road = stock.until("two hops", |spans| road(spans, ("url.query", "once"), 2));
+    assert_nested(&road);
+    let links: Vec<Option<&str>> = road.iter().map(|span| span.attributes.get("meshwright.link").map(String::as_str)).collect();
+    assert_eq!(links, [None, None, Some("inferred"), None]);
+
+    mesh.inside("hops/w1", &["curl", "-sfZ", "--parallel-immediate", "http://w2/?slow1", "http://w2/?slow2"]);
+    let slow = stock.until("both slow calls", |spans| Some(calls(spans, "slow")).filter(|calls| calls.len() == 2));
+    let two = slow.iter().find(|span| span.attributes.get("meshwright.link_candidates").is_some_and(|count| count == "2"));
+    assert!(two.is_some_and(|span| span.parent.is_empty()), "{slow:#?}");
+
+    mesh.apply(&telemetry(&format!(r#"otlp: {{endpoint: "http://127.0.0.1:{}"}}, inferLinks: false"#, stock.grpc)));
+    mesh.inside("hops/w1", &["curl", "-sf", "http://w2/?unguessed"]);
+    let [call] = &stock.until("a call of its own", |spans| Some(calls(spans, "unguessed")).filter(|calls| !calls.is_empty()))[..] else {
+        panic!("one call");
+    };
+    assert!(call.parent.is_empty() && !call.attributes.contains_key("meshwright.link"), "{call:#?}");
     mesh.leave();
 }
 
