@@ -33,7 +33,7 @@ const GRPC_STATUS_MAX: u32 = 16;
 const GRPC_UNKNOWN: u8 = 2;
 const GRPC_UNIMPLEMENTED: u8 = 12;
 /// No place among a rule's backends.
-const NOWHERE: u32 = u32::MAX;
+const NOWHERE: u8 = u8::MAX;
 /// Says of an answer put together from several which of its parts are missing (edge-kinds.md, Aggregate).
 const PARTIAL_HEADER: HeaderName = HeaderName::from_static("x-meshwright-partial");
 
@@ -55,9 +55,9 @@ pub struct Account {
     /// Inbound: where it stands among what the application is answering.
     place: UnderWayPlace,
     /// Which of its rule's backends counts it as a version of a canary; [`NOWHERE`]: none.
-    counted_at: u32,
-    /// Taps that may show it.
-    watched: Option<FittingTaps>,
+    counted_at: u8,
+    /// Taps that may show it: seldom any, so they lie elsewhere.
+    watched: Option<Box<FittingTaps>>,
 }
 
 impl Account {
@@ -85,7 +85,7 @@ impl Account {
 
     /// The same, watched by taps.
     pub(super) fn watched(mut self, watched: Option<FittingTaps>) -> Self {
-        self.watched = watched;
+        self.watched = watched.map(Box::new);
         self
     }
 
@@ -172,7 +172,7 @@ impl Account {
 
     /// It goes to this place among its rule's backends, which is a version of a canary: how it ends is counted there.
     pub fn counted_at(&mut self, place: Option<usize>) {
-        self.counted_at = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(NOWHERE);
+        self.counted_at = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(NOWHERE);
     }
 
     /// The rule that matched, where it answers by itself.
@@ -512,9 +512,9 @@ impl Account {
 }
 
 /// Who counts an exchange that went to this place of its rule.
-fn version(rule: Option<&Rule>, place: u32) -> Option<&Arc<VersionCounts>> {
+fn version(rule: Option<&Rule>, place: u8) -> Option<&Arc<VersionCounts>> {
     match &rule?.action {
-        Action::Forward(forward) => forward.counts_at(usize::try_from(place).ok()),
+        Action::Forward(forward) => forward.counts_at(Some(usize::from(place))),
         Action::Reply(_) => None,
     }
 }

@@ -35,7 +35,7 @@ impl Account {
         let keep = settings.keep.of_rule(says);
         let sampled = self.is_sampled();
         let decided = match (self.headers, says.sample_threshold) {
-            (HeadersSay::Drawn(drawn), Some(threshold)) => u64::from(drawn) < threshold,
+            (HeadersSay::Drawn(drawn), Some(threshold)) => u64::from(u32::from_ne_bytes(drawn)) < threshold,
             _ => sampled,
         };
         if decided != sampled || keep.is_any() && !decided && !settings.keep.is_any() {

@@ -95,8 +95,8 @@ pub(super) enum HeadersSay {
     Theirs,
     /// Our span.
     Ours,
-    /// The same, and a draw of ours has decided on it: this one.
-    Drawn(u32),
+    /// The same, and a draw of ours has decided on it: this one. As bytes, which need no padding in an account.
+    Drawn([u8; 4]),
 }
 
 /// A trace that was continued or started.
@@ -200,7 +200,7 @@ impl Recorder {
             Some(sampled) => (sampled, HeadersSay::Ours),
             None => {
                 let drawn = (self.draw.next() >> 32) as u32;
-                (u64::from(drawn) < terms.threshold, HeadersSay::Drawn(drawn))
+                (u64::from(drawn) < terms.threshold, HeadersSay::Drawn(drawn.to_ne_bytes()))
             }
         };
         let trace_id = found.remote.map(|remote| remote.trace_id);
