@@ -104,6 +104,9 @@ impl ::prost::Name for ConnectionProperties {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AccessLogCommon {
+    /// Above 0, and 1 at most.
+    #[prost(double, tag = "1")]
+    pub sample_rate: f64,
     #[prost(message, optional, tag = "2")]
     pub downstream_remote_address: ::core::option::Option<
         super::super::super::config::core::v3::Address,

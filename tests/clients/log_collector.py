@@ -23,7 +23,7 @@ class Collector(service.LogsServiceServicer):
 
 
 # One worker: two would write into each other's lines.
-server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
 service.add_LogsServiceServicer_to_server(Collector(), server)
 assert server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}"), "the port is taken"
 server.start()

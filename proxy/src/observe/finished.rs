@@ -9,11 +9,14 @@ use engine::model::{LogExchange, LogField, LogFilter};
 use http::Version;
 
 use super::batch::{Batch, Record};
-use super::labels::{CODE_NONE, GRPC_NONE, Wire};
+use super::labels::{CODE_NONE, GRPC_NONE, Wire, went_well};
 use super::record::Word;
 use super::secrets::without_user;
 use super::shape::{Party, Shape};
 use super::trace::{Context, hex_of_u64, hex_of_u128};
+
+/// A share of 2^32 that is all.
+const ALL: u64 = 1 << 32;
 
 /// One of a batch's.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +56,18 @@ impl<'a> Finished<'a> {
     pub(super) fn filter(&self) -> Option<&'a LogFilter> {
         let of_rule = self.shape.rule.as_deref().and_then(|rule| rule.telemetry()?.log_filter.as_deref());
         of_rule.or(self.shape.settings.as_deref().and_then(|settings| settings.log_filter.as_deref()))
+    }
+
+    /// The share of exchanges that ended as it did of which there are lines: above 0, and 1 at most.
+    #[allow(clippy::cast_precision_loss, reason = "of 2^32")]
+    pub(super) fn share(&self) -> f64 {
+        let Record { code, grpc, reason, .. } = *self.record;
+        let of_rule = self.shape.rule.as_deref().and_then(|rule| rule.telemetry()?.log_success_threshold);
+        let said = of_rule.or(self.shape.settings.as_deref().map(|settings| settings.log_success_threshold));
+        match said {
+            Some(threshold @ 1..ALL) if went_well(code, grpc, reason) => threshold as f64 / ALL as f64,
+            _ => 1.0,
+        }
     }
 
     /// Its trace, where there is a span of ours in it.

@@ -149,6 +149,11 @@ pub(super) fn is_failure(code: u16, grpc: u8, reason: Option<Reason>) -> bool {
     no_answer || server_error || is_server_error(grpc)
 }
 
+/// Nobody did anything wrong: no reason of the mesh's, no status of 400 or more, gRPC's OK.
+pub(super) fn went_well(code: u16, grpc: u8, reason: Option<Reason>) -> bool {
+    reason.is_none() && (code == CODE_NONE || code < 400) && matches!(grpc, GRPC_NONE | 0)
+}
+
 /// One label set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Labels {

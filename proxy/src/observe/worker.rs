@@ -18,7 +18,7 @@ use proto::identity::Identity;
 use super::batch::{Outbox, Sink};
 use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Calling};
 use super::downstream::Downstream;
-use super::labels::{CODE_NONE, Direction, Extra, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
+use super::labels::{CODE_NONE, Direction, Extra, GRPC_NONE, Labels, MetricFamily, Ruled, Wire, went_well};
 use super::load::WorkerLoad;
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
@@ -472,8 +472,7 @@ impl Recorder {
     fn is_kept(&self, seen: &Outline, detail: &Detail) -> bool {
         let said = seen.rule.as_deref().and_then(|rule| rule.telemetry()?.log_success_threshold);
         let threshold = said.or(seen.settings().map(|settings| settings.log_success_threshold)).unwrap_or(ALL);
-        let went_well = || seen.reason.is_none() && (seen.code == CODE_NONE || seen.code < 400) && matches!(seen.grpc, GRPC_NONE | 0);
-        if threshold >= ALL || !went_well() {
+        if threshold >= ALL || !went_well(seen.code, seen.grpc, seen.reason) {
             return true;
         }
         let chance = detail.context.map_or_else(|| self.draw.next(), |context| trace::chance(context.trace_id));

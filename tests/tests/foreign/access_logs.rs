@@ -81,12 +81,22 @@ spec: {{parentRefs: [{{name: edge}}], rules: [{{backendRefs: [{{name: store, por
     )
 }
 
+/// A collector; gone when dropped.
+struct Beside(Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Takes records at the loopback of this machine; its lines go into a file.
-fn collector(to: &Path) -> Child {
+fn collector(to: &Path) -> Beside {
     let mut collector = Command::new(python());
     let child = collector.args([client("log_collector.py"), COLLECTOR.to_string()]).stdout(Stdio::piped()).spawn();
-    let mut child = child.unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut child = Beside(child.unwrap());
+    let mut said = BufReader::new(child.0.stdout.take().unwrap());
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
@@ -118,7 +128,7 @@ fn the_access_log_goes_where_it_is_told() {
     let told = tempfile::tempdir().unwrap();
     fs::set_permissions(told.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let at = |name: &str| told.path().join(name);
-    let mut collector = collector(&at("otlp"));
+    let _collector = collector(&at("otlp"));
     let mesh = Mesh::start_in(folder, &[("mesh.yaml", &manifests(told.path(), &program))], &[], &[]);
     eventually("the edge serves", Duration::from_secs(40), || (call("/warm") == "200").then_some(()));
     assert_eq!((call("/told?token=SECRET-2").as_str(), call("/silent").as_str()), ("200", "200"));
@@ -164,7 +174,5 @@ fn the_access_log_goes_where_it_is_told() {
     let metrics = mesh.inside("shop/store", &["curl", "-s", "http://127.0.0.1:15020/metrics"]);
     let dropped: Vec<&str> = metrics.lines().filter(|line| line.starts_with("meshwright_access_log_dropped_total{")).collect();
     assert!(dropped.len() == 5 && dropped.iter().all(|line| line.ends_with(" 0")), "{dropped:?}");
-    collector.kill().unwrap();
-    collector.wait().unwrap();
     mesh.leave();
 }

@@ -114,6 +114,7 @@ fn common(told: &Finished<'_>, kind: AccessLogType) -> AccessLogCommon {
         }
     };
     AccessLogCommon {
+        sample_rate: told.share(),
         downstream_remote_address: Some(socket(client)),
         downstream_direct_remote_address: Some(socket(record.downstream)),
         downstream_local_address: Some(socket(record.local)),

@@ -233,6 +233,7 @@ async fn a_service_is_told_in_envoys_words() {
     assert_eq!(entry.response.as_ref().unwrap().response_code, Some(200));
     assert_eq!((common.upstream_cluster.as_str(), common.route_name.as_str()), ("shop/catalog:80", "HTTPRoute/shop/catalog/0"));
     assert_eq!(common.custom_tags["destination.identity"], "spiffe://cluster.local/ns/shop/sa/catalog");
+    assert_eq!(common.sample_rate.to_bits(), 1.0_f64.to_bits());
     assert_eq!((common.upstream_request_attempt_count, common.custom_tags["direction"].as_str()), (1, "outbound"));
     let Some(LogEntries::TcpLogs(logs)) = &messages[1].log_entries else { panic!("{messages:?}") };
     let entry = &logs.log_entry[0];
