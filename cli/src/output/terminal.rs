@@ -63,7 +63,7 @@ impl Canvas {
         if before.is_some() {
             // It ends with the process: a read of a terminal cannot be called off.
             std::thread::spawn(move || {
-                for byte in io::stdin().bytes() {
+                for byte in io::stdin().lock().bytes() {
                     let Ok(byte) = byte else { return };
                     if sender.blocking_send(byte).is_err() {
                         return;

@@ -1,6 +1,6 @@
 //! Whole canaries: two versions, of which one may be faulty, a load, and the shipping control plane that decides by what sidecars count.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 async fn version(home: Home, name: &'static str, seed: u64, candidate: Candidate) -> anyhow::Result<()> {
     let draw = Arc::new(Mutex::new(Draw::seeded(seed)));
     let answering: Answering = Arc::new(move |request: Request<Incoming>| {
-        let fails = candidate == Candidate::Failing && draw.lock().unwrap().next().is_multiple_of(20);
+        let fails = candidate == Candidate::Failing && draw.lock().unwrap_or_else(PoisonError::into_inner).next().is_multiple_of(20);
         let takes = if candidate == Candidate::Slow { WORK + MORE } else { WORK };
         async move {
             tokio::time::sleep(takes).await;
