@@ -7,7 +7,7 @@ use crate::instructions::{counted, order, wrap};
 use crate::pair::{Hop, Pair, artifacts};
 
 /// What a tap of one destination may add to a request that it cannot show, since there are more than it may.
-const BUSY_MAX: f64 = 1.03;
+const BUSY_MAX: f64 = 1.05;
 /// The same where any request might be one that is looked for, so that notes are taken of each: what the access log may cost without its lines.
 const LOOKING_MAX: f64 = 1.12;
 

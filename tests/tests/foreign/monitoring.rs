@@ -241,10 +241,11 @@ fn address(mesh: &Mesh, workload: &str) -> String {
 fn dashboards_and_alerts_have_data() {
     let edge = free_port();
     let mesh = shop(edge, free_port());
-    let proxies: Vec<String> = ["shop/frontend", "shop/catalog-v1-0", "shop/catalog-v1-1", "shop/catalog-v2", "shop/checkout", "vault/store"]
-        .iter()
-        .map(|workload| format!("{}:15020", address(&mesh, workload)))
-        .collect();
+    let proxies: Vec<String> =
+        ["shop/frontend", "shop/catalog-v1-0", "shop/catalog-v1-1", "shop/catalog-v2", "shop/checkout", "vault/store"]
+            .iter()
+            .map(|workload| format!("{}:15020", address(&mesh, workload)))
+            .collect();
     // The control plane is on the bridge.
     let control = "10.77.0.1:15014".to_owned();
     let prometheus = Prometheus::start(&mesh, &proxies, &control);
