@@ -146,7 +146,7 @@ pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
     }
 }
 
-/// What [`write`] left in the headers, to be written again. `None`: it wrote nothing.
+/// What [`write()`] left in the headers, to be written again. `None`: it wrote nothing.
 #[cold]
 pub fn written(headers: &HeaderMap) -> Option<(Found, Context)> {
     let found = read(headers, Forms::of(headers));
