@@ -1,7 +1,7 @@
 //! Progressive delivery. Proxies count what each version of a canary answers (`publish::versions`); from that [`evidence`] says whether the candidate
 //! is worse, [`gates`] ask others, `decide` says what becomes of it, and `driver` has that put in force and kept.
 //!
-//! [`tally`] is what was counted of a version, [`wager`] one bet on two shares, [`evidence`] all bets of a canary and what follows from them.
+//! [`tally`] is what was counted of a version, `wager` one bet on two shares, [`evidence`] all bets of a canary and what follows from them.
 //! Those and `decide` are arithmetic: no clock, no I/O.
 
 mod counts;
