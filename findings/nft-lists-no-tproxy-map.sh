@@ -16,7 +16,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 chmod 755 "$folder"
-version=1.0.6-2+deb12u2
+version="1.0.6-2+deb12u2"
 (cd "$folder" && apt-get download -q "nftables=$version" "libnftables1=$version" >/dev/null 2>&1)
 for package in "$folder"/*.deb; do
   dpkg-deb -x "$package" "$folder/root"
